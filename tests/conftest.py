@@ -1,0 +1,51 @@
+"""What every test runs under: no network, one thread per worker, a cache of its own, kernels one after the other."""
+
+import fcntl
+import os
+
+import pytest
+from hypothesis import settings
+
+# Read by the libraries when they are imported, so set before any of them is.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    JUPYTER_PREFER_ENV_PATH="1",
+    MPLBACKEND="Agg",
+    PYDEVD_DISABLE_FILE_VALIDATION="1",
+)
+
+# No deadline, because two cores are shared; the same examples every time, so that a red run can be repeated.
+settings.register_profile("mmchar", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("mmchar")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Let one test at a time start a Jupyter kernel, on whichever worker: kernels started at once race for ports."""
+    if not item.get_closest_marker("notebook"):
+        return (yield)
+    with open(__file__) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return (yield)
+
+
+def pytest_runtest_setup(item):
+    if not item.get_closest_marker("gpu"):
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip(f"needs an NVIDIA GPU; torch {torch.__version__} sees none")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """Folder of counted tables of this run, shared by its workers and by the processes that tests start."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "mmchar-cache"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMCHAR_CACHE", str(folder))
+        yield folder
