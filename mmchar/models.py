@@ -1,0 +1,279 @@
+"""Models as data: read a zoo file, build its components with random weights, or load saved weights."""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmchar.request import FIELDS, Request, resolve
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+ZOO = Path(__file__).parent / "zoo"
+LIBRARIES = ("transformers", "diffusers", "mmchar")
+DTYPES = ("float32", "bfloat16", "float16")
+_SPEC_KEYS = {"name", "family", "year", "summary", "components", "options", "request", "request_source", "tiny_request"}
+_SPEC_OPTIONAL = {"limits", "tiny_limits", "notes"}
+_COMPONENT_KEYS = {"library", "class", "config", "source"}
+_COMPONENT_OPTIONAL = {"tiny", "published_params", "params_source", "params_reason"}
+
+
+@dataclass(frozen=True)
+class Component:
+    """One network of a model: a library class and the configuration it was published with.
+
+    ``tiny`` overrides ``config`` for the scaled-down variant. ``published_params`` is the count that the authors
+    state; ``params_reason`` says why ours differs where it does by more than 2 %.
+    """
+
+    library: str
+    cls: str
+    config: Mapping[str, Any]
+    source: str
+    tiny: Mapping[str, Any] = field(default_factory=dict)
+    published_params: int | None = None
+    params_source: str = ""
+    params_reason: str = ""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything the zoo says of one model; see ``docs`` in the README for the file format."""
+
+    name: str
+    family: str
+    year: int
+    summary: str
+    components: Mapping[str, Component]
+    options: Mapping[str, Any]
+    request: Mapping[str, Any]
+    request_source: str
+    tiny_request: Mapping[str, Any]
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    tiny_limits: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    tiny: bool = False
+
+    def resolve(self, request: Request | None = None) -> Request:
+        """The request with this model's defaults filled in, checked against its limits."""
+        return resolve(request, model=self.name, defaults=self.request, limits=self.limits)
+
+    def scaled_down(self) -> "ModelSpec":
+        """The tiny variant: same structure, small widths, for tests and for measuring on a CPU."""
+        components = {
+            role: replace(part, config={**part.config, **part.tiny}, published_params=None)
+            for role, part in self.components.items()
+        }
+        limits = {**self.limits, **self.tiny_limits}
+        request = {**self.request, **self.tiny_request}
+        return replace(self, components=components, request=request, limits=limits, tiny=True)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A spec with its networks built: ``components[role]`` is an ``nn.Module`` in eval mode without gradients."""
+
+    spec: ModelSpec
+    components: Mapping[str, "torch.nn.Module"]
+    device: str
+    dtype: str
+
+    @property
+    def params(self) -> dict[str, int]:
+        """Parameters of each component (buffers not included)."""
+        return {role: sum(p.numel() for p in module.parameters()) for role, module in self.components.items()}
+
+
+def zoo_names() -> list[str]:
+    """Names of all models in the zoo."""
+    return sorted(path.stem for path in ZOO.glob("*.json"))
+
+
+def get_spec(name: str, *, tiny: bool = False) -> ModelSpec:
+    """The spec of a zoo model, or of a model file of your own (``path/to/mine.json``).
+
+    Raises
+    ------
+    ValueError
+        Unknown name (with the nearest ones), or a file that is not a valid spec (with the file and the field).
+    """
+    if str(name).endswith(".json"):
+        path = Path(name)
+    elif name in zoo_names():
+        path = ZOO / f"{name}.json"
+    else:
+        near = difflib.get_close_matches(str(name), zoo_names(), 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown model {name!r}; {hint}'mmchar models' lists all {len(zoo_names())}")
+    spec = _read_spec(path)
+    return spec.scaled_down() if tiny else spec
+
+
+def list_models() -> "pd.DataFrame":
+    """One row per zoo model: name, family, year, published parameters where all are known, defaults, summary."""
+    import pandas as pd
+
+    rows = []
+    for name in zoo_names():
+        spec = get_spec(name)
+        published = [part.published_params for part in spec.components.values()]
+        rows.append(
+            {
+                "model": name,
+                "family": spec.family,
+                "year": spec.year,
+                "published_params": sum(p for p in published if p),
+                "components": len(spec.components),
+                "request": spec.resolve().given(),
+                "summary": spec.summary,
+            }
+        )
+    return pd.DataFrame(rows).sort_values(["family", "model"], ignore_index=True)
+
+
+def load(
+    name: str,
+    *,
+    weights: str = "random",
+    device: str = "meta",
+    dtype: str = "bfloat16",
+    tiny: bool = False,
+) -> Model:
+    """Build a model's networks.
+
+    Parameters
+    ----------
+    name : str
+        A zoo name or a model file; with ``weights="pretrained"`` a local folder or a hub id.
+    weights : {"random", "pretrained"}
+        Random weights need no download. Pretrained goes through ``from_pretrained`` with safetensors only and
+        never runs remote code.
+    device : str
+        ``"meta"`` (shapes only), ``"cpu"`` or ``"cuda"``.
+    dtype : {"float32", "bfloat16", "float16"}
+        Set while building, so that buffers a class keeps in fp32 stay so.
+    tiny : bool
+        The scaled-down variant of the spec.
+
+    Raises
+    ------
+    ValueError
+        Unknown name, device or dtype; a config that its class rejects (with component and class).
+    """
+    check_device(device, dtype)
+    if weights == "pretrained":
+        from mmchar.pretrained import load_pretrained
+
+        return load_pretrained(name, device=device, dtype=dtype)
+    if weights != "random":
+        raise ValueError(f"weights={weights!r} is not possible; choose 'random' or 'pretrained'")
+    spec = get_spec(name, tiny=tiny)
+    parts = {
+        role: build(part, role=role, model=spec.name, device=device, dtype=dtype)
+        for role, part in spec.components.items()
+    }
+    return Model(spec, parts, device, dtype)
+
+
+def check_device(device: str, dtype: str) -> None:
+    """Refuse a device or dtype that this machine does not have."""
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    kind = str(device).split(":")[0]
+    if kind not in ("meta", "cpu", "cuda"):
+        raise ValueError(f"unknown device {device!r}; choose meta, cpu or cuda")
+    if kind == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError("device 'cuda' asked for, but torch sees no CUDA GPU here; use --device cpu or meta")
+        if dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise ValueError(f"{torch.cuda.get_device_name()} has no bfloat16; use --dtype float16 or float32")
+
+
+def build(part: Component, *, role: str, model: str, device: str, dtype: str) -> "torch.nn.Module":
+    """One component with random weights, in eval mode, without gradients."""
+    import torch
+
+    cls = _resolve_class(part, role, model)
+    config = json.loads(json.dumps(dict(part.config)))
+    try:
+        with _default_dtype(getattr(torch, dtype)), torch.device(device):
+            if part.library == "transformers":
+                module = cls._from_config(
+                    cls.config_class(**config), attn_implementation="sdpa", dtype=getattr(torch, dtype)
+                )
+            else:
+                module = cls(**config)
+    except Exception as error:
+        raise ValueError(f"{model}, component {role!r}: {part.cls} rejects its config: {_one_line(error)}") from error
+    module = module.to(device)  # parameters made with the legacy torch.Tensor([x]) ignore the device context
+    return module.eval().requires_grad_(False)
+
+
+def _resolve_class(part: Component, role: str, model: str) -> Any:
+    module = "mmchar.architectures" if part.library == "mmchar" else part.library
+    try:
+        return getattr(import_module(module), part.cls)
+    except ImportError as error:
+        raise ValueError(
+            f"{model}, component {role!r} needs {module}: {_one_line(error)}; pip install {part.library}"
+        ) from error
+    except AttributeError as error:
+        raise ValueError(f"{model}, component {role!r}: {part.library} has no class {part.cls!r}") from error
+
+
+@contextmanager
+def _default_dtype(dtype: "torch.dtype") -> Iterator[None]:
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _read_spec(path: Path) -> ModelSpec:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"no model file {path}; 'mmchar models' lists the zoo") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path.name} is not a readable model file: {_one_line(error)}") from error
+    _check_keys(path.name, raw, _SPEC_KEYS, _SPEC_OPTIONAL)
+    components = {}
+    for role, part in raw["components"].items():
+        _check_keys(f"{path.name}, component {role!r}", part, _COMPONENT_KEYS, _COMPONENT_OPTIONAL)
+        if part["library"] not in LIBRARIES:
+            raise ValueError(
+                f"{path.name}, component {role!r}: library {part['library']!r} is not one of {', '.join(LIBRARIES)}"
+            )
+        if not part["source"]:
+            raise ValueError(f"{path.name}, component {role!r}: 'source' is empty; say where the config comes from")
+        components[role] = Component(**{("cls" if key == "class" else key): value for key, value in part.items()})
+    for name in raw["request"]:
+        if name not in FIELDS:
+            raise ValueError(f"{path.name}: unknown request field {name!r}; fields are {', '.join(FIELDS)}")
+    return ModelSpec(**{**raw, "components": components, "notes": tuple(raw.get("notes", ()))})
+
+
+def _check_keys(where: str, raw: Any, needed: set[str], optional: set[str]) -> None:
+    if not isinstance(raw, dict):
+        raise ValueError(f"{where}: expected an object, found {type(raw).__name__}")
+    for key in sorted(needed - raw.keys()):
+        raise ValueError(f"{where}: the field {key!r} is missing")
+    for key in sorted(raw.keys() - needed - optional):
+        near = difflib.get_close_matches(key, sorted(needed | optional), 1)
+        raise ValueError(f"{where}: unknown field {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))

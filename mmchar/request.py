@@ -1,0 +1,136 @@
+"""What one generation is asked for: sizes, steps and guidance, validated before any heavy work."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+UNSET: Any = None  # the model's own default, filled in by resolve
+_COUNTS = ("batch", "prompt_tokens", "height", "width", "frames", "new_tokens")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One generation; ``None`` stands for the model's own default.
+
+    Parameters
+    ----------
+    batch : int
+        Images, videos or prompts generated together.
+    prompt_tokens : int
+        Text tokens per prompt.
+    height, width : int
+        Size of the final image or video in pixels.
+    frames : int
+        Frames of the final video.
+    steps : int or sequence of int
+        Denoising or parallel-decoding steps; one number, or one per denoiser in the order of the stages.
+    guidance : float
+        Guidance scale. Above 1 classifier-free guidance runs, which doubles the batch.
+    new_tokens : int
+        Tokens generated autoregressively.
+
+    Raises
+    ------
+    ValueError
+        A field is not a positive number.
+    """
+
+    batch: int = UNSET
+    prompt_tokens: int = UNSET
+    height: int = UNSET
+    width: int = UNSET
+    frames: int = UNSET
+    steps: int | tuple[int, ...] = UNSET
+    guidance: float = UNSET
+    new_tokens: int = UNSET
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            _check_count(name, getattr(self, name))
+        if isinstance(self.steps, list | tuple):
+            object.__setattr__(self, "steps", tuple(self.steps))
+            if not self.steps:
+                raise ValueError("steps is an empty list; give one number, or one per denoiser, e.g. 256,128,32")
+        for steps in self.steps if isinstance(self.steps, tuple) else (self.steps,):
+            _check_count("steps", steps)
+        if self.guidance is not None and not _is_real(self.guidance):
+            raise ValueError(f"guidance={self.guidance!r} is not a number of 0 or more; 1 turns guidance off")
+
+    @property
+    def guided(self) -> bool:
+        """Whether classifier-free guidance runs, i.e. every denoising step sees twice the batch."""
+        return self.guidance is not None and self.guidance > 1
+
+    def given(self) -> dict[str, Any]:
+        """The fields that are set."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+
+
+FIELDS = tuple(f.name for f in fields(Request))
+
+
+def resolve(request: Request | None, *, model: str, defaults: Mapping[str, Any], limits: Mapping[str, Any]) -> Request:
+    """Fill a request with a model's defaults and check it against the model's limits.
+
+    Parameters
+    ----------
+    defaults : mapping
+        Default of every request field that the model has; other fields are refused.
+    limits : mapping
+        ``{field: {"min", "max", "multiple_of", "of_form": [a, b] (a*k+b)}}``; a key may be a sum, ``"a+b"``.
+
+    Raises
+    ------
+    ValueError
+        A field that the model does not have, or a value outside its limits; the message names the limit.
+    """
+    asked = (request or Request()).given()
+    for name in asked:
+        if name not in defaults:
+            raise ValueError(f"{model} takes no {name!r}; its request fields are {', '.join(defaults)}")
+    full = replace(Request(**defaults), **asked)
+    _check_steps(full, model, defaults)
+    for key, limit in limits.items():
+        _check_limit(model, key, sum(getattr(full, part) for part in key.split("+")), limit)
+    return full
+
+
+def from_mapping(values: Mapping[str, Any]) -> Request:
+    """A Request from plain values; an unknown name is refused with the nearest valid one."""
+    for name in values:
+        if name not in FIELDS:
+            near = difflib.get_close_matches(name, FIELDS, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"unknown request field {name!r}; {hint}fields are {', '.join(FIELDS)}")
+    return Request(**values)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"{name}={value!r} is not a whole number of 1 or more")
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+
+
+def _check_steps(request: Request, model: str, defaults: Mapping[str, Any]) -> None:
+    default = defaults.get("steps")
+    many = len(default) if isinstance(default, list | tuple) else 1
+    if isinstance(request.steps, tuple) and len(request.steps) != many:
+        want = f"{many} numbers, one per denoiser" if many > 1 else "one number"
+        raise ValueError(f"steps={','.join(map(str, request.steps))} does not fit {model}; give {want}")
+
+
+def _check_limit(model: str, key: str, value: int, limit: Mapping[str, Any]) -> None:
+    low, high = limit.get("min", 1), limit.get("max")
+    if value < low or (high is not None and value > high):
+        reach = f"from {low} to {high}" if high is not None else f"at least {low}"
+        raise ValueError(f"{key}={value} is outside the reach of {model}; it takes {reach}")
+    step, offset = limit.get("of_form", (limit.get("multiple_of", 1), 0))
+    if (value - offset) % step:
+        want = f"a multiple of {step}" if not offset else f"{step}k+{offset}"
+        below = (value - offset) // step * step + offset
+        near = [n for n in (below, below + step) if n >= low and (high is None or n <= high)]
+        raise ValueError(f"{key}={value} does not fit {model}; it must be {want}, e.g. {' or '.join(map(str, near))}")

@@ -1,0 +1,138 @@
+"""The zoo: every file is valid, every component builds, every parameter count is the published one or says why."""
+
+import json
+
+import pytest
+
+from mmchar.models import ZOO, Component, build, get_spec, list_models, load, zoo_names
+from mmchar.stages import FAMILIES, stages
+
+NAMES = zoo_names()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_are_the_published_ones_or_say_why(name):
+    model = load(name)
+    for role, part in model.spec.components.items():
+        if part.published_params is None:
+            assert part.params_reason or part.params_source, f"{role}: no published count and no word about it"
+            continue
+        off = model.params[role] / part.published_params - 1
+        assert part.params_source
+        assert abs(off) <= 0.02 or part.params_reason, (
+            f"{role}: {off:+.1%} against the published count, without a reason"
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("tiny", [False, True])
+def test_every_stage_names_a_component_and_sizes(name, tiny):
+    plan = stages(get_spec(name, tiny=tiny))
+    assert plan and len({stage.name for stage in plan}) == len(plan)
+    assert all(value >= 0 for stage in plan for value in stage.sizes.values())
+
+
+def test_every_family_of_the_zoo_is_known_and_every_known_family_is_used():
+    assert {get_spec(name).family for name in NAMES} == set(FAMILIES)
+
+
+def test_tiny_variants_are_small_and_marked():
+    for name in NAMES:
+        model = load(name, tiny=True)
+        assert model.spec.tiny
+        assert sum(model.params.values()) < 30e6, name
+
+
+def test_the_list_has_every_model_once():
+    table = list_models()
+    assert sorted(table["model"]) == NAMES
+    assert (table["published_params"] > 0).all()
+
+
+def test_loading_on_meta_holds_no_memory():
+    model = load("llama-2-70b")
+    assert {p.device.type for p in model.components["lm"].parameters()} == {"meta"}
+    assert sum(model.params.values()) == 68_976_648_192
+
+
+def test_dtype_is_set_while_building():
+    import torch
+
+    module = load("stable-diffusion-1.5", dtype="float16").components["unet"]
+    assert module.conv_in.weight.dtype == torch.float16
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            {"name": "stable-difusion-1.5"},
+            r"unknown model 'stable-difusion-1.5'; did you mean 'stable-diffusion-1.5'\?",
+        ),
+        ({"name": "../gpus"}, "unknown model '../gpus'"),
+        ({"name": "nowhere/mine.json"}, "no model file nowhere/mine.json"),
+        ({"name": "llama-2-7b", "dtype": "int4"}, "unknown dtype 'int4'; choose one of float32, bfloat16, float16"),
+        ({"name": "llama-2-7b", "device": "tpu"}, "unknown device 'tpu'; choose meta, cpu or cuda"),
+        ({"name": "llama-2-7b", "weights": "quantum"}, "weights='quantum' is not possible"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, line):
+    with pytest.raises(ValueError, match=line) as error:
+        load(**arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_cuda_without_a_gpu_says_so():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ValueError, match="torch sees no CUDA GPU here"):
+        load("llama-2-7b", device="cuda")
+
+
+def spoiled(tmp_path, change):
+    raw = json.loads((ZOO / "stable-diffusion-1.5.json").read_text())
+    change(raw)
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(raw))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda raw: raw.pop("family"), "mine.json: the field 'family' is missing"),
+        (lambda raw: raw.update(famly=1), "mine.json: unknown field 'famly'; did you mean 'family'"),
+        (lambda raw: raw["components"]["unet"].pop("source"), "component 'unet': the field 'source' is missing"),
+        (lambda raw: raw["components"]["unet"].update(source=""), "component 'unet': 'source' is empty"),
+        (lambda raw: raw["components"]["unet"].update(library="os"), "library 'os' is not one of"),
+        (lambda raw: raw["components"]["unet"].update({"class": "UNet9"}), "diffusers has no class 'UNet9'"),
+        (
+            lambda raw: raw["components"]["unet"]["config"].update(block_out_channels=[7]),
+            "UNet2DConditionModel rejects its config",
+        ),
+        (lambda raw: raw["request"].update(colour=1), "unknown request field 'colour'"),
+    ],
+)
+def test_a_bad_model_file_names_file_component_and_field(tmp_path, change, line):
+    with pytest.raises(ValueError, match=line) as error:
+        load(spoiled(tmp_path, change))
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_json_is_one_line(tmp_path):
+    (tmp_path / "mine.json").write_text("{")
+    with pytest.raises(ValueError, match="mine.json is not a readable model file: JSONDecodeError"):
+        get_spec(str(tmp_path / "mine.json"))
+
+
+def test_a_model_file_of_your_own_counts_like_the_zoo(tmp_path):
+    path = spoiled(tmp_path, lambda raw: raw.update(name="mine"))
+    assert get_spec(path).name == "mine"
+
+
+def test_an_unknown_class_in_a_library_is_refused_before_building():
+    with pytest.raises(ValueError, match="mine, component 'x': mmchar has no class 'Nothing'"):
+        build(Component("mmchar", "Nothing", {}, "made up"), role="x", model="mine", device="meta", dtype="float32")
