@@ -1,0 +1,123 @@
+"""Attention: its kinds, the backends that compute it, and what each backend reads and writes.
+
+Sources: FlashAttention, arXiv 2205.14135, Algorithm 0 (standard attention) and Algorithm 1 (flash); PyTorch's
+documentation of ``scaled_dot_product_attention`` (no flash kernel with a mask).
+"""
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS = ("self", "cross", "joint", "spatial", "temporal", "causal")
+BACKENDS = ("flash", "eager")
+FLASH_MAX_HEAD_DIM = 256  # flash-attention README, "head dimensions up to 256"
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+
+_TEMPORAL = re.compile(r"temp|motion|(^|\.)transformer_in(\.|$)")
+_CROSS = re.compile(r"attn2|cross_?attn|crossattention|encoder_attn|EncDecAttention")
+_SELF = re.compile(r"attn1|self_?attn|SelfAttention|spatial")
+
+
+def attention_flop(
+    q_len: int, kv_len: int, *, batch: int, heads: int, head_dim: int, value_dim: int | None = None
+) -> int:
+    """FLOP of one attention core, softmax(Q K^T) V, counted in full also where a causal mask applies.
+
+    ``[b, h, q, d] @ [b, h, d, k]`` and ``[b, h, q, k] @ [b, h, k, dv]``: 2 FLOP per multiply-add.
+    """
+    return 2 * batch * heads * q_len * kv_len * (head_dim + (head_dim if value_dim is None else value_dim))
+
+
+def similarity_bytes(q_len: int, kv_len: int, *, batch: int, heads: int, item_bytes: int) -> int:
+    """Bytes of the similarity matrix S = Q K^T, ``(batch, heads, q_len, kv_len)``, which flash never writes.
+
+    For an image of side L a U-Net's self attention has q_len = kv_len ~ L^2, hence O(L^4).
+    """
+    return batch * heads * q_len * kv_len * item_bytes
+
+
+def eager_extra_bytes(similarity: int, *, has_mask: bool) -> tuple[int, int]:
+    """(read, written) bytes of standard attention on top of q, k, v, mask and out.
+
+    Standard attention writes S, reads S, writes P = softmax(S), reads P (Algorithm 0); adding a mask reads and
+    writes S once more.
+    """
+    passes = 3 if has_mask else 2
+    return passes * similarity, passes * similarity
+
+
+def kernels_per_call(backend: str, has_mask: bool) -> int:
+    """Kernel launches of one attention core: one if fused; matmul, softmax, matmul (and the mask's add) if not."""
+    if backend in ("eager", "math"):
+        return 4 if has_mask else 3
+    return 1
+
+
+def flash_eligible(*, has_mask: bool, head_dim: int) -> bool:
+    """Whether a flash kernel can serve the call; with a mask PyTorch falls to its memory-efficient kernel."""
+    return not has_mask and head_dim <= FLASH_MAX_HEAD_DIM
+
+
+def attention_kind(module: str, *, q_len: int, kv_len: int, causal: bool = False, joint: bool = False) -> str:
+    """Kind of one attention call, from its module's name and checked against its shapes.
+
+    Parameters
+    ----------
+    module : str
+        Path of the module that called attention, e.g. ``down_blocks.0.attentions.0.transformer_blocks.0.attn1``.
+    causal, joint : bool
+        What the module itself says: it masks the future; its keys hold image and text tokens together.
+
+    Raises
+    ------
+    ValueError
+        Name and shapes disagree (e.g. a temporal attention with q_len != kv_len).
+    """
+    if _TEMPORAL.search(module):
+        kind = "temporal"
+    elif joint:
+        kind = "joint"
+    elif _CROSS.search(module):
+        kind = "cross"
+    elif causal:
+        kind = "causal"
+    elif _SELF.search(module):
+        kind = "self"
+    else:
+        kind = "self" if q_len == kv_len else "cross"
+    fits = {"causal": q_len <= kv_len, "joint": q_len <= kv_len, "cross": True}.get(kind, q_len == kv_len)
+    if not fits:
+        raise ValueError(
+            f"attention in {module!r} is {kind} by its name, but q_len={q_len} and kv_len={kv_len} say otherwise"
+        )
+    return kind
+
+
+def use_backend(table: "pd.DataFrame", backend: str) -> "pd.DataFrame":
+    """The table with its attention rows computed by ``"flash"`` or ``"eager"``: backend, bytes and live memory.
+
+    Flash rows that are not eligible (masked, or head_dim above 256) are named ``mem-efficient``: fused all the same.
+    FLOPs do not change. Applying it twice, or back and forth, is safe.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown attention backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    out = table.copy()
+    out["backend"] = out["backend"].astype(str)
+    core = (out["category"] == "Attention") & (out["q_len"] > 0)
+    rows = out[core]
+    if rows.empty:
+        return out
+    masked = rows["mask_bytes"] > 0
+    was_eager = rows["backend"] == "eager"
+    change = ((backend == "eager") * 1 - was_eager * 1) * rows["calls"]
+    item = rows["dtype"].astype(str).map(ITEM_BYTES).astype("int64")
+    similarity = rows["batch"] * rows["heads"] * rows["q_len"] * rows["kv_len"] * item
+    passes = masked.map({True: 3, False: 2}).astype("int64")
+    for column in ("read_bytes", "write_bytes"):
+        out.loc[core, column] += change * passes * similarity
+    out.loc[core, "live_bytes"] += ((backend == "eager") * 1 - was_eager * 1) * 2 * similarity
+    fused = (masked | (rows["head_dim"] > FLASH_MAX_HEAD_DIM)).map({True: "mem-efficient", False: "flash"})
+    out.loc[core, "backend"] = "eager" if backend == "eager" else fused
+    return out

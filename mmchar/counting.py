@@ -1,0 +1,209 @@
+"""The operator table of one generation, counted: FLOPs, bytes and lengths of every operator call, without running it.
+
+Stages whose steps have the same shapes are traced once. A decode step's numbers are affine in its cache length, so
+two steps give all of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mmchar import attention as attention_models
+from mmchar.models import DTYPES, Model, get_spec, load
+from mmchar.request import Request
+from mmchar.stages import Stage, stages
+
+if TYPE_CHECKING:
+    from mmchar.trace import Row, Traced
+
+COLUMNS = ("model", "stage", "step", "repeats", "component", "module", "module_type", "op", "category", "attention",
+           "batch", "heads", "q_len", "kv_len", "head_dim", "calls", "flop", "read_bytes", "write_bytes", "mask_bytes",
+           "live_bytes", "dtype", "backend", "time_s", "time_kind", "kernels")  # fmt: skip
+TEXT = ("model", "stage", "component", "module", "module_type", "op", "category", "attention", "dtype", "backend",
+        "time_kind")  # fmt: skip
+AMOUNTS = ("calls", "flop", "read_bytes", "write_bytes", "mask_bytes")
+_LENGTHS = ("batch", "heads", "q_len", "kv_len", "head_dim")
+
+
+def count(
+    model: str | Model,
+    request: Request | None = None,
+    *,
+    dtype: str = "bfloat16",
+    attention: str = "flash",
+    tiny: bool = False,
+    cache: bool = True,
+) -> pd.DataFrame:
+    """The operator table of one generation, exact at published scale.
+
+    Parameters
+    ----------
+    model : str or Model
+        A zoo name, a model file, or a model from :func:`mmchar.load`. A model on ``meta`` is counted without running;
+        one on a real device runs every stage once, and the same rows come from what was seen.
+    request : Request, optional
+        What to generate; the model's defaults where a field is not given.
+    dtype : {"bfloat16", "float16", "float32"}
+        Number type of weights and activations; of a ``Model`` its own is used.
+    attention : {"flash", "eager"}
+        Byte model of the attention cores.
+    tiny : bool
+        Count the scaled-down variant of a named model.
+    cache : bool
+        Read the table from disk where the same was counted before, and keep it there.
+
+    Returns
+    -------
+    DataFrame
+        Columns as in ``data/README.md``; FLOP, bytes and lengths are integers, ``time_s`` is empty. ``attrs`` holds
+        model, request, dtype, tiny and the parameters of each component.
+
+    Raises
+    ------
+    ValueError
+        Bad name, request, dtype or backend, before anything is built.
+    """
+    if attention not in attention_models.BACKENDS:
+        raise ValueError(f"unknown attention {attention!r}; choose one of {', '.join(attention_models.BACKENDS)}")
+    if isinstance(model, Model):
+        table = _count(model, request)
+    else:
+        if dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+        spec = get_spec(model, tiny=tiny)
+        stages(spec, request)  # refuse a bad request before torch is loaded
+
+        def fresh() -> pd.DataFrame:
+            return _count(load(model, device="meta", dtype=dtype, tiny=tiny), request)
+
+        table = _cached(spec, spec.resolve(request), dtype, fresh) if cache else fresh()
+    return table if attention == "flash" else attention_models.use_backend(table, attention)
+
+
+def count_stage(model: Model, stage: Stage) -> pd.DataFrame:
+    """The operator rows of one stage; totals of the stage are ``value * repeats``."""
+    first = _trace(model, stage.at(0))
+    if not stage.grows or stage.repeats == 1:
+        return _finish(_frame(first.rows), model, stage)
+    last = _trace(model, stage.at(stage.repeats - 1))
+    return _finish(_grow(_frame(first.rows), _frame(last.rows), stage), model, stage)
+
+
+def summarize_count(table: pd.DataFrame) -> dict[str, Any]:
+    """Totals of a counted generation, in the shape of the shell contract (FLOP, bytes, tokens; ``value * repeats``).
+
+    As everywhere, a total is ``value * repeats``: ``flop`` of a stage is that of one execution (the mean of a decode's
+    steps, which is exact). ``peak_bytes`` holds the weights of all components and the most activation bytes alive.
+    """
+    params = table.attrs["params"]
+    item = attention_models.ITEM_BYTES[table.attrs["dtype"]]
+    total = (
+        table[list(AMOUNTS)]
+        .multiply(table["repeats"], axis=0)
+        .assign(stage=table["stage"], category=table["category"].astype(str))
+    )
+    total["bytes"] = total["read_bytes"] + total["write_bytes"]
+    by_category = total.groupby("category", observed=True)[["flop", "bytes"]].sum()
+    cores = table[table["attention"] != ""]
+    sites = ["stage", "attention", "q_len", "kv_len", "heads", "head_dim", "repeats"]
+    lengths = cores.groupby(sites, observed=True, sort=False)["calls"].sum().reset_index()
+    return {
+        "model": table.attrs["model"],
+        "params": int(sum(params.values())),
+        "flop": int(total["flop"].sum()),
+        "read_bytes": int(total["read_bytes"].sum()),
+        "write_bytes": int(total["write_bytes"].sum()),
+        "peak_bytes": int(sum(params.values()) * item + table["live_bytes"].max()),
+        "stages": _stage_totals(table, total, params),
+        "attention": lengths[[*sites[:-1], "calls", "repeats"]].to_dict("records"),
+        "categories": {name: {key: int(value) for key, value in row.items()} for name, row in by_category.iterrows()},
+        "uncounted": sorted(set(table.loc[table["category"] == "Uncounted", "op"])),
+    }
+
+
+def _stage_totals(table: pd.DataFrame, total: pd.DataFrame, params: Mapping[str, int]) -> list[dict[str, Any]]:
+    rows = []
+    for name, part in table.groupby("stage", observed=True, sort=False):
+        repeats = int((part["step"] + part["repeats"]).max())
+        flop = int(total.loc[part.index, "flop"].sum())
+        weights = int(params[part["component"].iloc[0]])
+        rows.append({"stage": name, "repeats": repeats, "params": weights, "flop": flop // repeats, "total_flop": flop})
+    return rows
+
+
+def _count(model: Model, request: Request | None) -> pd.DataFrame:
+    full = model.spec.resolve(request)
+    parts = [count_stage(model, stage) for stage in stages(model.spec, full)]
+    table = _as_categories(pd.concat(parts, ignore_index=True))
+    table.attrs = {
+        "model": model.spec.name,
+        "request": full.given(),
+        "dtype": model.dtype,
+        "tiny": model.spec.tiny,
+        "params": model.params,
+    }
+    return table
+
+
+def _trace(model: Model, stage: Stage) -> "Traced":
+    from mmchar import calls
+    from mmchar.trace import trace
+
+    module = model.components[stage.component]
+    work = getattr(calls, stage.call)(module, calls.Inputs(model.device, model.dtype), **stage.sizes)
+    return trace(module, work)
+
+
+def _frame(rows: "list[Row]") -> pd.DataFrame:
+    names = [f.name for f in fields(rows[0])]
+    return pd.DataFrame.from_records([list(asdict(row).values()) for row in rows], columns=names)
+
+
+def _grow(first: pd.DataFrame, last: pd.DataFrame, stage: Stage) -> pd.DataFrame:
+    """All steps of a growing stage from its first and its last: rows that change once per step, the others once."""
+    steps = stage.repeats
+    site = ["module", "op", "attention"]
+    if not first[site].equals(last[site]):
+        raise ValueError(f"stage {stage.name!r}: its first and last step call different operators; cannot interpolate")
+    numbers = [*_LENGTHS, *AMOUNTS]
+    changes = (first[numbers] != last[numbers]).any(axis=1)
+    peak = np.maximum(first["live_bytes"], last["live_bytes"])
+    same = first.assign(live_bytes=peak)[~changes].assign(step=0, repeats=steps)
+    a, b = first[changes], last[changes]
+    every = a.loc[a.index.repeat(steps)].reset_index(drop=True)
+    step = np.tile(np.arange(steps), len(a))
+    for column in (*numbers, "live_bytes"):
+        low = np.repeat(a[column].to_numpy(), steps)
+        rise = np.repeat(b[column].to_numpy() - a[column].to_numpy(), steps) * step
+        if column != "live_bytes" and (rise % (steps - 1)).any():
+            raise ValueError(f"stage {stage.name!r}: {column} does not grow evenly with the cache; cannot interpolate")
+        every[column] = low + rise // (steps - 1)
+    return pd.concat([same, every.assign(step=step, repeats=1)], ignore_index=True)
+
+
+def _finish(frame: pd.DataFrame, model: Model, stage: Stage) -> pd.DataFrame:
+    extra: dict[str, Any] = {"model": model.spec.name, "stage": stage.name, "component": stage.component}
+    extra |= {"time_s": np.nan, "time_kind": "", "kernels": 0}
+    if "step" not in frame:
+        extra |= {"step": 0, "repeats": stage.repeats}
+    return frame.assign(**extra)[list(COLUMNS)]
+
+
+def _as_categories(table: pd.DataFrame) -> pd.DataFrame:
+    return table.astype(dict.fromkeys(TEXT, "category"))
+
+
+def _cached(spec: Any, request: Request, dtype: str, fresh: Any) -> pd.DataFrame:
+    from mmchar.records import cached_table, package_versions, source_hash
+
+    key = {
+        "spec": {**asdict(spec)},
+        "request": request.given(),
+        "dtype": dtype,
+        "versions": package_versions("torch", "diffusers", "transformers", "pandas"),
+        "source": source_hash(),
+    }
+    return cached_table(key, fresh)
