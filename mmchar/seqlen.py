@@ -1,0 +1,143 @@
+"""Sequence lengths of every attention of a generation: from the configurations alone, and as seen in a run.
+
+The closed forms know a component's class, its configuration and its stage's sizes, nothing else: no torch, no forward.
+They are the second route to the lengths of the operator table, and tests hold the two equal.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from mmchar.attention import similarity_bytes
+from mmchar.closed_forms import FORMS, halvings
+from mmchar.models import ModelSpec
+from mmchar.request import Request
+from mmchar.stages import Stage, stages
+
+COLUMNS = ("stage", "step", "repeats", "attention", "batch", "heads", "q_len", "kv_len", "head_dim", "calls")
+
+
+def closed_form(spec: ModelSpec, request: Request | None = None) -> pd.DataFrame:
+    """The attentions of one generation, derived from configurations and request alone.
+
+    Returns
+    -------
+    DataFrame
+        One row per distinct attention, in the columns of :data:`COLUMNS`; lengths in tokens, ``calls`` per execution.
+        Where a KV cache grows there is one row per step.
+
+    Raises
+    ------
+    ValueError
+        A request that the model cannot take; a component class or block type without a closed form.
+    """
+    rows = [row for stage in stages(spec, request) for row in _stage_rows(spec, stage)]
+    return _merge(pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+def seen(table: pd.DataFrame) -> pd.DataFrame:
+    """The attentions of an operator table, in the rows and columns of :func:`closed_form`."""
+    rows = table.loc[table["attention"] != "", list(COLUMNS)]
+    return _merge(rows.astype({"stage": str, "attention": str}))
+
+
+def similarity_memory(lengths: pd.DataFrame, item_bytes: int) -> pd.Series:
+    """Bytes of the similarity matrix of one call, ``(batch, heads, q_len, kv_len)`` items, for each row.
+
+    ``lengths`` is a closed form or the attention rows of an operator table. Flash attention never writes this matrix.
+    """
+    size = lengths["batch"] * lengths["heads"] * lengths["q_len"] * lengths["kv_len"] * item_bytes
+    return size.rename("similarity_bytes")
+
+
+def level_similarity_bytes(
+    height: int, width: int, *, level: int, latent_scale: int = 8, heads: int = 1, batch: int = 1, item_bytes: int = 2
+) -> int:
+    """Bytes of one self-attention similarity matrix at a U-Net's level (0 is the outermost), given the image in pixels.
+
+    ``tokens = height / (scale * 2^level) * width / (scale * 2^level)`` and the matrix holds ``tokens^2`` items: for an
+    image of side L that is ``(L / (scale * 2^level))^4``, i.e. O(L^4). ``latent_scale`` is 1 for pixel diffusion.
+    """
+    rows, columns = halvings(height // latent_scale, width // latent_scale, level + 1)[level]
+    return similarity_bytes(rows * columns, rows * columns, batch=batch, heads=heads, item_bytes=item_bytes)
+
+
+def series(table: pd.DataFrame, stage: str) -> pd.DataFrame:
+    """Lengths over the attention calls of a stage, in the order in which one execution makes them.
+
+    Returns
+    -------
+    DataFrame
+        ``step, call, module, attention, q_len, kv_len``, one row per call. ``call`` counts within a step. Steps of the
+        same shapes are given once, as step 0; a stage with a growing KV cache has all its steps, and in each of them
+        the calls whose lengths do not grow come first.
+
+    Raises
+    ------
+    ValueError
+        The table has no such stage.
+    """
+    if stage not in set(table["stage"]):
+        raise ValueError(
+            f"no stage {stage!r} in the table; choose one of {', '.join(map(str, table['stage'].unique()))}"
+        )
+    rows = table[(table["stage"] == stage) & (table["attention"] != "")]
+    rows = rows.astype({"module": str, "attention": str})
+    grows = rows["step"].max() > 0
+    rows = rows.loc[rows.index.repeat(rows["calls"] * (rows["repeats"] if grows else 1))].reset_index(names="row")
+    if grows:
+        rows["step"] += (rows.groupby("row").cumcount() // rows["calls"]).to_numpy()
+        rows = rows.sort_values("step", kind="stable", ignore_index=True)
+    rows["call"] = rows.groupby("step").cumcount()
+    return rows[["step", "call", "module", "attention", "q_len", "kv_len"]]
+
+
+def variation(lengths: pd.DataFrame, by: Sequence[str] = ("stage", "attention")) -> pd.DataFrame:
+    """How much the sequence length varies within one inference: largest over smallest, and between neighbours.
+
+    Parameters
+    ----------
+    lengths : DataFrame
+        A closed form or an operator table. The length of an attention is its queries'; of a causal one, its keys'
+        (what the KV cache has grown to). Cross attention has no sequence length of its own and is left out.
+    by : sequence of str
+        What to hold apart; ``("attention",)`` looks at all stages of a generation together.
+
+    Returns
+    -------
+    DataFrame
+        ``by``, then ``shortest, longest`` in tokens, ``ratio = longest / shortest`` and ``neighbours``, the largest
+        ratio of two lengths that are next to each other in size, e.g. of two levels of a U-Net.
+    """
+    rows = lengths[~lengths["attention"].isin(["", "cross"])]
+    length = rows["q_len"].where(rows["attention"] != "causal", rows["kv_len"])
+    keys = [rows[name].astype(str).rename(name) for name in by]
+    ordered = length.groupby(keys, sort=False).agg(lambda group: sorted(set(group)))
+    found = {
+        "shortest": ordered.map(lambda each: each[0]),
+        "longest": ordered.map(lambda each: each[-1]),
+        "ratio": ordered.map(lambda each: each[-1] / each[0]),
+        "neighbours": ordered.map(lambda each: max((b / a for a, b in zip(each, each[1:], strict=False)), default=1.0)),
+    }
+    return pd.DataFrame(found).reset_index()
+
+
+def _stage_rows(spec: ModelSpec, stage: Stage) -> Iterator[tuple]:
+    part = spec.components[stage.component]
+    if part.cls not in FORMS:
+        raise ValueError(f"{spec.name}: no closed form for {part.cls}; there is one for {', '.join(sorted(FORMS))}")
+    form = FORMS[part.cls]
+    first = tuple(form(part.config, stage.at(0).sizes))
+    last = tuple(form(part.config, stage.at(stage.repeats - 1).sizes))
+    for site, end in zip(first, last, strict=True):
+        if site == end:
+            yield stage.name, 0, stage.repeats, *site
+    for step in range(stage.repeats) if first != last else ():
+        now = form(part.config, stage.at(step).sizes)
+        yield from ((stage.name, step, 1, *site) for site, a, b in zip(now, first, last, strict=True) if a != b)
+
+
+def _merge(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the same shape in the same steps of a stage as one row, their calls added."""
+    keys = list(COLUMNS[:-1])
+    return rows.groupby(keys, sort=False)["calls"].sum().reset_index().astype(dict.fromkeys(COLUMNS[4:], "int64"))

@@ -1,0 +1,234 @@
+"""Closed-form lengths against arithmetic by hand, against counts at several sizes, and against real runs."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmchar.counting import count
+from mmchar.models import get_spec, load, zoo_names
+from mmchar.request import Request
+from mmchar.seqlen import (
+    COLUMNS,
+    FORMS,
+    closed_form,
+    halvings,
+    level_similarity_bytes,
+    seen,
+    series,
+    similarity_memory,
+    variation,
+)
+from mmchar.stages import stages
+
+NAMES = zoo_names()
+SD = "stable-diffusion-1.5"
+AWKWARD = {"batch": 3, "guidance": 1.0, "prompt_tokens": 7, "frames": 6, "new_tokens": 5}
+
+
+def fitting(value: int, limit: dict) -> int:
+    """The smallest number from ``value`` on that a limit allows, or else the largest below it."""
+    step, offset = limit.get("of_form", (limit.get("multiple_of", 1), 0))
+    low = max(value, limit.get("min", 1))
+    up = low + (offset - low) % step
+    high = limit.get("max", up)
+    return up if up <= high else high - (high - offset) % step
+
+
+def awkward(spec) -> Request:
+    """A request far from the defaults: three samples, no guidance, an odd prompt, few frames, an odd oblong image."""
+    wanted = dict(AWKWARD)
+    for side, many in (("height", 5), ("width", 3)):
+        wanted[side] = many * spec.limits.get(side, {}).get("multiple_of", 1)
+    chosen = {name: value for name, value in wanted.items() if name in spec.request}
+    return Request(**{name: fitting(value, spec.limits.get(name, {})) for name, value in chosen.items()})
+
+
+@cache
+def published(name: str) -> pd.DataFrame:
+    return count(name)
+
+
+def assert_same(form: pd.DataFrame, table: pd.DataFrame) -> None:
+    left, right = (rows.sort_values(list(COLUMNS), ignore_index=True) for rows in (form, seen(table)))
+    pd.testing.assert_frame_equal(left, right)
+
+
+def rows_of(form: pd.DataFrame, stage: str) -> set[tuple]:
+    """(attention, batch, heads, q_len, kv_len, head_dim, calls) of a stage."""
+    return set(form.loc[form["stage"] == stage, list(COLUMNS[3:])].itertuples(index=False, name=None))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_closed_form_equals_what_is_counted_at_published_scale(name):
+    assert_same(closed_form(get_spec(name)), published(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_closed_form_equals_what_is_counted_of_the_tiny_variant_at_an_awkward_size(name):
+    spec = get_spec(name, tiny=True)
+    request = awkward(spec)
+    assert spec.resolve(request) != spec.resolve()
+    assert_same(closed_form(spec, request), count(name, request, tiny=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_closed_form_equals_what_is_seen_in_a_real_tiny_run(name):
+    model = load(name, device="cpu", dtype="float32", tiny=True)
+    assert_same(closed_form(model.spec), count(model))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_stage_that_attends_is_in_the_closed_form_and_none_has_an_unknown_class(name):
+    spec = get_spec(name)
+    plan = stages(spec)
+    assert {spec.components[stage.component].cls for stage in plan} <= set(FORMS)
+    assert set(closed_form(spec)["stage"]) <= {stage.name for stage in plan}
+
+
+def test_stable_diffusion_at_512_by_hand():
+    form = closed_form(get_spec(SD), Request(height=512, width=512, prompt_tokens=77, guidance=7.5, steps=50))
+    # 512 / 8 = 64: 64 * 64 = 4096, 32 * 32 = 1024, 16 * 16 = 256, 8 * 8 = 64; guidance: batch 2; 8 heads
+    # three outer levels: 2 layers down + 3 up = 5 transformers each; the fourth has one, in the middle
+    levels = [(4096, 40, 5), (1024, 80, 5), (256, 160, 5), (64, 160, 1)]  # 320 / 8, 640 / 8, 1280 / 8, 1280 / 8
+    expected = {("self", 2, 8, tokens, tokens, head_dim, calls) for tokens, head_dim, calls in levels}
+    expected |= {("cross", 2, 8, tokens, 77, head_dim, calls) for tokens, head_dim, calls in levels}
+    assert rows_of(form, "denoise") == expected
+    assert rows_of(form, "encode_text") == {("causal", 2, 12, 77, 77, 64, 12)}  # 768 / 12 = 64, 12 layers
+    assert rows_of(form, "decode_image") == {("self", 1, 1, 4096, 4096, 512, 1)}
+    assert set(form.loc[form["stage"] == "denoise", "repeats"]) == {50}
+
+
+def test_stable_diffusion_at_an_odd_size_by_hand():
+    form = closed_form(get_spec(SD), Request(batch=3, height=296, width=168, prompt_tokens=13, guidance=1.0))
+    # 37 x 21 -> 19 x 11 -> 10 x 6 -> 5 x 3, rounded up
+    levels = [(777, 40, 5), (209, 80, 5), (60, 160, 5), (15, 160, 1)]
+    expected = {("self", 3, 8, tokens, tokens, head_dim, calls) for tokens, head_dim, calls in levels}
+    expected |= {("cross", 3, 8, tokens, 13, head_dim, calls) for tokens, head_dim, calls in levels}
+    assert rows_of(form, "denoise") == expected
+    assert rows_of(form, "decode_image") == {("self", 3, 1, 777, 777, 512, 1)}
+
+
+def test_llama_attends_to_one_more_token_each_step():
+    form = closed_form(get_spec("llama-2-7b"), Request(prompt_tokens=17, new_tokens=5))
+    assert rows_of(form, "prefill") == {("causal", 1, 32, 17, 17, 128, 32)}
+    decode = form[form["stage"] == "decode"]
+    assert list(decode["step"]) == [0, 1, 2, 3]  # the prefill gives the first of five tokens
+    assert list(decode["kv_len"]) == [18, 19, 20, 21]
+    assert set(decode["q_len"]) == {1} and set(decode["repeats"]) == {1}
+
+
+def test_two_new_tokens_are_one_decode_step():
+    decode = closed_form(get_spec("llama-2-7b"), Request(prompt_tokens=17, new_tokens=2)).iloc[-1]
+    assert (decode["step"], decode["repeats"], decode["kv_len"]) == (0, 1, 18)
+
+
+def test_parti_grows_towards_the_image_and_looks_at_the_same_text():
+    form = closed_form(get_spec("parti-20b"), Request(prompt_tokens=9, height=24, width=16))
+    decode = form[form["stage"] == "decode"]  # 3 * 2 = 6 image tokens, the prefill gives the first
+    causal, cross = decode[decode["attention"] == "causal"], decode[decode["attention"] == "cross"]
+    assert list(causal["kv_len"]) == [2, 3, 4, 5, 6]
+    assert list(cross["kv_len"]) == [9] and list(cross["repeats"]) == [5]
+
+
+def test_a_temporal_attention_sees_the_frames_and_a_spatial_one_the_positions():
+    form = closed_form(get_spec("make-a-video"), Request(frames=11, guidance=1.0))
+    keys, all_frames = (form[form["stage"] == stage] for stage in ("denoise_keyframes", "denoise_frames"))
+    assert set(keys.loc[keys["attention"] == "temporal", "q_len"]) == {3}  # frames 1, 6 and 11
+    assert set(all_frames.loc[all_frames["attention"] == "temporal", "q_len"]) == {11}
+    # 768 / 12 = 64, and the outermost level does not attend to positions: 32 * 32, 16 * 16, 8 * 8
+    assert set(all_frames.loc[all_frames["attention"] == "spatial", "q_len"]) == {1024, 256, 64}
+    assert set(all_frames.loc[all_frames["attention"] == "spatial", "batch"]) == {11}
+
+
+def test_keys_of_imagen_hold_image_and_text():
+    form = closed_form(get_spec("imagen"), Request(prompt_tokens=100, height=1024, width=1024))
+    base = form[(form["stage"] == "denoise_64") & (form["attention"] == "joint")]
+    assert set(zip(base["q_len"], base["kv_len"], strict=True)) == {(1024, 1124), (256, 356), (64, 164)}
+
+
+@given(st.integers(1, 2000), st.integers(1, 2000), st.integers(1, 6))
+def test_each_level_halves_and_rounds_up(height, width, levels):
+    sizes = halvings(height, width, levels)
+    assert len(sizes) == levels and sizes[0] == (height, width)
+    for level, (rows, columns) in enumerate(sizes):
+        assert (rows, columns) == (-(-height // 2**level), -(-width // 2**level))
+
+
+def test_similarity_matrix_of_the_outermost_level():
+    # (512 / 8)^2 = 4096 tokens, 4096^2 items of 2 bytes = 33_554_432, times 8 heads and a batch of 2
+    assert level_similarity_bytes(512, 512, level=0) == 33_554_432
+    assert level_similarity_bytes(512, 512, level=0, heads=8, batch=2) == 536_870_912
+    assert level_similarity_bytes(512, 512, level=1) == 33_554_432 // 16
+    form = closed_form(get_spec(SD), Request(height=512, width=512, guidance=7.5))
+    denoise = form[form["stage"] == "denoise"]
+    assert similarity_memory(denoise, 2).max() == 536_870_912
+    assert similarity_memory(denoise, 2).index.equals(denoise.index)
+
+
+@given(st.integers(1, 64), st.integers(1, 64), st.integers(0, 3))
+def test_twice_the_image_side_is_sixteen_times_the_similarity_matrix(rows, columns, level):
+    height, width = (8 * 2**level * size for size in (rows, columns))
+    once, twice = (level_similarity_bytes(k * height, k * width, level=level) for k in (1, 2))
+    assert twice == 16 * once
+
+
+def test_series_goes_down_and_up_the_levels_of_the_unet():
+    calls = series(published(SD), "denoise")
+    down, up = [4096] * 2 + [1024] * 2 + [256] * 2, [256] * 3 + [1024] * 3 + [4096] * 3
+    assert list(calls.loc[calls["attention"] == "self", "q_len"]) == [*down, 64, *up]
+    assert list(calls["attention"]) == ["self", "cross"] * 16
+    assert list(calls["call"]) == list(range(32)) and set(calls["step"]) == {0}
+
+
+def test_series_of_a_decode_has_every_call_of_every_step():
+    request = Request(height=24, width=16)
+    table = count("parti-350m", request, tiny=True)
+    layers = get_spec("parti-350m", tiny=True).components["seq2seq"].config["decoder_layers"]
+    calls = series(table, "decode")  # 6 image tokens: 5 steps, each with a causal and a cross attention per layer
+    assert list(calls["step"]) == [step for step in range(5) for _ in range(2 * layers)]
+    assert list(calls["call"]) == list(range(2 * layers)) * 5
+    causal = calls[calls["attention"] == "causal"]
+    assert (causal["kv_len"] == causal["step"] + 2).all()
+
+
+def test_variation_is_64_in_stable_diffusion_and_4_between_neighbouring_levels():
+    for lengths in (closed_form(get_spec(SD)), published(SD)):
+        found = variation(lengths).set_index("stage").loc["denoise"]
+        assert (found["attention"], found["shortest"], found["longest"]) == ("self", 64, 4096)
+        assert (found["ratio"], found["neighbours"]) == (64.0, 4.0)
+
+
+def test_variation_over_a_whole_generation():
+    form = closed_form(get_spec("llama-2-7b"), Request(prompt_tokens=17, new_tokens=18))
+    found = variation(form, by=("attention",))
+    assert found[["shortest", "longest", "ratio"]].to_dict("records") == [{"shortest": 17, "longest": 34, "ratio": 2.0}]
+    assert variation(form)["stage"].tolist() == ["prefill", "decode"]
+
+
+def test_what_has_no_closed_form_is_refused():
+    spec = get_spec(SD)
+    unet = spec.components["unet"]
+    foreign = replace(spec, components={**spec.components, "unet": replace(unet, cls="UNetOfMine")})
+    with pytest.raises(ValueError, match="no closed form for UNetOfMine"):
+        closed_form(foreign)
+    config = {**unet.config, "down_block_types": ["KDownBlock2D", *unet.config["down_block_types"][1:]]}
+    strange = replace(spec, components={**spec.components, "unet": replace(unet, config=config)})
+    with pytest.raises(ValueError, match="no closed form for the U-Net block KDownBlock2D"):
+        closed_form(strange)
+
+
+def test_series_of_an_unknown_stage_names_the_stages():
+    with pytest.raises(ValueError, match="no stage 'denoize'.*encode_text, denoise, decode_image"):
+        series(published(SD), "denoize")
+
+
+def test_closed_form_needs_no_torch():
+    code = "import sys; from mmchar import get_spec; from mmchar.seqlen import closed_form; "
+    code += f"closed_form(get_spec({SD!r})); sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
