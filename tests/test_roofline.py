@@ -1,0 +1,324 @@
+"""Projection on tables small enough to do by hand. Numbers for the A100-80GB: 312e12 FLOP/s, 2039e9 B/s, 108 SMs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmchar.hardware import get_gpu
+from mmchar.roofline import Efficiency, fuse_pointwise, project, summarize
+from mmchar.tiles import padded_attention_flop
+
+PERFECT = Efficiency(
+    matmul=1.0, convolution=1.0, small_tile=1.0, flash=1.0, flash_hopper=1.0, mem_efficient=1.0, bandwidth=1.0,
+    kernel_s=0.0, dispatch_s=0.0, dispatch_compiled_s=0.0,
+)  # fmt: skip
+BLANK = {
+    "model": "m", "stage": "s", "step": 0, "repeats": 1, "component": "c", "module": "", "module_type": "", "op": "",
+    "category": "Elementwise", "attention": "", "batch": 0, "heads": 0, "q_len": 0, "kv_len": 0, "head_dim": 0,
+    "calls": 1, "flop": 0, "read_bytes": 0, "write_bytes": 0, "mask_bytes": 0, "live_bytes": 0, "dtype": "bfloat16",
+    "backend": "", "time_s": np.nan, "time_kind": "", "kernels": 0,
+}  # fmt: skip
+
+
+def table(*rows):
+    return pd.DataFrame([BLANK | row for row in rows])
+
+
+def linear(m, n, k, *, calls=1, **more):
+    sizes = {"flop": 2 * m * n * k * calls, "read_bytes": 2 * (m * k + n * k) * calls, "write_bytes": 2 * m * n * calls}
+    return {"category": "Linear", "op": "linear", "calls": calls, **sizes, **more}
+
+
+def pointwise(numbers, **more):
+    return {"op": "add", "read_bytes": 4 * numbers, "write_bytes": 2 * numbers, **more}
+
+
+def core(q_len, kv_len, *, batch=1, heads=8, head_dim=64, backend="flash", attention="self", **more):
+    rows = batch * heads
+    return {
+        "category": "Attention", "op": "scaled_dot_product_attention", "attention": attention, "backend": backend,
+        "batch": batch, "heads": heads, "q_len": q_len, "kv_len": kv_len, "head_dim": head_dim,
+        "flop": 4 * rows * q_len * kv_len * head_dim,
+        "read_bytes": 2 * rows * (q_len + 2 * kv_len) * head_dim, "write_bytes": 2 * rows * q_len * head_dim, **more,
+    }  # fmt: skip
+
+
+# one row, by hand
+
+
+def test_large_linear_is_compute_bound():
+    # 6912 x 8192 outputs = 54 x 64 tiles of 128 x 128 = 3456 = 32 full waves of 108
+    # 2 * 6912 * 8192 * 4096 = 463_856_467_968 FLOP / (312e12 * 0.8) = 1.858 ms
+    # bytes: 2 * (6912 * 4096 + 8192 * 4096 + 6912 * 8192) = 236_978_176 / (2039e9 * 0.85) = 0.137 ms
+    out = project(table(linear(6912, 8192, 4096)), gpu="a100-80gb")
+    assert out["bound"].item() == "compute"
+    assert out["time_s"].item() == pytest.approx(463_856_467_968 / (312e12 * 0.8))
+
+
+def test_one_tile_too_many_takes_another_wave():
+    full, spilled = table(linear(128, 108 * 128, 64)), table(linear(128, 109 * 128, 64))
+    small_off = replace(PERFECT, small_tile=1e-9)
+    slow = replace(get_gpu("a100-80gb"), bandwidth_bytes_s=1e18)
+    one = project(full, gpu=slow, efficiency=small_off)["time_s"].item()
+    two = project(spilled, gpu=slow, efficiency=small_off)["time_s"].item()
+    assert two == pytest.approx(2 * one)
+
+
+def test_large_elementwise_is_memory_bound():
+    # 6 B * 1e8 / (2039e9 * 0.85) = 346 us
+    out = project(table(pointwise(100_000_000)), gpu="a100-80gb")
+    assert out["bound"].item() == "memory"
+    assert out["time_s"].item() == pytest.approx(6e8 / (2039e9 * 0.85))
+
+
+def test_tiny_row_is_launch_bound():
+    out = project(table(pointwise(16, calls=3)), gpu="a100-80gb")
+    assert out["bound"].item() == "launch"
+    assert out["kernels"].item() == 3
+    assert out["time_s"].item() == pytest.approx(3 * 30e-6)
+
+
+def test_row_that_does_nothing_costs_nothing():
+    out = project(table({"op": "view"}), gpu="a100-80gb")
+    assert (out["time_s"].item(), out["bound"].item(), out["kernels"].item()) == (0.0, "", 0)
+
+
+def test_convolution_pays_for_its_layout_copies():
+    # 280 full waves of 108 tiles of 128 x 128 numbers: 2 * 280 * 108 * 16384 = 990_904_320 B written
+    size = {"flop": 10**12, "read_bytes": 10**9, "write_bytes": 990_904_320}
+    out = project(table({"category": "Convolution", "op": "convolution", **size}), gpu="a100-80gb", efficiency=PERFECT)
+    # 1e12 / 312e12 = 3.205 ms, then both read and written once more: 2 * 1.991e9 / 2039e9 = 1.953 ms
+    assert out["time_s"].item() == pytest.approx(1e12 / 312e12 + 2 * (10**9 + 990_904_320) / 2039e9)
+
+
+def test_group_norm_reads_twice_and_a_written_out_norm_does_not():
+    rows = [{"category": "Normalization", "op": op, "read_bytes": 10**9, "write_bytes": 10**9} for op in
+            ("native_group_norm", "mul")]  # fmt: skip
+    out = project(table(*rows), gpu="a100-80gb", efficiency=PERFECT)
+    assert out["time_s"].tolist() == pytest.approx([3e9 / 2039e9, 2e9 / 2039e9])
+
+
+def test_float32_convolution_uses_tf32_and_linear_does_not():
+    size = {"flop": 10**14, "write_bytes": 4 * 108 * 128**2 * 100, "dtype": "float32"}
+    rows = table(*({"category": category, **size} for category in ("Convolution", "Linear")))
+    unlimited = replace(get_gpu("a100-80gb"), bandwidth_bytes_s=1e18)
+    convolution_s, linear_s = project(rows, gpu=unlimited, efficiency=PERFECT)["time_s"]
+    assert convolution_s == pytest.approx(1e14 / 156e12, rel=1e-6)
+    assert linear_s == pytest.approx(1e14 / 19.5e12, rel=1e-6)
+
+
+# attention: whole tiles
+
+
+def real_flop(row, gpu="a100-80gb"):
+    flop, filled = padded_attention_flop(table(row), get_gpu(gpu))
+    return flop[0], filled[0]
+
+
+def test_temporal_attention_computes_tiles_that_are_mostly_empty():
+    # 4096 positions * 8 heads, 16 frames: one 128 x 128 tile each, where 16 x 16 is needed: 8 * 8 = 64 times the FLOP
+    row = core(16, 16, batch=4096, attention="temporal")
+    flop, filled = real_flop(row)
+    assert flop == 4 * 4096 * 8 * 128 * 128 * 64 == 64 * row["flop"]
+    assert filled == 1.0
+
+
+def test_temporal_attention_takes_as_long_as_spatial_attention_of_64_times_the_flop():
+    # 65536 tokens, attending within 64 sequences of 1024 (spatial) or within 4096 sequences of 16 (temporal)
+    spatial, temporal = core(1024, 1024, batch=64, attention="spatial"), core(16, 16, batch=4096, attention="temporal")
+    assert spatial["flop"] == 64 * temporal["flop"]
+    spatial_s, temporal_s = project(table(spatial, temporal), gpu="a100-80gb")["time_s"]
+    assert temporal_s == pytest.approx(spatial_s)
+
+
+@pytest.mark.parametrize(("head_dim", "computed"), [(32, 32), (40, 64), (64, 64), (80, 96), (160, 192), (300, 300)])
+def test_head_dim_is_padded_to_a_built_kernel(head_dim, computed):
+    flop, _ = real_flop(core(4096, 4096, head_dim=head_dim))
+    assert flop == 4 * 8 * 4096 * 4096 * computed
+
+
+def test_flash_skips_tiles_above_the_diagonal():
+    # 4 query tiles of 128 x 4 key tiles of 128: 10 of 16 are at or below the diagonal
+    flop, _ = real_flop(core(512, 512, batch=16, attention="causal"))
+    assert flop == 4 * 16 * 8 * 512 * 512 * 64 * 10 / 16
+
+
+def test_decode_splits_the_keys_to_fill_the_gpu():
+    # 32 heads on 108 multiprocessors: split along 4096 keys in tiles of 64 (head_dim 128); 64 queries per tile
+    flop, filled = real_flop(core(1, 4096, heads=32, head_dim=128, attention="causal"))
+    assert flop == 4 * 32 * 64 * 4096 * 128
+    assert filled == 1.0
+    assert project(table(core(1, 65536, heads=32, head_dim=128)), gpu="a100-80gb")["bound"].item() == "memory"
+
+
+def test_few_long_sequences_of_the_memory_efficient_kernel_leave_multiprocessors_idle():
+    # 2 heads * 4096 / 64 queries = 128 blocks: all of 108; 1 head * 1024 / 64 = 16 blocks
+    assert real_flop(core(4096, 4096, heads=2, backend="mem-efficient"))[1] == 1.0
+    assert real_flop(core(1024, 1024, heads=1, backend="mem-efficient"))[1] == pytest.approx(16 / 108)
+
+
+def test_eager_attention_pads_its_matrix_products():
+    # [77 -> 128 keys]: 4096 * 128 * 48 for QK^T (depth 40 -> 48), 4096 * 80 (depth 77 -> 80) * 64 for PV
+    flop, _ = real_flop(core(4096, 77, head_dim=40, backend="eager"))
+    assert flop == 2 * 8 * (4096 * 128 * 48 + 4096 * 80 * 64)
+
+
+def test_gpus_before_ampere_have_no_flash_kernel():
+    a100, _ = real_flop(core(16, 16, batch=4096, dtype="float16"))
+    t4, _ = real_flop(core(16, 16, batch=4096, dtype="float16"), "t4")
+    assert a100 / t4 == (128 / 64) ** 2
+
+
+def test_eager_attention_is_slower_than_flash_and_more_so_for_long_sequences():
+    def gain(tokens):
+        rows = table(core(tokens, tokens, head_dim=40))
+        eager, flash = (project(rows, gpu="a100-80gb", attention=a) for a in ("eager", "flash"))
+        assert eager["kernels"].item() == 3 and flash["kernels"].item() == 1
+        return eager["time_s"].item() / flash["time_s"].item()
+
+    assert gain(16384) > gain(1024) > 1
+    assert gain(16384) > 2
+
+
+# stages, GPUs, execution
+
+
+def test_a_stage_takes_the_longer_of_host_and_device():
+    # large: 1e8 numbers, 600 MB / 2039e9 = 294 us on the device; 20 tiny rows of 10 us host time each = 200 us
+    rates = replace(PERFECT, dispatch_s=10e-6)
+    tiny = [pointwise(1, module=str(i)) for i in range(20)]
+    hidden = project(table(pointwise(100_000_000), *tiny), gpu="a100-80gb", efficiency=rates)
+    assert hidden["time_s"].sum() == pytest.approx(6e8 / 2039e9, rel=1e-3)  # the host ran ahead
+    waiting = project(table(pointwise(10_000_000), *tiny), gpu="a100-80gb", efficiency=rates)
+    assert waiting["time_s"].sum() == pytest.approx(21 * 10e-6)
+    assert waiting["bound"].tolist() == ["memory"] + ["launch"] * 20
+
+
+def test_host_and_device_are_compared_per_stage_and_weighted_by_repeats():
+    rates = replace(PERFECT, dispatch_s=10e-6)
+    rows = table(
+        pointwise(100_000_000, stage="a"),
+        pointwise(1, stage="b", repeats=30),
+        pointwise(10_000_000, stage="b"),  # 29.4 us once, against 31 * 10 us on the host
+    )
+    out = project(rows, gpu="a100-80gb", efficiency=rates)
+    total = (out["time_s"] * out["repeats"]).groupby(out["stage"]).sum()
+    assert total["a"] == pytest.approx(6e8 / 2039e9)
+    assert total["b"] == pytest.approx(31 * 10e-6)
+
+
+MIXED = (
+    linear(4096, 320, 1280, repeats=50, module="ff"),
+    pointwise(40_000_000, repeats=50, module="ff"),
+    core(4096, 4096, head_dim=40, repeats=50),
+    core(16, 16, batch=64, attention="temporal", repeats=50),
+    {"category": "Convolution", "op": "convolution", "flop": 10**11, "read_bytes": 10**7, "write_bytes": 10**7},
+)
+
+
+@pytest.mark.parametrize("field", ["bandwidth_bytes_s", "peak_flop_s"])
+def test_a_better_gpu_is_never_slower(field):
+    old = get_gpu("a100-80gb")
+    value = getattr(old, field)
+    better = {k: 2 * v for k, v in value.items()} if isinstance(value, dict) else 2 * value
+    before, after = (project(table(*MIXED), gpu=gpu)["time_s"] for gpu in (old, replace(old, **{field: better})))
+    assert after.sum() < before.sum()
+    assert (after <= before + 1e-15).all()
+
+
+def test_compiled_keeps_the_largest_pointwise_row_of_a_module():
+    rows = table(
+        pointwise(1_000_000, module="a"),
+        pointwise(2_000_000, module="a", op="mul"),
+        pointwise(500_000, module="a", op="mean", category="Normalization"),
+        pointwise(3_000_000, module="b"),
+        linear(64, 64, 64, module="a"),
+    ).assign(kernels=1)
+    fused = fuse_pointwise(rows)
+    assert fused["kernels"].tolist() == [0, 1, 0, 1, 1]
+    assert fused["read_bytes"].tolist() == [0, 8_000_000, 0, 12_000_000, 2 * 2 * 64 * 64]
+    assert rows["kernels"].tolist() == [1] * 5
+    compiled, eager = (project(rows, gpu="a100-80gb", execution=e) for e in ("compiled", "eager"))
+    assert compiled["time_s"].sum() < eager["time_s"].sum()
+    assert compiled["bound"].tolist()[0] == ""
+
+
+def test_project_leaves_the_table_alone_and_takes_categoricals():
+    rows = table(*MIXED)
+    rows.attrs = {"model": "m"}
+    before = rows.copy()
+    text = [column for column in rows.columns if isinstance(BLANK[column], str)]
+    packed = rows.astype(dict.fromkeys(text, "category"))
+    for attention in (None, "eager"):
+        for execution in ("eager", "compiled"):
+            plain = project(rows, gpu="a100-80gb", attention=attention, execution=execution)
+            same = project(packed, gpu="a100-80gb", attention=attention, execution=execution)
+            np.testing.assert_array_equal(plain["time_s"], same["time_s"])
+            assert set(plain["time_kind"]) == {"projected"}
+            assert list(plain.columns) == [*BLANK, "bound"]
+            assert plain.attrs["model"] == "m"
+    pd.testing.assert_frame_equal(rows, before)
+
+
+def test_project_of_nothing():
+    assert project(table(*MIXED)[:0], gpu="a100-80gb")["time_s"].sum() == 0
+
+
+def test_a_large_table_is_quick():
+    from time import perf_counter
+
+    rows = pd.concat([table(*MIXED)] * 20_000, ignore_index=True)
+    start = perf_counter()
+    project(rows, gpu="a100-80gb")
+    assert perf_counter() - start < 3.0  # about 0.1 s; row-by-row Python would take ten times the limit
+
+
+# summary and errors
+
+
+def test_summary_adds_up():
+    summary = summarize(project(table(*MIXED), gpu="a100-80gb"))
+    assert set(summary) == {"time_s", "energy_j", "stages", "categories", "bound"}
+    for part in (
+        summary["categories"],
+        summary["bound"],
+        {s["stage"]: s["time_s"] * s["repeats"] for s in summary["stages"]},
+    ):
+        assert sum(part.values()) == pytest.approx(summary["time_s"])
+    assert summary["energy_j"] == pytest.approx(400 * summary["time_s"])
+    assert set(summary["bound"]) == {"compute", "memory", "launch"}
+
+
+def test_summary_counts_executions_of_expanded_decode_stages():
+    rows = [linear(1, 64, 64, stage="decode", repeats=7)] + [core(1, 8 + i, stage="decode", step=i) for i in range(7)]
+    summary = summarize(project(table(*rows), gpu="a100-80gb"))
+    assert [(s["stage"], s["repeats"]) for s in summary["stages"]] == [("decode", 7)]
+    # 8 rows, all launch bound; 7 runs of 2 kernels at 30 us of host time
+    assert summary["time_s"] == pytest.approx(14 * 30e-6)
+
+
+def test_summary_counts_executions_where_every_row_is_expanded():
+    rows = [core(1, 8 + i, stage="decode", step=i) for i in range(7)]
+    assert summarize(project(table(*rows), gpu="a100-80gb"))["stages"][0]["repeats"] == 7
+
+
+def test_summary_of_a_table_without_times_says_what_to_do():
+    with pytest.raises(ValueError, match="call project"):
+        summarize(table(*MIXED))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"gpu": "a100-8ogb"}, "^unknown gpu 'a100-8ogb'; did you mean 'a100-80gb'"),
+        ({"gpu": "t4"}, "^t4 has no bfloat16; use --dtype float16 or float32$"),
+        ({"gpu": "a100-80gb", "attention": "fast"}, "^unknown attention backend 'fast'; choose one of flash, eager$"),
+        ({"gpu": "a100-80gb", "execution": "jit"}, "^unknown execution 'jit'; choose one of eager, compiled$"),
+    ],
+)
+def test_bad_input_is_one_line(wrong, message):
+    with pytest.raises(ValueError, match=message) as error:
+        project(table(*MIXED), **wrong)
+    assert "\n" not in str(error.value)
