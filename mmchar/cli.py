@@ -1,0 +1,263 @@
+"""The shell commands. Everything here parses, calls one function of the package and prints; nothing is computed."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from mmchar import __version__
+from mmchar.request import FIELDS, Request, from_mapping
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 is success, 1 a failed run, 2 bad input (one line on stderr)."""
+    try:
+        args = _parser().parse_args(argv)
+        return args.run(args)
+    except ValueError as error:
+        print(f"mmchar: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mmchar: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+
+
+def run_models(args: argparse.Namespace) -> int:
+    """List the zoo."""
+    from mmchar.models import list_models
+
+    table = list_models()
+    if args.family:
+        families = sorted(set(table["family"]))
+        if args.family not in families:
+            raise ValueError(f"unknown family {args.family!r}; choose one of {', '.join(families)}")
+        table = table[table["family"] == args.family]
+    if args.json:
+        _print_json(table.to_dict("records"))
+        return 0
+    short = table.assign(params=(table["published_params"] / 1e9).map("{:.2f} B".format))
+    _print_table(short[["model", "family", "year", "params", "summary"]])
+    return 0
+
+
+def run_count(args: argparse.Namespace) -> int:
+    """Count one generation."""
+    from mmchar.counting import count, summarize_count
+
+    _check_out(args.out)
+    table = count(
+        args.model, _request(args), dtype=args.dtype, attention=args.attention, tiny=args.tiny, cache=not args.no_cache
+    )
+    _save(table, args.out)
+    summary = summarize_count(table)
+    if args.json:
+        _print_json(summary)
+        return 0
+    print(f"{summary['model']}{' (scaled-down variant)' if args.tiny else ''}, one generation:")
+    print(f"  {summary['params'] / 1e9:.3f} B parameters, peak memory {summary['peak_bytes'] / 1e9:.2f} GB")
+    moved = summary["read_bytes"] + summary["write_bytes"]
+    print(f"  {summary['flop'] / 1e12:,.2f} TFLOP, {moved / 1e9:,.1f} GB moved")
+    _print_stages(summary["stages"], "flop", 1e9, "GFLOP per execution")
+    if summary["uncounted"]:
+        print(f"uncounted operators: {', '.join(summary['uncounted'])}")
+    return 0
+
+
+def run_project(args: argparse.Namespace) -> int:
+    """Project one generation onto a GPU."""
+    from mmchar.counting import count
+    from mmchar.hardware import get_gpu
+    from mmchar.roofline import project, summarize
+
+    _check_out(args.out)
+    gpu = get_gpu(args.gpu)
+    gpu.peak(args.dtype)
+    table = count(args.model, _request(args), dtype=args.dtype, tiny=args.tiny, cache=not args.no_cache)
+    projected = project(table, gpu=args.gpu, attention=args.attention, execution=args.execution)
+    _save(projected, args.out)
+    summary = summarize(projected)
+    if args.json:
+        _print_json(summary)
+        return 0
+    how = f"{args.attention} attention, {args.execution} execution, {args.dtype}"
+    print(f"{args.model} on {gpu.name}: {summary['time_s']:.3f} s projected ({how})")
+    _print_stages(summary["stages"], "time_s", 1e-3, "ms per execution")
+    return 0
+
+
+def run_measure(args: argparse.Namespace) -> int:
+    """Measure one generation on this machine."""
+    from mmchar.profiling import measure, summarize_measured
+
+    table = measure(
+        args.model,
+        _request(args),
+        device=args.device,
+        dtype=args.dtype,
+        attention=args.attention,
+        tiny=args.tiny,
+        samples=args.samples,
+    )
+    if args.out:
+        from mmchar.records import save_measured
+
+        save_measured(args.out, table)
+    summary = summarize_measured(table)
+    if args.json:
+        _print_json(summary)
+        return 0
+    scale = ", scaled-down variant" if args.tiny else ""
+    print(f"{args.model} on {args.device}{scale}: {summary['time_s']:.3f} s measured ({args.attention} attention)")
+    _print_stages(summary["stages"], "median_s", 1e-3, "ms per execution")
+    return 0
+
+
+def run_study(args: argparse.Namespace) -> int:
+    """Run the notebooks."""
+    from mmchar.batch import study, study_exit_code
+
+    statuses = study(
+        args.notebooks, args.results, only=args.only, gpu=args.gpu, quick=args.quick, jobs=args.jobs, force=args.force
+    )
+    return study_exit_code(statuses)
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    """Say what this machine and its packages can do."""
+    from mmchar.hardware import doctor
+
+    facts = doctor()
+    if args.json:
+        _print_json(facts)
+        return 0
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but for a bad argument one line that says what is possible."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; '{self.prog} --help' lists what is possible")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="mmchar", description="Where the time of a multi-modal generation goes, and what would make it faster."
+    )
+    parser.add_argument("--version", action="version", version=f"mmchar {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    models = commands.add_parser("models", help="list the zoo")
+    models.add_argument("--family", help="only this family")
+    _finish(models, run_models)
+
+    count = commands.add_parser("count", help="FLOPs, bytes and lengths of one generation, exact, without running it")
+    _model_options(count)
+    count.add_argument("--attention", choices=("flash", "eager"), default="flash", help="byte model of attention")
+    _finish(count, run_count)
+
+    project = commands.add_parser("project", help="projected time of one generation on a named GPU")
+    _model_options(project)
+    project.add_argument("--gpu", required=True, help="e.g. a100-80gb, h100-sxm, t4")
+    project.add_argument("--attention", choices=("flash", "eager"), default="flash")
+    project.add_argument("--execution", choices=("eager", "compiled"), default="eager")
+    _finish(project, run_project)
+
+    measure = commands.add_parser("measure", help="measured time of one generation on this machine")
+    _model_options(measure, dtype=None)
+    measure.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    measure.add_argument("--attention", choices=("flash", "eager"), default="flash")
+    measure.add_argument("--samples", type=int, default=5, help="timed runs of each stage")
+    _finish(measure, run_measure)
+
+    study = commands.add_parser("study", help="run every notebook and regenerate the figures")
+    study.add_argument("--only", help="notebook numbers, e.g. 02,05")
+    study.add_argument("--gpu", help="project for this GPU")
+    study.add_argument("--notebooks", default="notebooks", help="folder of the notebooks")
+    study.add_argument("--results", default="results", help="folder for executed notebooks and tables")
+    study.add_argument("--quick", action="store_true", help="small parameters, for tests")
+    study.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
+    study.add_argument("--force", action="store_true", help="run again what has a good result")
+    study.set_defaults(run=run_study)
+
+    _finish(commands.add_parser("doctor", help="what this machine and its packages can do"), run_doctor)
+    return parser
+
+
+def _finish(parser: argparse.ArgumentParser, run: Any) -> None:
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.set_defaults(run=run)
+
+
+def _model_options(parser: argparse.ArgumentParser, dtype: str | None = "bfloat16") -> None:
+    parser.add_argument("model", metavar="MODEL", help="a zoo name ('mmchar models') or a model file")
+    for name in FIELDS:
+        kind = {"steps": _steps, "guidance": _number}.get(name, _whole)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="request; the model's default if not given")
+    parser.add_argument("--dtype", default=dtype, help="bfloat16, float16 or float32")
+    parser.add_argument("--tiny", action="store_true", help="the scaled-down variant of the model")
+    parser.add_argument("--no-cache", action="store_true", help="count afresh")
+    parser.add_argument("--out", help="where to write the whole table (.parquet or .csv; a folder for measure)")
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def _steps(text: str) -> int | list[int]:
+    steps = [_whole(part) for part in text.split(",")]
+    return steps if "," in text else steps[0]
+
+
+def _request(args: argparse.Namespace) -> Request:
+    return from_mapping({name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None})
+
+
+def _check_out(out: str | None) -> None:
+    if out and not out.endswith((".parquet", ".csv")):
+        raise ValueError(f"--out {out!r} is neither .parquet nor .csv")
+
+
+def _save(table: "pd.DataFrame", out: str | None) -> None:
+    if out:
+        from mmchar.records import write_table
+
+        write_table(out, table)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, allow_nan=False))
+
+
+def _print_stages(rows: list[dict[str, Any]], key: str, unit: float, label: str) -> None:
+    width = max(len(row["stage"]) for row in rows)
+    for row in rows:
+        print(f"  {row['stage']:<{width}}  {row['repeats']:>6} x {row[key] / unit:>14,.3f} {label}")
+
+
+def _print_table(table: "pd.DataFrame") -> None:
+    print(table.to_string(index=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
