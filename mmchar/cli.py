@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mmchar import __version__
@@ -72,23 +74,27 @@ def run_count(args: argparse.Namespace) -> int:
 
 def run_project(args: argparse.Namespace) -> int:
     """Project one generation onto a GPU."""
-    from mmchar.counting import count
+    from mmchar.counting import count, summarize_count
     from mmchar.hardware import get_gpu
     from mmchar.roofline import project, summarize
 
     _check_out(args.out)
     gpu = get_gpu(args.gpu)
-    gpu.peak(args.dtype)
+    gpu.check_dtype(args.dtype)
     table = count(args.model, _request(args), dtype=args.dtype, tiny=args.tiny, cache=not args.no_cache)
     projected = project(table, gpu=args.gpu, attention=args.attention, execution=args.execution)
     _save(projected, args.out)
-    summary = summarize(projected)
+    peak_bytes = summarize_count(table)["peak_bytes"]
+    summary = summarize(projected) | {"peak_bytes": peak_bytes, "fits": peak_bytes <= gpu.memory_bytes}
     if args.json:
         _print_json(summary)
         return 0
     how = f"{args.attention} attention, {args.execution} execution, {args.dtype}"
     print(f"{args.model} on {gpu.name}: {summary['time_s']:.3f} s projected ({how})")
     _print_stages(summary["stages"], "time_s", 1e-3, "ms per execution")
+    if not summary["fits"]:
+        have = gpu.memory_bytes / 1e9
+        print(f"  needs {peak_bytes / 1e9:.0f} GB and {gpu.name} has {have:.0f} GB: it does not fit one GPU as it is")
     return 0
 
 
@@ -234,8 +240,13 @@ def _request(args: argparse.Namespace) -> Request:
 
 
 def _check_out(out: str | None) -> None:
-    if out and not out.endswith((".parquet", ".csv")):
+    if not out:
+        return
+    if not out.endswith((".parquet", ".csv")):
         raise ValueError(f"--out {out!r} is neither .parquet nor .csv")
+    folder = next(path for path in Path(out).absolute().parents if path.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"--out {out!r} cannot be written: {folder.name!r} is no folder that you can write to")
 
 
 def _save(table: "pd.DataFrame", out: str | None) -> None:

@@ -1,7 +1,7 @@
 """Load saved weights through ``from_pretrained``: safetensors only, no remote code."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,8 @@ def load_pretrained(path: str, *, device: str, dtype: str) -> Model:
     """
     if device == "meta":
         raise ValueError("weights='pretrained' needs a real device; use device='cpu' or 'cuda', or weights='random'")
-    try:
-        if (kind := _kind(path)) == "pipeline":
-            return _pipeline(path, device, dtype)
-        return _language_model(path, kind, device, dtype)
-    except (OSError, ImportError) as error:
-        raise ValueError(f"cannot load {path!r}: {' '.join(str(error).split())[:300]}") from error
+    kind = _kind(path)
+    return _pipeline(path, device, dtype) if kind == "pipeline" else _language_model(path, kind, device, dtype)
 
 
 def _kind(path: str) -> str:
@@ -45,9 +41,9 @@ def _kind(path: str) -> str:
         from huggingface_hub import file_exists
         from transformers import PretrainedConfig
 
-        if file_exists(path, "model_index.json"):
+        if _reach(path, file_exists, path, "model_index.json"):
             return "pipeline"
-        config, _ = PretrainedConfig.get_config_dict(path)
+        config, _ = _reach(path, PretrainedConfig.get_config_dict, path)
     return (config.get("architectures") or ["unknown"])[0]
 
 
@@ -55,26 +51,22 @@ def _pipeline(path: str, device: str, dtype: str) -> Model:
     import torch
     from diffusers import DiffusionPipeline
 
-    name = DiffusionPipeline.load_config(path)["_class_name"]
+    index = _reach(path, DiffusionPipeline.load_config, path)
+    name = index["_class_name"]
     if name not in PIPELINES:
         raise ValueError(f"{path!r} is a {name}; families known so far: {', '.join(PIPELINES)}")
-    pipe = DiffusionPipeline.from_pretrained(
-        path, torch_dtype=getattr(torch, dtype), use_safetensors=True, safety_checker=None
-    ).to(device)
-    modules = {
-        role: part.eval().requires_grad_(False) for role, part in pipe.components.items() if hasattr(part, "parameters")
-    }
+    unused = {part: None for part in ("tokenizer", "safety_checker", "feature_extractor") if part in index}
+    options = {"dtype": getattr(torch, dtype), "use_safetensors": True, **unused}
+    pipe = _reach(path, DiffusionPipeline.from_pretrained, path, **options).to(device)
+    networks = {role: part for role, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    modules = {role: part.eval().requires_grad_(False) for role, part in networks.items()}
     parts = {role: _component(module, path) for role, module in modules.items()}
     unet, text = modules["unet"].config, modules["text_encoder"].config
     scale = 2 ** (len(modules["vae"].config.block_out_channels) - 1)
     side = unet.sample_size * scale
-    request = {"batch": 1, "prompt_tokens": text.max_position_embeddings, "height": side, "width": side, "steps": 50,
-               "guidance": 7.5}  # fmt: skip
-    limits = {
-        "prompt_tokens": {"max": text.max_position_embeddings},
-        "height": {"multiple_of": scale},
-        "width": {"multiple_of": scale},
-    }
+    tokens, size = text.max_position_embeddings, {"multiple_of": scale}
+    request = {"batch": 1, "prompt_tokens": tokens, "height": side, "width": side, "steps": 50, "guidance": 7.5}
+    limits = {"prompt_tokens": {"max": tokens}, "height": size, "width": size}
     spec = _spec(path, PIPELINES[name], parts, request, limits, {"context": ["text_encoder"]})
     return Model(spec, modules, device, dtype)
 
@@ -85,20 +77,21 @@ def _language_model(path: str, architecture: str, device: str, dtype: str) -> Mo
 
     if architecture not in LANGUAGE_MODELS:
         raise ValueError(f"{path!r} is a {architecture}; language models known so far: {', '.join(LANGUAGE_MODELS)}")
-    module = AutoModelForCausalLM.from_pretrained(
-        path, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
-    ).to(device)
+    options = {"dtype": getattr(torch, dtype), "use_safetensors": True, "trust_remote_code": False}
+    module = _reach(path, AutoModelForCausalLM.from_pretrained, path, **options).to(device)
     most = module.config.max_position_embeddings
     request = {"batch": 1, "prompt_tokens": min(512, most // 2), "new_tokens": min(256, most // 2)}
-    spec = _spec(
-        path,
-        "autoregressive",
-        {"lm": _component(module, path)},
-        request,
-        {"prompt_tokens+new_tokens": {"max": most}},
-        {},
-    )
+    limits = {"prompt_tokens+new_tokens": {"max": most}}
+    spec = _spec(path, "autoregressive", {"lm": _component(module, path)}, request, limits, {})
     return Model(spec, {"lm": module.eval().requires_grad_(False)}, device, dtype)
+
+
+def _reach(path: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """What a library's call returns; its error (no safetensors, no network, no such file) in one line."""
+    try:
+        return call(*args, **options)
+    except Exception as error:  # the libraries raise errors of many kinds, and none of them is swallowed
+        raise ValueError(f"cannot load {path!r}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _component(module: Any, path: str) -> Component:

@@ -1,0 +1,163 @@
+"""The shell contract: what JSON holds, and one line with exit 2 for everything that cannot be."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from mmchar.cli import main
+
+SD = "stable-diffusion-1.5"
+
+
+def run(capsys, *argv):
+    code = main([*argv])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def result(capsys, *argv):
+    code, out, _ = run(capsys, *argv, "--json")
+    assert code == 0
+    return json.loads(out)
+
+
+def test_count_follows_the_contract(capsys):
+    got = result(capsys, "count", SD)
+    keys = {
+        "model",
+        "params",
+        "flop",
+        "read_bytes",
+        "write_bytes",
+        "peak_bytes",
+        "stages",
+        "attention",
+        "categories",
+        "uncounted",
+    }
+    assert set(got) == keys
+    assert got["params"] == 1_066_235_307
+    assert [s["stage"] for s in got["stages"]] == ["encode_text", "denoise", "decode_image"]
+    assert {"stage", "repeats", "params", "flop"} <= set(got["stages"][0])
+    assert sum(s["flop"] * s["repeats"] for s in got["stages"]) == got["flop"]
+    site = {"stage", "attention", "q_len", "kv_len", "heads", "head_dim", "calls", "repeats"}
+    assert all(set(entry) == site for entry in got["attention"])
+    assert {"attention": "self", "q_len": 4096, "calls": 5, "repeats": 50}.items() <= got["attention"][1].items()
+    assert sum(c["flop"] for c in got["categories"].values()) == got["flop"]
+    assert got["uncounted"] == []
+
+
+def test_count_of_a_decoder_lists_the_growing_cache(capsys):
+    got = result(capsys, "count", "parti-20b")
+    causal = [a for a in got["attention"] if a["stage"] == "decode" and a["attention"] == "causal"]
+    assert [a["kv_len"] for a in causal] == list(range(2, 1025))
+    cross = [a for a in got["attention"] if a["stage"] == "decode" and a["attention"] == "cross"]
+    assert [(a["kv_len"], a["repeats"]) for a in cross] == [(128, 1023)]
+
+
+@pytest.mark.parametrize("attention", ["eager", "flash"])
+def test_project_follows_the_contract(capsys, attention):
+    got = result(capsys, "project", SD, "--gpu", "a100-80gb", "--attention", attention)
+    assert {"time_s", "energy_j", "stages", "categories", "bound"} <= set(got)
+    assert set(got["bound"]) == {"compute", "memory", "launch"}
+    assert sum(s["time_s"] * s["repeats"] for s in got["stages"]) == pytest.approx(got["time_s"])
+    assert sum(got["categories"].values()) == pytest.approx(got["time_s"])
+    assert sum(got["bound"].values()) == pytest.approx(got["time_s"])
+    assert got["fits"] is True
+
+
+def test_a_model_that_does_not_fit_the_gpu_says_so(capsys):
+    assert result(capsys, "project", "llama-2-70b", "--gpu", "t4", "--dtype", "float16")["fits"] is False
+    code, out, _ = run(capsys, "project", "llama-2-70b", "--gpu", "t4", "--dtype", "float16")
+    assert code == 0
+    assert "needs 138" in out and "does not fit" in out
+
+
+def test_request_options_change_the_count(capsys):
+    base = result(capsys, "count", SD)
+    half = result(capsys, "count", SD, "--steps", "25", "--height", "256", "--guidance", "1")
+    assert half["flop"] < base["flop"] / 4
+    cascade = result(capsys, "count", "imagen", "--tiny", "--steps", "3,2,1")
+    assert [s["repeats"] for s in cascade["stages"]] == [1, 3, 2, 1]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_out_writes_the_whole_table(capsys, tmp_path, suffix):
+    path = tmp_path / f"table{suffix}"
+    assert run(capsys, "count", SD, "--tiny", "--out", str(path))[0] == 0
+    table = pd.read_parquet(path) if suffix == ".parquet" else pd.read_csv(path)
+    assert {"module", "op", "flop", "kv_len"} <= set(table.columns) and len(table) > 100
+
+
+def test_models_lists_and_filters(capsys):
+    every = result(capsys, "models")
+    some = result(capsys, "models", "--family", "autoregressive")
+    assert {row["model"] for row in some} == {"llama-2-7b", "llama-2-13b", "llama-2-70b"}
+    assert len(every) > len(some)
+    assert "llama-2-7b" in run(capsys, "models")[1]
+
+
+def test_text_output_names_the_scaled_down_variant(capsys):
+    assert "scaled-down" in run(capsys, "count", SD, "--tiny")[1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["count", "stable-diffusion-15"], "unknown model 'stable-diffusion-15'; did you mean 'stable-diffusion-1.5'?"),
+        (["count", SD, "--height", "500"], "height=500 does not fit stable-diffusion-1.5; it must be a multiple of 8"),
+        (["count", SD, "--height", "0"], "height=0 is not a whole number of 1 or more"),
+        (["count", SD, "--height", "-8"], "height=-8 is not a whole number of 1 or more"),
+        (["count", SD, "--height", "tall"], "argument --height: 'tall' is not a whole number"),
+        (["count", SD, "--steps", "5,"], "argument --steps: '' is not a whole number"),
+        (["count", SD, "--frames", "16"], "stable-diffusion-1.5 takes no 'frames'"),
+        (["count", SD, "--prompt-tokens", "1024"], "prompt_tokens=1024 is outside the reach of stable-diffusion-1.5"),
+        (["count", SD, "--dtype", "int8"], "unknown dtype 'int8'"),
+        (["count", SD, "--out", "table.xlsx"], "--out 'table.xlsx' is neither .parquet nor .csv"),
+        (["count", SD, "--out", f"{__file__}/table.csv"], "cannot be written: 'test_cli.py' is no folder"),
+        (["count"], "the following arguments are required: MODEL"),
+        (["cuont", SD], "invalid choice: 'cuont'"),
+        (["project", SD], "the following arguments are required: --gpu"),
+        (["project", SD, "--gpu", "h100"], "unknown gpu 'h100'; did you mean 'h100-sxm'?"),
+        (["project", SD, "--gpu", "t4"], "t4 has no bfloat16; use --dtype float16"),
+        (["project", SD, "--gpu", "t4", "--attention", "paged"], "invalid choice: 'paged'"),
+        (["models", "--family", "gan"], "unknown family 'gan'; choose one of"),
+        (["measure", SD, "--tiny", "--samples", "0"], "samples=0"),
+        (["study", "--only", "77"], "77"),
+        (["llama-2-7b", "--new-tokens", "5000"], "invalid choice"),
+        (["count", "llama-2-7b", "--new-tokens", "5000"], "prompt_tokens+new_tokens=5512 is outside the reach"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(capsys, argv, line):
+    code, out, err = run(capsys, *argv)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("mmchar: ") and err.count("\n") == 1
+    assert line in err
+
+
+def test_importing_the_package_and_refusing_bad_input_loads_no_torch():
+    code = (
+        "import sys, mmchar; from mmchar.cli import main; assert main(['count', 'nothing']) == 2; "
+        "assert main(['count', 'llama-2-7b', '--height', '8']) == 2; "
+        "print(sorted({'torch', 'matplotlib', 'diffusers', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_exists():
+    import mmchar
+
+    for name in mmchar.__all__:
+        assert getattr(mmchar, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = mmchar.nothing
+
+
+def test_doctor_reports_flash_attn_either_way(capsys):
+    got = result(capsys, "doctor")
+    assert "flash-attn" in got
