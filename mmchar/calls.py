@@ -120,9 +120,9 @@ def parallel_decode_image(module: nn.Module, make: Inputs, *, batch: int, tokens
     """One step of a masked-token image transformer over all ``tokens`` at once."""
     ids = make.tokens(batch, tokens, vocabulary=module.config.num_vector_embeds)
     if not context:
-        return lambda: module(ids)
+        return lambda: module(ids, return_dict=False)
     text = make.normal(batch, context, module.config.cross_attention_dim)
-    return lambda: module(ids, encoder_hidden_states=text)
+    return lambda: module(ids, encoder_hidden_states=text, return_dict=False)
 
 
 def parallel_decode_video(module: nn.Module, make: Inputs, *, batch: int, tokens: int, context: int) -> Work:

@@ -44,7 +44,8 @@ def run_models(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(table.to_dict("records"))
         return 0
-    short = table.assign(params=(table["published_params"] / 1e9).map("{:.2f} B".format))
+    more = table["unpublished"].map(bool).map({True: " +", False: "  "})  # + a component of unpublished size
+    short = table.assign(params=(table["published_params"] / 1e9).map("{:.2f} B".format) + more)
     _print_table(short[["model", "family", "year", "params", "summary"]])
     return 0
 
@@ -267,7 +268,10 @@ def _print_stages(rows: list[dict[str, Any]], key: str, unit: float, label: str)
 
 
 def _print_table(table: "pd.DataFrame") -> None:
-    print(table.to_string(index=False))
+    lines = [list(table.columns), *table.astype(str).values.tolist()]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 if __name__ == "__main__":

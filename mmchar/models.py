@@ -116,20 +116,23 @@ def get_spec(name: str, *, tiny: bool = False) -> ModelSpec:
 
 
 def list_models() -> "pd.DataFrame":
-    """One row per zoo model: name, family, year, published parameters where all are known, defaults, summary."""
+    """One row per zoo model: model, family, year, published_params (a count), unpublished, request, summary.
+
+    ``published_params`` adds what is published; ``unpublished`` names the components of which no count is.
+    """
     import pandas as pd
 
     rows = []
     for name in zoo_names():
         spec = get_spec(name)
-        published = [part.published_params for part in spec.components.values()]
+        published = {role: part.published_params for role, part in spec.components.items()}
         rows.append(
             {
                 "model": name,
                 "family": spec.family,
                 "year": spec.year,
-                "published_params": sum(p for p in published if p),
-                "components": len(spec.components),
+                "published_params": sum(count for count in published.values() if count),
+                "unpublished": [role for role, count in published.items() if not count],
                 "request": spec.resolve().given(),
                 "summary": spec.summary,
             }
