@@ -110,7 +110,7 @@ def use_backend(table: "pd.DataFrame", backend: str) -> "pd.DataFrame":
     if rows.empty:
         return out
     masked = rows["mask_bytes"] > 0
-    was_eager = rows["backend"] == "eager"
+    was_eager = rows["backend"].isin(("eager", "math"))
     change = ((backend == "eager") * 1 - was_eager * 1) * rows["calls"]
     item = rows["dtype"].astype(str).map(ITEM_BYTES).astype("int64")
     similarity = rows["batch"] * rows["heads"] * rows["q_len"] * rows["kv_len"] * item

@@ -123,6 +123,8 @@ def run_measure(args: argparse.Namespace) -> int:
     scale = ", scaled-down variant" if args.tiny else ""
     print(f"{args.model} on {args.device}{scale}: {summary['time_s']:.3f} s measured ({args.attention} attention)")
     _print_stages(summary["stages"], "median_s", 1e-3, "ms per execution")
+    for doubt in summary["doubts"]:
+        print(f"  in doubt: {doubt}")
     return 0
 
 
@@ -252,7 +254,7 @@ def _check_out(out: str | None) -> None:
 
 def _save(table: "pd.DataFrame", out: str | None) -> None:
     if out:
-        from mmchar.records import write_table
+        from mmchar.tables import write_table
 
         write_table(out, table)
 

@@ -87,9 +87,9 @@ def count_stage(model: Model, stage: Stage) -> pd.DataFrame:
     """The operator rows of one stage; totals of the stage are ``value * repeats``."""
     first = _trace(model, stage.at(0))
     if not stage.grows or stage.repeats == 1:
-        return _finish(_frame(first.rows), model, stage)
+        return stage_table(rows_frame(first.rows), model, stage)
     last = _trace(model, stage.at(stage.repeats - 1))
-    return _finish(_grow(_frame(first.rows), _frame(last.rows), stage), model, stage)
+    return stage_table(_grow(rows_frame(first.rows), rows_frame(last.rows), stage), model, stage)
 
 
 def summarize_count(table: pd.DataFrame) -> dict[str, Any]:
@@ -124,10 +124,17 @@ def summarize_count(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def executions(table: pd.DataFrame) -> pd.Series:
+    """How often each stage of one model runs in a generation; a decode's rows stand for one step or for all of them."""
+    each = table["repeats"].where(table["repeats"] > 1, table["step"] + 1)
+    return each.groupby(table["stage"], observed=True, sort=False).max()
+
+
 def _stage_totals(table: pd.DataFrame, total: pd.DataFrame, params: Mapping[str, int]) -> list[dict[str, Any]]:
     rows = []
+    runs = executions(table)
     for name, part in table.groupby("stage", observed=True, sort=False):
-        repeats = int((part["step"] + part["repeats"]).max())
+        repeats = int(runs[name])
         flop = int(total.loc[part.index, "flop"].sum())
         weights = int(params[part["component"].iloc[0]])
         rows.append({"stage": name, "repeats": repeats, "params": weights, "flop": flop // repeats, "total_flop": flop})
@@ -137,7 +144,7 @@ def _stage_totals(table: pd.DataFrame, total: pd.DataFrame, params: Mapping[str,
 def _count(model: Model, request: Request | None) -> pd.DataFrame:
     full = model.spec.resolve(request)
     parts = [count_stage(model, stage) for stage in stages(model.spec, full)]
-    table = _as_categories(pd.concat(parts, ignore_index=True))
+    table = as_categories(pd.concat(parts, ignore_index=True))
     table.attrs = {
         "model": model.spec.name,
         "request": full.given(),
@@ -157,7 +164,8 @@ def _trace(model: Model, stage: Stage) -> "Traced":
     return trace(module, work)
 
 
-def _frame(rows: "list[Row]") -> pd.DataFrame:
+def rows_frame(rows: "list[Row]") -> pd.DataFrame:
+    """Traced rows as a table, in their order."""
     names = [f.name for f in fields(rows[0])]
     return pd.DataFrame.from_records([list(asdict(row).values()) for row in rows], columns=names)
 
@@ -184,7 +192,8 @@ def _grow(first: pd.DataFrame, last: pd.DataFrame, stage: Stage) -> pd.DataFrame
     return pd.concat([same, every.assign(step=step, repeats=1)], ignore_index=True)
 
 
-def _finish(frame: pd.DataFrame, model: Model, stage: Stage) -> pd.DataFrame:
+def stage_table(frame: pd.DataFrame, model: Model, stage: Stage) -> pd.DataFrame:
+    """The columns of the operator table around the rows of one stage."""
     extra: dict[str, Any] = {"model": model.spec.name, "stage": stage.name, "component": stage.component}
     extra |= {"time_s": np.nan, "time_kind": "", "kernels": 0}
     if "step" not in frame:
@@ -192,12 +201,14 @@ def _finish(frame: pd.DataFrame, model: Model, stage: Stage) -> pd.DataFrame:
     return frame.assign(**extra)[list(COLUMNS)]
 
 
-def _as_categories(table: pd.DataFrame) -> pd.DataFrame:
+def as_categories(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its text columns as categoricals, which are small and quick to group."""
     return table.astype(dict.fromkeys(TEXT, "category"))
 
 
 def _cached(spec: Any, request: Request, dtype: str, fresh: Any) -> pd.DataFrame:
-    from mmchar.records import cached_table, package_versions, source_hash
+    from mmchar.cache import cached_table, source_hash
+    from mmchar.provenance import package_versions
 
     key = {
         "spec": {**asdict(spec)},

@@ -195,7 +195,7 @@ def check_device(device: str, dtype: str) -> None:
         import torch
 
         if not torch.cuda.is_available():
-            raise ValueError("device 'cuda' asked for, but torch sees no CUDA GPU here; use --device cpu or meta")
+            raise ValueError("device 'cuda' asked for, but torch sees no CUDA GPU here; use device cpu")
         if dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise ValueError(f"{torch.cuda.get_device_name()} has no bfloat16; use --dtype float16 or float32")
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmchar.attention import kernels_per_call, use_backend
+from mmchar.counting import executions
 from mmchar.hardware import TORCH_DTYPES, Gpu, get_gpu
 from mmchar.tiles import FUSED_BACKENDS, filled_by_matmul, holds, padded_attention_flop, runs_flash
 
@@ -154,7 +155,7 @@ def summarize(table: "pd.DataFrame", *, gpu: str | Gpu | None = None) -> dict[st
         raise ValueError("summarize needs a projected table; call project(table, gpu=…) first, or pass gpu=… as well")
     sheet = name if isinstance(name, Gpu) else get_gpu(name)
     total = (table["time_s"] * table["repeats"]).rename("time_s")
-    runs = (table["step"] + table["repeats"]).groupby(table["stage"], observed=True, sort=False).max()
+    runs = executions(table)
     stages = total.groupby(table["stage"], observed=True, sort=False).sum()
     categories = total.groupby(table["category"], observed=True).sum().sort_values(ascending=False)
     bounds = total.groupby(table["bound"].astype(str)).sum()

@@ -21,6 +21,7 @@ from mmchar import attention, operators
 aten = torch.ops.aten
 _WHOLE = {"scaled_dot_product_attention", "linear", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
           "_upsample_nearest_exact2d", "upsample_bilinear2d"}  # fmt: skip
+_DROPOUT = {"dropout", "feature_dropout", "alpha_dropout"}
 
 
 @dataclass
@@ -112,6 +113,8 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
+        if name in _DROPOUT and not args[2]:
+            return args[0]  # out of training it returns its input; torch's own decomposition would copy it
         if name not in _WHOLE and func.namespace == "aten" and func._can_decompose():
             with self:
                 out = func.decompose(*args, **kwargs)

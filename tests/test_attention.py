@@ -83,6 +83,11 @@ def test_there_and_back_gives_the_same_table():
     pd.testing.assert_frame_equal(back, rows(), check_dtype=False)
 
 
+def test_a_measured_math_backend_counts_as_eager():
+    math = attention.use_backend(rows(), "eager").assign(backend=["math", "math", ""])
+    pd.testing.assert_frame_equal(attention.use_backend(math, "flash"), rows(), check_dtype=False)
+
+
 def test_unknown_backend_is_refused():
     with pytest.raises(ValueError, match="unknown attention backend 'xformers'; choose one of flash, eager"):
         attention.use_backend(rows(), "xformers")

@@ -107,6 +107,14 @@ def test_a_broadcast_operand_is_read_once():
     assert run(Add(), torch.randn(10, 100), torch.randn(1, 100))["", "add"].read_bytes == 4 * (1000 + 100)
 
 
+def test_dropout_out_of_training_is_free():
+    class Drop(nn.Module):
+        def forward(self, x):
+            return F.dropout(x + 1, 0.1, training=False)
+
+    assert set(run(Drop(), torch.randn(10))) == {("", "add")}
+
+
 def test_an_operator_without_a_formula_is_uncounted_not_zero():
     class Fourier(nn.Module):
         def forward(self, x):

@@ -1,0 +1,260 @@
+"""Measured tables: the same rows as counted ones, with time; what ran; what is refused before anything is built."""
+
+import json
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import mmchar
+from mmchar import profiling
+from mmchar.models import Model, get_spec
+from mmchar.profiling import attention_backend, measure, measure_stage, summarize_measured
+from mmchar.records import read_table, write_table
+from mmchar.stages import Stage
+from mmchar.timing import Measurement, Profile
+
+SITE = ["stage", "component", "module", "module_type", "op", "category", "attention", "dtype", "repeats"]
+NUMBERS = ["batch", "heads", "q_len", "kv_len", "head_dim", "calls", "flop", "read_bytes", "write_bytes", "mask_bytes"]
+
+LLAMA = {"vocab_size": 96, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 3,
+         "num_key_value_heads": 3, "max_position_embeddings": 64}  # fmt: skip
+CLIP = {"vocab_size": 96, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 3,
+        "max_position_embeddings": 16}  # fmt: skip
+UNET = {"sample_size": 8, "block_out_channels": [16, 32], "layers_per_block": 1, "cross_attention_dim": 24,
+        "attention_head_dim": 2, "norm_num_groups": 8, "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"]}  # fmt: skip
+VAE = {"block_out_channels": [8, 16], "norm_num_groups": 4, "latent_channels": 4,
+       "up_block_types": ["UpDecoderBlock2D"] * 2, "down_block_types": ["DownEncoderBlock2D"] * 2}  # fmt: skip
+
+
+def write_spec(folder, name, family, components, request, options):
+    parts = {
+        role: {"library": library, "class": cls, "config": config, "source": "made up for this test"}
+        for role, (library, cls, config) in components.items()
+    }
+    spec = {"name": name, "family": family, "year": 2026, "summary": "small", "components": parts, "options": options}
+    spec |= {"request": request, "request_source": "made up for this test", "tiny_request": {}}
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(spec))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("specs")
+    lm = {"lm": ("transformers", "LlamaForCausalLM", LLAMA)}
+    image = {
+        "text_encoder": ("transformers", "CLIPTextModel", CLIP),
+        "unet": ("diffusers", "UNet2DConditionModel", UNET),
+    }
+    image["vae"] = ("diffusers", "AutoencoderKL", VAE)
+    size = {"batch": 1, "prompt_tokens": 7, "height": 24, "width": 16, "steps": 4, "guidance": 5.0}
+    return {
+        "text": write_spec(
+            folder, "small-text", "autoregressive", lm, {"batch": 1, "prompt_tokens": 5, "new_tokens": 8}, {}
+        ),
+        "image": write_spec(folder, "small-image", "latent_diffusion", image, size, {"context": ["text_encoder"]}),
+    }
+
+
+@pytest.fixture(scope="module")
+def tables(specs):
+    return {
+        (kind, attention): measure(specs[kind], attention=attention, samples=2, progress=False)
+        for kind in specs
+        for attention in ("flash", "eager")
+    }
+
+
+ALL = pytest.mark.parametrize(("kind", "attention"), [(k, a) for k in ("text", "image") for a in ("flash", "eager")])
+
+
+@ALL
+def test_rows_are_those_of_the_counted_table(specs, tables, kind, attention):
+    counted = mmchar.count(specs[kind], dtype="float32", attention=attention)
+    decode = counted["stage"] == "decode"  # 7 decode steps are measured at step 3
+    seen = counted[~decode | (counted["repeats"] > 1) | (counted["step"] == 3)].assign(
+        repeats=lambda t: t["repeats"].where(t["stage"] != "decode", 7)
+    )
+    want, got = sites(seen), sites(tables[kind, attention])
+    assert want - got == Counter()
+    # the math path leaves [b, h, q, d]: merging more than one head of more than one token is one more copy
+    merges = tables[kind, attention].query("category == 'Attention' and heads > 1 and q_len > 1 and backend == 'math'")
+    extra = got - want
+    assert {site[SITE.index("op")] for site in extra} <= {"clone"}
+    assert extra.total() == len(merges)
+
+
+def sites(table):
+    """How many rows there are of each site and its numbers."""
+    return Counter(table[[*SITE, *NUMBERS]].astype(dict.fromkeys(SITE, str)).itertuples(index=False, name=None))
+
+
+@ALL
+def test_every_row_has_its_time(tables, kind, attention):
+    table = tables[kind, attention]
+    assert list(table.columns) == list(mmchar.counting.COLUMNS)
+    assert set(table["time_kind"]) == {"measured"}
+    assert np.isfinite(table["time_s"]).all()
+    assert (table["time_s"] > 0).all()
+    assert (table["kernels"] == 0).all(), "a CPU launches no kernels"
+
+
+@ALL
+def test_backend_says_what_ran(tables, kind, attention):
+    table = tables[kind, attention]
+    cores = table["category"] == "Attention"
+    assert set(table.loc[cores, "backend"]) == {"flash" if attention == "flash" else "math"}
+    assert set(table.loc[~cores, "backend"]) == {""}
+
+
+def test_a_growing_cache_is_measured_at_its_middle_step(tables):
+    decode = tables["text", "flash"].query("stage == 'decode'")
+    assert set(decode["step"]) == {3}
+    assert set(decode["repeats"]) == {7}  # 8 new tokens, the first of them from prefill
+    assert set(decode.loc[decode["category"] == "Attention", "kv_len"]) == {5 + 3 + 1}  # prompt, earlier tokens, itself
+
+
+def test_what_was_measured_and_how_is_kept_with_the_table(tables):
+    facts = tables["image", "eager"].attrs
+    stages = ["encode_text", "denoise", "decode_image"]
+    assert (facts["model"], facts["device"], facts["dtype"]) == ("small-image", "cpu", "float32")
+    assert (facts["attention"], facts["tiny"], facts["threads"]) == ("eager", False, torch.get_num_threads())
+    assert facts["versions"]["torch"] == torch.__version__
+    for key in ("samples", "median_s", "iqr_s", "span_s", "coverage", "doubts"):
+        assert list(facts[key]) == stages
+    assert all(len(samples) == 2 for samples in facts["samples"].values())
+    assert facts["median_s"]["denoise"] == pytest.approx(sum(facts["samples"]["denoise"]) / 2)
+    for stage in stages:
+        assert 0.5 < facts["coverage"][stage]["of_operators"] <= 1
+        assert facts["coverage"][stage]["of_run"] > 0
+
+
+def test_measured_tables_survive_a_file(tables, tmp_path):
+    table = tables["text", "flash"]
+    again = read_table(write_table(tmp_path / "measured.parquet", table))
+    assert again.attrs == json.loads(json.dumps(table.attrs))
+    assert again["time_s"].tolist() == table["time_s"].tolist()
+
+
+def test_summary_adds_up(tables):
+    table = tables["image", "flash"]
+    summary = json.loads(json.dumps(summarize_measured(table)))
+    repeats = {"encode_text": 1, "denoise": 4, "decode_image": 1}
+    assert {row["stage"]: row["repeats"] for row in summary["stages"]} == repeats
+    median = table.attrs["median_s"]
+    assert summary["time_s"] == pytest.approx(sum(median[stage] * n for stage, n in repeats.items()))
+    assert sum(summary["categories"].values()) == pytest.approx((table["time_s"] * table["repeats"]).sum())
+    assert set(summary["categories"]) == set(table["category"])
+    assert "random weights" in summary["note"]
+
+
+def test_numbers_not_to_be_trusted_are_named():
+    rows = [SimpleNamespace()]
+    steady = Measurement((1.0, 1.0, 1.0), 1, "cpu", "small denoise")
+    profile = Profile(rows, [1.1], [0], [""], other_s=0.1, span_s=3.0)
+    assert profiling._stage_facts(steady, [profile])["doubts"] == []
+    # 1.1 s in rows, 0.1 s in none, a run of 1 s
+    assert profiling._stage_facts(steady, [profile])["coverage"] == pytest.approx(
+        {"of_operators": 1.1 / 1.2, "of_run": 1.1}
+    )
+    slowed = Profile(rows, [4.0], [0], [""], other_s=0.1, span_s=9.0)
+    (line,) = profiling._stage_facts(steady, [slowed])["doubts"]
+    assert "small denoise: its operators took 4.0x" in line
+    uneven = Measurement((1.0, 2.0, 3.0), 1, "cpu", "small denoise")
+    (line,) = profiling._stage_facts(uneven, [profile])["doubts"]
+    assert "WARNING: IQR/median is 50%" in line
+
+
+def test_a_model_that_is_already_built_is_measured_where_it_is(specs):
+    model = mmchar.load(specs["text"], device="cpu", dtype="bfloat16")
+    table = measure(model, mmchar.Request(new_tokens=1), samples=1, progress=False)
+    assert (table.attrs["dtype"], set(table["stage"])) == ("bfloat16", {"prefill"})
+    assert table.attrs["iqr_s"] == {"prefill": None}, "one sample has no spread"
+    assert "spread unknown" in table.attrs["doubts"]["prefill"][0]
+    with pytest.raises(ValueError, match="meta"):
+        measure(mmchar.load(specs["text"]), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"device": "tpu"}, "unknown device 'tpu'"),
+        ({"device": "meta"}, "choose cpu or cuda"),
+        ({"attention": "sparse"}, "unknown attention 'sparse'"),
+        ({"dtype": "int4"}, "unknown dtype 'int4'"),
+        ({"samples": 0}, "at least 1 sample"),
+        ({"request": mmchar.Request(frames=3)}, "takes no 'frames'"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_built(specs, monkeypatch, bad, says):
+    monkeypatch.setattr(profiling, "load", lambda *_a, **_k: pytest.fail("built"))
+    with pytest.raises(ValueError, match=says):
+        measure(specs["text"], progress=False, **bad)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(specs):
+    with pytest.raises(ValueError, match="sees no CUDA GPU"):
+        measure(specs["text"], device="cuda", progress=False)
+
+
+def test_a_model_too_big_for_memory_is_refused_before_it_is_built(monkeypatch):
+    monkeypatch.setattr(profiling, "load", lambda *_a, **_k: pytest.fail("built"))
+    monkeypatch.setattr(profiling, "available_bytes", lambda _device: 16 * 10**9)
+    # LLaMA-2 7B has 6.74e9 parameters: 27 GB in float32
+    with pytest.raises(
+        ValueError, match=r"llama-2-7b needs 2\d(\.\d)? GB in float32 .* cpu has 16 GB free; .*tiny"
+    ) as info:
+        measure("llama-2-7b", progress=False)
+    assert "\n" not in str(info.value)
+
+
+def test_available_memory_is_known_here():
+    assert profiling.available_bytes("cpu") > 0
+
+
+class OddAttention(nn.Module):
+    """Attention without a heads dimension, which no fused kernel takes."""
+
+    config = SimpleNamespace(in_channels=4)
+
+    def forward(self, sample, _timestep):
+        x = sample.flatten(2)
+        return nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's own, on why it has no kernel
+def test_attention_that_cannot_be_fused_is_an_error_not_a_silent_fallback(specs):
+    model = Model(get_spec(specs["image"]), {"unet": OddAttention()}, "cpu", "float32")
+    stage = Stage("denoise", "unet", "denoise_unconditional", 1, {"batch": 1, "height": 4, "width": 4})
+    says = r"small-image denoise failed on cpu .*height 4.*use attention 'eager'"
+    with attention_backend("flash"), pytest.raises(ValueError, match=says):
+        measure_stage(model, stage, samples=1, warmup=0)
+    with attention_backend("eager"):
+        _, (profile,) = measure_stage(model, stage, samples=1, warmup=0)
+    assert "math" in profile.ran
+
+
+def test_attention_settings_are_put_back():
+    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    with attention_backend("eager"):
+        assert torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    assert torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed() == before
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("attention", ["flash", "eager"])
+def test_on_a_gpu_rows_have_kernels(specs, attention):
+    table = measure(specs["text"], device="cuda", attention=attention, samples=2, progress=False)
+    cores = table[table["category"] == "Attention"]
+    assert table.attrs["dtype"] == "bfloat16"
+    assert (cores["kernels"] >= cores["calls"]).all()
+    assert (cores["time_s"] > 0).all()
+    assert set(cores["backend"]) <= ({"math"} if attention == "eager" else {"flash", "mem-efficient"})
+    for covered in table.attrs["coverage"].values():
+        assert covered["of_operators"] >= 0.95
