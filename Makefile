@@ -11,13 +11,16 @@ TEST_JOBS ?= 2
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help study test bench lab clean
+.PHONY: help study rendered test bench lab clean
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-study: $(READY)  ## run every notebook in batch and write results/ and figures/ (STUDY_ARGS='--only 02,05')
+study: $(READY)  ## run every notebook in batch; write results/, figures/ and the scorecard (STUDY_ARGS='--only 02,05')
 	$(BIN)/mmchar study $(STUDY_ARGS)
+
+rendered: $(READY)  ## run the study and refresh notebooks/rendered/ (STUDY_ARGS)
+	$(BIN)/mmchar study --render notebooks/rendered $(STUDY_ARGS)
 
 test: $(READY)  ## lint, format, types, tests and small notebooks (PYTEST_ARGS='-m "not slow"', TEST_JOBS=2)
 	$(BIN)/ruff check .

@@ -91,9 +91,7 @@ def bench_generation() -> None:
     ours = seconds(lambda: count(model), 3)
     table = count(model)
     assert (table["flop"] * table["repeats"]).sum() == total
-    print(
-        f"Stable Diffusion 1.5, 50 steps: {theirs / ours:.0f}x the speed of FlopCounterMode, same FLOP (target 20)"
-    )
+    print(f"Stable Diffusion 1.5, 50 steps: {theirs / ours:.0f}x the speed of FlopCounterMode, same FLOP (target 20)")
 
 
 def bench_zoo() -> None:

@@ -130,10 +130,16 @@ def run_measure(args: argparse.Namespace) -> int:
 
 def run_study(args: argparse.Namespace) -> int:
     """Run the notebooks."""
-    from mmchar.batch import study, study_exit_code
+    from mmchar.study import study, study_exit_code
 
     statuses = study(
-        args.notebooks, args.results, only=args.only, gpu=args.gpu, quick=args.quick, jobs=args.jobs, force=args.force
+        args.notebooks,
+        args.results,
+        only=args.only,
+        gpu=args.gpu,
+        quick=args.quick,
+        jobs=args.jobs,
+        render_dir=args.render,
     )
     return study_exit_code(statuses)
 
@@ -196,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--results", default="results", help="folder for executed notebooks and tables")
     study.add_argument("--quick", action="store_true", help="small parameters, for tests")
     study.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
-    study.add_argument("--force", action="store_true", help="run again what has a good result")
+    study.add_argument("--render", metavar="FOLDER", help="folder for the executed notebooks of good runs")
     study.set_defaults(run=run_study)
 
     _finish(commands.add_parser("doctor", help="what this machine and its packages can do"), run_doctor)

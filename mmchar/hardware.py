@@ -149,15 +149,17 @@ def doctor() -> dict[str, str]:
     """
     report = {"python": platform.python_version()}
     for package, remedy in _PACKAGES.items():
-        report[package] = _version(package) or f"absent ({remedy})"
+        report[package] = package_version(package) or f"absent ({remedy})"
     report["cuda device"] = _cuda_device()
-    report["processor"] = _processor()
-    report["cores"] = str(_cores())
-    report["memory"] = _memory()
+    report["processor"] = processor()
+    report["cores"] = str(cores())
+    memory = memory_bytes()
+    report["memory"] = f"{memory / 1e9:.1f} GB" if memory else "unknown"
     return report
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Version of an installed package, None for one that is not installed; nothing is imported."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -165,7 +167,7 @@ def _version(package: str) -> str | None:
 
 
 def _cuda_device() -> str:
-    if _version("torch") is None:
+    if package_version("torch") is None:
         return "unknown (torch is absent)"
     try:
         import torch
@@ -177,21 +179,24 @@ def _cuda_device() -> str:
     return f"{torch.cuda.device_count()} x {device.name}, {device.total_memory / 1e9:.0f} GB"
 
 
-def _processor() -> str:
-    """Model name; Linux keeps it in /proc/cpuinfo, others tell ``platform``."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+def processor() -> str:
+    """Model name of the processor; Linux keeps it in /proc/cpuinfo, others tell ``platform``."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores this process may use, which in a container is fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _memory() -> str:
+def memory_bytes() -> int | None:
+    """Bytes of main memory, None where the system does not tell."""
     try:
-        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB"
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
-        return "unknown"
+        return None

@@ -252,7 +252,7 @@ def _stage_facts(timed: Measurement, profiles: list[Profile]) -> dict[str, Any]:
 def _settings() -> dict[str, Any]:
     import torch
 
-    from mmchar.records import package_versions
+    from mmchar.provenance import package_versions
 
     return {
         "threads": torch.get_num_threads(),

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -49,3 +50,11 @@ def cache_folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMCHAR_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def kernels():
+    """An environment in which the kernels that tests start find this package, installed or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+        yield

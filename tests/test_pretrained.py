@@ -16,7 +16,9 @@ def pipeline(tmp_path_factory):
 
     parts = load("stable-diffusion-1.5", device="cpu", dtype="float32", tiny=True).components
     none = dict.fromkeys(("tokenizer", "safety_checker", "feature_extractor"))
-    pipe = StableDiffusionPipeline(**parts, **none, scheduler=DDIMScheduler(steps_offset=1, clip_sample=False), requires_safety_checker=False)
+    pipe = StableDiffusionPipeline(
+        **parts, **none, scheduler=DDIMScheduler(steps_offset=1, clip_sample=False), requires_safety_checker=False
+    )
     folder = tmp_path_factory.mktemp("pipeline") / "tiny-sd"
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder

@@ -1,0 +1,56 @@
+"""Figures on disk: svg, png, and a caption that says what the figure was made from."""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmchar.files import atomic_write, check_file_name
+from mmchar.provenance import versions
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+def save_figure(
+    figure: "Figure", name: str, caption: str, *, figures_dir: str | Path, tables: Iterable["pd.DataFrame"] = ()
+) -> Path:
+    """The SVG's path; beside it go a PNG (150 dpi) and ``name.md``: the caption and what the figure was made from.
+
+    The same figure gives the same bytes: no dates and no random ids.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    name : str
+        File name without suffix: letters, digits, ``-``, ``_``, ``.``.
+    caption : str
+        What is to be seen, with units.
+    figures_dir : str or Path
+    tables : iterable of DataFrame
+        The tables behind the figure; models, GPUs and kinds of time are read from their columns.
+    """
+    import matplotlib
+
+    path = Path(figures_dir) / f"{check_file_name(name)}.svg"
+    with matplotlib.rc_context({"svg.hashsalt": "mmchar"}):
+        for suffix, options in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": 150})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=suffix[1:], bbox_inches="tight", **options)
+            atomic_write(path.with_suffix(suffix), buffer.getvalue())
+    atomic_write(path.with_suffix(".md"), f"{caption.strip()}\n\n{_made_from(list(tables))}\n")
+    return path
+
+
+def _made_from(tables: list["pd.DataFrame"]) -> str:
+    """One sentence: models, GPUs, kinds of time, and the versions of the packages."""
+
+    def seen(column: str) -> list[str]:
+        cells = (str(cell) for table in tables if column in table.columns for cell in table[column].dropna().unique())
+        return list(dict.fromkeys(cell for cell in cells if cell))
+
+    lists = {"models": seen("model"), "GPU": seen("gpu"), "time": seen("time_kind")}
+    parts = [f"{label}: {', '.join(cells)}" for label, cells in lists.items() if cells]
+    made_by = ", ".join(f"{name} {version}" for name, version in versions().items() if version)
+    return "Made from " + "; ".join([*parts, f"versions: {made_by}"]) + "."

@@ -1,0 +1,247 @@
+"""What a run leaves behind: tables, figures and a result file with checksums, checks and provenance.
+
+A result is a folder: ``tables/*.parquet`` (small ones as CSV too), ``figures/*``, and ``result.json``, which is written
+last and names every other file with its sha256. A folder whose `read_result` raises is not a result.
+"""
+
+import json
+import math
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmchar.figures import save_figure
+from mmchar.files import atomic_write, canonical_json, check_file_name, checksum
+from mmchar.provenance import provenance
+from mmchar.tables import write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+SCHEMA = 1
+SMALL_ROWS = 1000  # tables up to this length are written as CSV too, for readers without parquet
+_RESULT_TYPES = {"schema": int, "notebook": str, "parameters": dict, "tables": dict, "figures": dict, "checks": list}
+_RESULT_TYPES |= {"files": dict, "provenance": dict, "sha256": str}
+
+
+def save_result(
+    out_dir: str | Path,
+    *,
+    notebook: str,
+    parameters: dict[str, Any],
+    tables: dict[str, "pd.DataFrame"],
+    figures: dict[str, tuple["Figure", str]] | None = None,
+    checks: Any = (),
+    figures_dir: str | Path | None = None,
+) -> Path:
+    """Path of ``result.json``, written after everything that it names; a result that was there before is removed.
+
+    Parameters
+    ----------
+    out_dir : str or Path
+    notebook : str
+        Name of the notebook's file, without suffix.
+    parameters : dict
+        The notebook's parameters; ``out_dir`` and ``figures_dir`` say where, not what, and are not recorded.
+    tables : dict of DataFrame
+        At least one; ``tables/<name>.parquet``, and CSV as well up to 1000 rows.
+    figures : dict of (Figure, caption), optional
+        Saved in ``out_dir/figures``.
+    checks : list of dict, or DataFrame
+        Expectation against result: ``claim`` or ``name``, ``expected``, ``got``, ``verdict``.
+    figures_dir : str or Path, optional
+        Folder shared by the notebooks, which gets a copy of every figure.
+    """
+    out_dir = Path(out_dir)
+    for name in (*tables, *(figures or {})):
+        check_file_name(name)
+    result = {
+        "schema": SCHEMA,
+        "notebook": notebook,
+        "parameters": _plain({k: v for k, v in parameters.items() if k not in ("out_dir", "figures_dir")}),
+        "checks": [_check(check) for check in (checks.to_dict("records") if hasattr(checks, "to_dict") else checks)],
+        "figures": {name: caption for name, (_, caption) in (figures or {}).items()},
+        "provenance": provenance(),
+    }
+    if not tables:
+        raise ValueError(f"result of {notebook!r} has no table; give at least one, as every number must be traceable")
+    discard_result(out_dir)
+    result["tables"] = _save_tables(out_dir, tables)
+    paths = [out_dir / file for entry in result["tables"].values() for file in entry["files"]]
+    paths += _save_figures(out_dir / "figures", figures or {}, list(tables.values()), figures_dir)
+    result["files"] = {path.relative_to(out_dir).as_posix(): checksum(path.read_bytes()) for path in paths}
+    result["sha256"] = checksum(canonical_json(result).encode())
+    return atomic_write(out_dir / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+
+
+def _check(check: dict[str, Any]) -> dict[str, Any]:
+    missing = [key for key in ("expected", "got", "verdict") if key not in check]
+    if missing or not {"claim", "name"} & check.keys():
+        raise ValueError(f"check {check!r} is incomplete; give claim or name, expected, got and verdict")
+    return _plain(check)
+
+
+def _plain(value: Any) -> Any:
+    """A copy that JSON can hold: numpy scalars become Python's, NaN becomes None, tuples lists, all else text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _save_tables(out_dir: Path, tables: dict[str, "pd.DataFrame"]) -> dict[str, dict[str, Any]]:
+    entries = {}
+    for name, table in tables.items():
+        files = [f"tables/{name}.parquet"] + ([f"tables/{name}.csv"] if len(table) <= SMALL_ROWS else [])
+        for file in files:
+            write_table(out_dir / file, table)
+        entries[name] = {"files": files, "rows": len(table), "columns": [str(column) for column in table.columns]}
+    return entries
+
+
+def _save_figures(folder: Path, figures: dict, tables: list["pd.DataFrame"], shared: str | Path | None) -> list[Path]:
+    saved = []
+    for name, (figure, caption) in figures.items():
+        path = save_figure(figure, name, caption, figures_dir=folder, tables=tables)
+        files = [path.with_suffix(suffix) for suffix in (".svg", ".png", ".md")]
+        for file in files:
+            if shared:
+                atomic_write(Path(shared) / file.name, file.read_bytes())
+        saved += files
+    return saved
+
+
+def save_measured(out_dir: str | Path, table: "pd.DataFrame") -> Path:
+    """Path of the ``result.json`` of one measurement, in a folder of its own under `out_dir`; earlier ones stay.
+
+    The table's ``attrs`` (model, request, settings, raw samples) are recorded as its parameters; `read_runs` lists all.
+    """
+    model = str(table.attrs.get("model", "measured"))
+    name = check_file_name(f"{model}-{uuid.uuid4().hex[:8]}")
+    try:
+        return save_result(Path(out_dir) / name, notebook="measure", parameters=table.attrs, tables={model: table})
+    except OSError as error:
+        raise ValueError(f"cannot write to {out_dir}: {error.strerror or error}; choose another folder") from error
+
+
+def read_result(out_dir: str | Path) -> dict[str, Any]:
+    """The content of ``out_dir/result.json``, after checking its fields and the checksum of every file it names.
+
+    Raises
+    ------
+    ValueError
+        If there is none, it is damaged or of another schema, or a file it names is missing or has changed.
+    """
+    out_dir = Path(out_dir)
+    where = f"{out_dir.name}/result.json"
+    try:
+        result = json.loads((out_dir / "result.json").read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{where} does not exist; the notebook ends with mmchar.records.save_result(...)") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is damaged ({error}); run its notebook again") from error
+    problem = _problem(result, out_dir)
+    if problem:
+        raise ValueError(f"{where} is not valid: {problem}; run its notebook again")
+    return result
+
+
+def _problem(result: Any, out_dir: Path) -> str:
+    """What is wrong with a result, or ""."""
+    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
+        return f"it does not follow schema {SCHEMA}"
+    for key, kind in _RESULT_TYPES.items():
+        if not isinstance(result.get(key), kind):
+            return f"field {key!r} is missing or no {kind.__name__}"
+    body = {key: value for key, value in result.items() if key != "sha256"}
+    if checksum(canonical_json(body).encode()) != result["sha256"]:
+        return "its own checksum does not agree"
+    for file, stored in result["files"].items():
+        if not _inside(file) or not (out_dir / file).is_file():
+            return f"{file} is missing"
+        if checksum((out_dir / file).read_bytes()) != stored:
+            return f"{file} has changed since it was written"
+    return ""
+
+
+def _inside(file: str) -> bool:
+    return not Path(file).is_absolute() and ".." not in Path(file).parts
+
+
+def discard_result(out_dir: str | Path) -> None:
+    """Remove ``result.json``, then the files that it names; nothing else in the folder is touched."""
+    path = Path(out_dir) / "result.json"
+    try:
+        files = list(json.loads(path.read_bytes())["files"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        files = []
+    path.unlink(missing_ok=True)
+    for file in files:
+        if isinstance(file, str) and _inside(file):
+            (Path(out_dir) / file).unlink(missing_ok=True)
+
+
+def read_runs(results_dir: str | Path) -> "pd.DataFrame":
+    """One row per run folder under `results_dir`, sorted by name.
+
+    Columns: run, notebook, status (ok, failed, died, timed out, interrupted; running, also where the batch was killed;
+    damaged where a result is not valid), seconds, cell, message, parameters (dict), checks (their number), utc,
+    mmchar, torch, git_commit, cpu, gpus.
+    """
+    import pandas as pd
+
+    if not Path(results_dir).is_dir():
+        raise ValueError(f"no folder {str(results_dir)!r}; mmchar study writes the results that it lists")
+    folders = sorted(path for path in Path(results_dir).iterdir() if path.is_dir())
+    rows = [_run_row(path) for path in folders if any((path / n).exists() for n in ("result.json", "status.json"))]
+    columns = "run notebook status seconds cell message parameters checks utc mmchar torch git_commit cpu gpus"
+    return pd.DataFrame(rows, columns=columns.split())
+
+
+def read_checks(results_dir: str | Path) -> "pd.DataFrame":
+    """One row per check of every good result under `results_dir`, sorted by run.
+
+    Columns: run, notebook, claim and name ("" where the check has none), expected, got, verdict, quick (bool).
+    """
+    import pandas as pd
+
+    runs = read_runs(results_dir)
+    rows = []
+    for run in runs.loc[runs["status"] == "ok", "run"]:
+        result = read_result(Path(results_dir) / run)
+        of_run = {"run": run, "notebook": result["notebook"], "quick": result["parameters"].get("quick") is True}
+        rows += [{"claim": "", "name": "", **check, **of_run} for check in result["checks"]]
+    return pd.DataFrame(rows, columns=["run", "notebook", "claim", "name", "expected", "got", "verdict", "quick"])
+
+
+def _run_row(folder: Path) -> dict[str, Any]:
+    status = _read_status(folder)
+    problem, result = "", {}
+    try:
+        result = read_result(folder)
+    except ValueError as error:
+        problem = str(error)
+    if not status or (result and status["status"] != "running" and status.get("result") != result["sha256"]):
+        status = {"status": "damaged" if problem else "ok", "message": problem}  # a result made without a batch
+    elif status["status"] == "ok" and problem:
+        status |= {"status": "damaged", "message": problem}
+    made = result.get("provenance") or status.get("provenance") or {}
+    row = {"run": folder.name, "notebook": result.get("notebook", folder.name), "checks": len(result.get("checks", []))}
+    row |= {key: status.get(key) for key in ("status", "seconds", "cell", "message")}
+    row |= {key: made.get(key) for key in ("utc", "git_commit", "cpu", "gpus")}
+    row |= {key: made.get("versions", {}).get(key) for key in ("mmchar", "torch")}
+    return row | {"parameters": result.get("parameters", status.get("parameters"))}
+
+
+def _read_status(folder: Path) -> dict[str, Any]:
+    try:
+        status = json.loads((folder / "status.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) and isinstance(status.get("status"), str) else {}

@@ -1,0 +1,164 @@
+"""The cache of tables: built once, never trusted when damaged, and good until something that counts changes."""
+
+import ast
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from samples import files_in, make_table, one_line
+
+from mmchar import cache
+from mmchar.files import atomic_write
+
+
+@pytest.fixture
+def table():
+    return make_table()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMCHAR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class Build:
+    def __init__(self, table):
+        self.table, self.calls = table, 0
+
+    def __call__(self):
+        self.calls += 1
+        return self.table
+
+
+def test_a_table_is_built_once_per_key_and_comes_back_the_same(folder, table):
+    build = Build(table)
+    first = cache.cached_table({"model": "sd", "batch": 1}, build)
+    second = cache.cached_table({"batch": 1, "model": "sd"}, build)
+    assert build.calls == 1 and len(files_in(folder)) == 1
+    pd.testing.assert_frame_equal(first, second)
+    pd.testing.assert_frame_equal(first, table)
+    assert first.attrs == second.attrs == table.attrs
+    cache.cached_table({"model": "sd", "batch": 2}, build)
+    assert build.calls == 2
+
+
+@pytest.mark.parametrize("how", ["empty", "truncated", "one bit", "other key", "a folder"])
+def test_a_damaged_cached_table_is_built_again(folder, table, how):
+    build = Build(table)
+    cache.cached_table({"a": 1}, build)
+    (path,) = folder.iterdir()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    if how == "other key":
+        other = Build(table.assign(flop=0))
+        cache.cached_table({"a": 2}, other)
+        (foreign,) = set(folder.iterdir()) - {path}
+        foreign.replace(path)
+    elif how == "a folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes({"empty": b"", "truncated": path.read_bytes()[:-5], "one bit": bytes(data)}[how])
+    warns = pytest.warns(UserWarning, match="no table is cached") if how == "a folder" else contextlib.nullcontext()
+    with warns:
+        again = cache.cached_table({"a": 1}, build)
+    assert build.calls == 2
+    pd.testing.assert_frame_equal(again, table)
+    if how != "a folder":
+        cache.cached_table({"a": 1}, build)
+        assert build.calls == 2  # the damaged file was replaced
+
+
+def test_a_cache_folder_that_cannot_be_used_costs_a_warning_not_the_table(tmp_path, monkeypatch, table):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MMCHAR_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="MMCHAR_CACHE") as caught:
+        pd.testing.assert_frame_equal(cache.cached_table({}, Build(table)), table)
+    assert str(tmp_path) not in str(caught[0].message)  # warnings end up in notebooks, which are shared
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("MMCHAR_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache._cache_folder() == tmp_path / "mmchar"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache._cache_folder() == tmp_path / ".cache" / "mmchar"
+
+
+def test_a_failed_build_is_not_cached_and_a_key_must_be_plain(folder, table):
+    def broken():
+        raise RuntimeError("no formula")
+
+    with pytest.raises(RuntimeError, match="no formula"):
+        cache.cached_table({"a": 1}, broken)
+    assert not folder.exists()
+    for key in ({"a": object()}, {"a": float("nan")}):
+        with pytest.raises(ValueError, match="cache key") as caught:
+            cache.cached_table(key, Build(table))
+        one_line(caught)
+
+
+def test_source_hash_changes_with_content_and_name_but_not_with_order_or_folder(tmp_path):
+    contents = {"x/a.py": "1", "x/b.py": "2", "y/a.py": "1", "y/b.py": "2", "z/a.py": "2", "z/b.py": "1"}
+    paths = {name: atomic_write(tmp_path / name, content) for name, content in contents.items()}
+    pair = {folder: cache.source_hash([paths[f"{folder}/b.py"], paths[f"{folder}/a.py"]]) for folder in "xyz"}
+    assert pair["x"] == pair["y"] != pair["z"]
+    assert pair["x"] == cache.source_hash([paths["x/a.py"], paths["x/b.py"]])
+    assert len(cache.source_hash()) == 64
+
+
+PACKAGE = Path(cache.__file__).parent
+# What counting imports besides: where tables are kept and what made them, and the weights, which no shape depends on.
+BESIDE = {"cache", "files", "hardware", "pretrained", "provenance", "tables"}
+
+
+def imported(module):
+    """Names of the modules of this package that a module imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("mmchar.")}
+        elif isinstance(node, ast.ImportFrom) and node.module == "mmchar":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mmchar."):
+            found.add(node.module.split(".")[1])
+    return {name for name in found if (PACKAGE / f"{name}.py").exists()}
+
+
+def test_every_module_that_decides_a_count_is_in_its_key():
+    reached, open_ = set(), {"counting"}
+    while open_:
+        reached |= open_
+        open_ = set().union(*(imported(module) for module in open_)) - reached
+    assert reached | {"architectures"} == set(cache.COUNTING) | BESIDE  # models.py imports architectures by its name
+    assert set(cache.COUNTING).isdisjoint(BESIDE)
+
+
+def test_a_count_loads_no_module_that_is_not_in_its_key(tmp_path):
+    code = (
+        "import sys, mmchar; mmchar.count('imagen', tiny=True); mmchar.count('muse-3b', tiny=True); "
+        "print(*sorted(name.split('.')[1] for name in sys.modules if name.startswith('mmchar.')))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "MMCHAR_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert set(done.stdout.split()) == set(cache.COUNTING) | BESIDE - {"pretrained"}
+
+
+def test_the_key_changes_with_what_counts_and_with_nothing_else(tmp_path, monkeypatch):
+    for path in PACKAGE.glob("*.py"):
+        atomic_write(tmp_path / path.name, path.read_bytes())
+    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
+    before = cache.source_hash()
+    for name, counts in (("plots", False), ("hardware", False), ("calls", True), ("architectures", True)):
+        cache._source_hash.cache_clear()
+        with open(tmp_path / f"{name}.py", "a") as file:
+            file.write("# edited\n")
+        assert (cache.source_hash() != before) == counts, name
+        before = cache.source_hash()
+    cache._source_hash.cache_clear()

@@ -1,0 +1,116 @@
+"""The notebooks keep to the rules of the house, and each runs to its end on small parameters."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mmchar.batch import run_notebook
+from mmchar.notebooks import cell_source, load_notebook
+from mmchar.parameters import read_parameters
+from mmchar.records import read_result
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
+RENDERED = sorted((FOLDER / "rendered").glob("*.ipynb"))
+WHERE_AND_HOW = {"out_dir", "figures_dir", "progress"}  # these say nothing about what a result is
+WORK = {"count", "project", "measure", "measure_time", "count_stage"}
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+every_rendered = pytest.mark.parametrize("path", RENDERED, ids=lambda path: path.stem)
+
+
+def cells(path, kind):
+    """Sources of the cells of one kind, each with its position in the notebook."""
+    found = enumerate(load_notebook(path)["cells"])
+    return [(number, cell_source(cell)) for number, cell in found if cell["cell_type"] == kind]
+
+
+def parsed(path):
+    return [(number, ast.parse(source)) for number, source in cells(path, "code")]
+
+
+def calls(tree):
+    """Names of the functions that a cell calls by their bare name, or from the package."""
+    functions = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    bare = {function.id for function in functions if isinstance(function, ast.Name)}
+    attributes = [f for f in functions if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name)]
+    return bare | {function.attr for function in attributes if function.value.id == "mmchar"}
+
+
+def test_the_study_has_its_notebooks():
+    assert len(NOTEBOOKS) >= 6
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(len(NOTEBOOKS))]
+
+
+@every_notebook
+def test_a_notebook_is_short(path):
+    code = cells(path, "code")
+    assert len(code) + len(cells(path, "markdown")) == len(load_notebook(path)["cells"]) <= 25
+    long = {number: len(source.strip().splitlines()) for number, source in code}
+    assert {number: lines for number, lines in long.items() if lines > 15} == {}
+    functions = [node for _, tree in parsed(path) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert [node.name for node in functions if node.end_lineno - node.lineno + 1 > 3] == []
+
+
+@every_notebook
+def test_a_notebook_holds_what_was_written_and_nothing_of_a_run(path):
+    notebook = load_notebook(path)
+    for cell in notebook["cells"]:
+        assert set(cell["metadata"]) <= {"tags"}
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+    assert notebook["metadata"].keys() <= {"kernelspec", "language_info"}
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    assert notebook["metadata"].get("language_info", {"name": "python"}) == {"name": "python"}
+
+
+@every_notebook
+def test_the_parameters_are_told_to_the_reader(path):
+    tagged = [cell for cell in load_notebook(path)["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    parameters = read_parameters(path)
+    assert {"out_dir", "figures_dir", "gpu", "quick"} <= parameters.keys()
+    assert parameters["out_dir"].default == f"../results/{path.stem}"
+    assert parameters["figures_dir"].default == "../figures" and parameters["quick"].default is False
+    assert [parameter.name for parameter in parameters.values() if not parameter.help] == []
+
+
+@every_notebook
+def test_the_expectation_stands_before_the_first_run(path):
+    texts = cells(path, "markdown")
+    assert texts[0][0] == 0 and re.match(r"# \S", texts[0][1])
+    runs = [number for number, tree in parsed(path) if calls(tree) & WORK]
+    expects = [number for number, text in texts if "expect" in text.lower()]
+    assert runs and expects and min(expects) < min(runs)
+
+
+@pytest.mark.notebook
+@every_notebook
+def test_a_notebook_runs_on_small_parameters(path, tmp_path, kernels):
+    out_dir = tmp_path / "results" / path.stem
+    run = run_notebook(path, out_dir, {"quick": True, "figures_dir": str(tmp_path / "figures")}, timeout_s=600)
+    assert run.status == "ok", run
+    result = read_result(out_dir)
+    assert result["checks"] and result["parameters"]["quick"] is True
+    assert result["parameters"].keys() == read_parameters(path).keys() - WHERE_AND_HOW
+
+
+def texts(value):
+    """Every text in a notebook, except bitmaps, which may spell anything."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for key, item in value.items() if not key.startswith("image/p") for text in texts(item)]
+    return [text for item in value for text in texts(item)] if isinstance(value, list) else []
+
+
+@every_rendered
+def test_a_rendered_notebook_shows_its_outputs_and_no_machine(path):
+    notebook = json.loads(path.read_text())
+    assert (FOLDER / path.name).is_file()
+    assert any(cell.get("outputs") for cell in notebook["cells"])
+    shown = [text for text in texts(notebook) for folder in ("/root", "/home/", "/tmp/") if folder in text]
+    assert shown == []
