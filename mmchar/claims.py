@@ -3,20 +3,22 @@
 Statements are data (``data/reference/claims.csv``). Only those that were read where they stand are judged here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
+import pandas as pd
+from tqdm import tqdm
 
+from mmchar.attention import BACKENDS
+from mmchar.counting import count
 from mmchar.models import get_spec, zoo_names
+from mmchar.request import Request
+from mmchar.roofline import EXECUTIONS, project
 from mmchar.seqlen import variation
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 REFERENCE = Path(__file__).resolve().parent.parent / "data" / "reference"
+PAPER = "arXiv 2312.14385"
 DIFFUSION = ("latent_diffusion", "cascaded_diffusion")
 TRANSFORMER = ("parallel_decode", "encoder_decoder", "video_transformer")
 NEAR = 0.25  # "up to X" agrees when our maximum is within a quarter of X: other models, other hardware, other year
@@ -34,10 +36,10 @@ class Claim:
     agrees: tuple[float, float]
     unit: str
     how: str
-    value: "Callable[[pd.DataFrame, pd.DataFrame], pd.Series]"
+    value: Callable[[pd.DataFrame, pd.DataFrame], pd.Series]
 
 
-def share_by_model(table: "pd.DataFrame", rows: "pd.Series", within: "pd.Series | None" = None) -> "pd.Series":
+def share_by_model(table: pd.DataFrame, rows: pd.Series, within: pd.Series | None = None) -> pd.Series:
     """Share of time, in percent per model, that ``rows`` take of the rows ``within`` (default: of all)."""
     time = table["time_s"] * table["repeats"]
     model = table["model"].astype(str)
@@ -46,36 +48,35 @@ def share_by_model(table: "pd.DataFrame", rows: "pd.Series", within: "pd.Series 
     return (100 * part / whole.where(whole > 0)).dropna()
 
 
-def speedup_by_model(flash: "pd.DataFrame", eager: "pd.DataFrame", *, attention_only: bool = False) -> "pd.Series":
+def speedup_by_model(flash: pd.DataFrame, eager: pd.DataFrame, *, attention_only: bool = False) -> pd.Series:
     """Time with eager attention over time with fused attention, per model: of everything, or of attention cores."""
 
-    def total(table: "pd.DataFrame") -> "pd.Series":
+    def total(table: pd.DataFrame) -> pd.Series:
         rows = table[table["attention"] != ""] if attention_only else table
         return (rows["time_s"] * rows["repeats"]).groupby(rows["model"].astype(str)).sum()
 
     return total(eager) / total(flash)
 
 
-def in_families(values: "pd.Series", families: tuple[str, ...]) -> "pd.Series":
+def in_families(values: pd.Series, families: tuple[str, ...]) -> pd.Series:
     """The entries whose model belongs to one of the families."""
     return values[[get_spec(name).family in families for name in values.index]]
 
 
-def attention_block(table: "pd.DataFrame", kind: str) -> "pd.Series":
+def attention_block(table: pd.DataFrame, kind: str) -> pd.Series:
     """Rows of every module that holds attention of a kind: the core with its projections, copies and masks."""
-    import pandas as pd
-
-    cores = table[table["attention"] == kind]
-    keys = set(zip(cores["model"].astype(str), cores["stage"].astype(str), cores["module"].astype(str), strict=True))
-    sites = zip(table["model"].astype(str), table["stage"].astype(str), table["module"].astype(str), strict=True)
-    inside = [any((m, s, path) in keys for path in _ancestors(name)) for m, s, name in sites]
-    return pd.Series(np.array(inside), index=table.index)
+    sites = table[["model", "stage", "module"]].astype(str)
+    cores = set(sites[table["attention"] == kind].itertuples(index=False, name=None))
+    unique = list(sites.drop_duplicates().itertuples(index=False, name=None))
+    inside = {site: any((*site[:2], path) in cores for path in _ancestors(site[2])) for site in unique}
+    return pd.Series([inside[site] for site in sites.itertuples(index=False, name=None)], index=table.index, dtype=bool)
 
 
-def temporal_share(table: "pd.DataFrame", *, block: bool = False) -> "pd.Series":
+def temporal_share(table: pd.DataFrame, *, block: bool = False) -> pd.Series:
     """Temporal attention in percent of spatial and temporal attention time, per model that has both.
 
-    ``block`` adds the projections and layout copies around the cores; cross attention is in neither.
+    ``block`` adds what the attention module does around its core: projections, masks and its own copies, but not the
+    copies that its parent makes to bring frames together. Cross attention is in neither.
     """
     if block:
         temporal, spatial = attention_block(table, "temporal"), attention_block(table, "spatial")
@@ -86,14 +87,24 @@ def temporal_share(table: "pd.DataFrame", *, block: bool = False) -> "pd.Series"
     return share_by_model(table[mine], temporal[mine], (temporal | spatial)[mine])
 
 
-def scorecard(flash: "pd.DataFrame", eager: "pd.DataFrame") -> "pd.DataFrame":
+def projected_suite(
+    *, gpu: str, dtype: str = "bfloat16", execution: str = "eager", progress: bool = True
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The paper's models at their defaults, projected with fused and with eager attention."""
+    parts: dict[str, list[pd.DataFrame]] = {backend: [] for backend in BACKENDS}
+    for name in tqdm(zoo_names(PAPER), desc="count and project", disable=not progress):
+        table = count(name, dtype=dtype)
+        for backend, projected in parts.items():
+            projected.append(project(table, gpu=gpu, attention=backend, execution=execution))
+    return pd.concat(parts["flash"], ignore_index=True), pd.concat(parts["eager"], ignore_index=True)
+
+
+def scorecard(flash: pd.DataFrame, eager: pd.DataFrame) -> pd.DataFrame:
     """Every judged claim: what the paper says, what we get per model, and whether they agree.
 
     Columns: id, statement, paper (its value), ours, unit, low, high (our range over models), agrees_from, agrees_to,
     verdict (``agrees`` or ``differs``), how, models, source.
     """
-    import pandas as pd
-
     said = statements().set_index("id")
     rows = []
     for claim in CLAIMS:
@@ -120,49 +131,76 @@ def scorecard(flash: "pd.DataFrame", eager: "pd.DataFrame") -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def statements() -> "pd.DataFrame":
+def statements() -> pd.DataFrame:
     """All statements that we know of, with where they stand; ``read`` says whether we saw them there."""
-    import pandas as pd
-
     path = REFERENCE / "claims.csv"
     if not path.is_file():
         raise ValueError("data/reference/claims.csv is missing; claims need a checkout of the repository")
     return pd.read_csv(path, keep_default_na=False)
 
 
-def _convolution_share(flash: "pd.DataFrame", _eager: "pd.DataFrame") -> "pd.Series":
+def published_beside_projected(models: Collection[str]) -> pd.DataFrame:
+    """Speeds that others published of these models, each beside our projection of the same configuration.
+
+    Rows of ``published_speeds.csv`` that a projection cannot express (other engines, integer weights, several GPUs) are
+    left out. Fields that a row does not state take the model's default. A rate in tokens/s is that of the decode stage.
+
+    Returns
+    -------
+    DataFrame
+        ``model, gpu, dtype, attention, execution, setting, unit, published, projected, difference_percent, source``;
+        values in the row's unit.
+    """
+    rows = pd.read_csv(REFERENCE / "published_speeds.csv", dtype=str, keep_default_na=False)
+    able = rows["model"].isin(list(models)) & rows["execution"].isin(EXECUTIONS) & (rows["gpus"] == "1")
+    able &= rows["unit"].isin(("s/image", "tokens/s")) & ~rows["setting"].str.contains(r"int\d|fp8")
+    rows = rows[able].astype({"value": float}).rename(columns={"value": "published"}).reset_index(drop=True)
+    projected = pd.Series([_project_published(row) for row in rows.to_dict("records")], dtype=float)
+    rows = rows.assign(projected=projected, difference_percent=100 * (projected / rows["published"] - 1))
+    columns = "model gpu dtype attention execution setting unit published projected difference_percent source"
+    return rows[columns.split()]
+
+
+def _project_published(row: dict[str, str]) -> float:
+    sizes = {name: int(row[name]) for name in ("batch", "steps", "height", "width", "frames") if row[name]}
+    table = count(row["model"], Request(**sizes), dtype=row["dtype"] or "bfloat16")
+    timed = project(table, gpu=row["gpu"], attention=row["attention"] or "flash", execution=row["execution"])
+    time_s = timed["time_s"] * timed["repeats"]
+    batch = table.attrs["request"]["batch"]
+    if row["unit"] == "s/image":
+        return float(time_s.sum() / batch)
+    decode = timed["stage"] == "decode"
+    steps = (timed["step"] + timed["repeats"])[decode].max()
+    return float(batch * steps / time_s[decode].sum())
+
+
+def _convolution_share(flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:
     return in_families(share_by_model(flash, flash["category"] == "Convolution"), DIFFUSION)
 
 
-def _linear_share(flash: "pd.DataFrame", _eager: "pd.DataFrame") -> "pd.Series":
+def _linear_share(flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:
     return in_families(share_by_model(flash, flash["category"] == "Linear"), TRANSFORMER)
 
 
-def _flash_gain_ratio(flash: "pd.DataFrame", eager: "pd.DataFrame") -> "pd.Series":
+def _flash_gain_ratio(flash: pd.DataFrame, eager: pd.DataFrame) -> pd.Series:
     """End-to-end gain of each diffusion model over that of each decode-like model."""
-    import pandas as pd
-
     gain = speedup_by_model(flash, eager)
     diffusion, decode = in_families(gain, DIFFUSION), in_families(gain, ("encoder_decoder", "autoregressive"))
     return pd.Series({f"{a} / {b}": x / y for a, x in diffusion.items() for b, y in decode.items()})
 
 
-def _length_variation(flash: "pd.DataFrame", _eager: "pd.DataFrame") -> "pd.Series":
-    import pandas as pd
-
+def _length_variation(flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:
     own = flash[(flash["category"] == "Attention") & flash["stage"].astype(str).str.startswith("denoise")]
     names = in_families(own.groupby(own["model"].astype(str))["flop"].sum(), DIFFUSION).index
     return pd.Series({n: variation(own[own["model"].astype(str) == n])["neighbours"].max() for n in names})
 
 
-def _temporal_core(flash: "pd.DataFrame", _eager: "pd.DataFrame") -> "pd.Series":
+def _temporal_core(flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:
     return in_families(temporal_share(flash), ("video_cascade",))
 
 
-def _suite(_flash: "pd.DataFrame", _eager: "pd.DataFrame") -> "pd.Series":
-    import pandas as pd
-
-    return pd.Series({"zoo": len({name.split("-")[0] for name in zoo_names()} & _PAPER_MODELS)})
+def _suite(_flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:
+    return pd.Series({"zoo": len({name.split("-")[0] for name in zoo_names(PAPER)} & _PAPER_MODELS)})
 
 
 def _ancestors(path: str) -> list[str]:

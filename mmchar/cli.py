@@ -144,6 +144,37 @@ def run_study(args: argparse.Namespace) -> int:
     return study_exit_code(statuses)
 
 
+def run_gpus(args: argparse.Namespace) -> int:
+    """List the GPUs that a projection can name."""
+    from mmchar.hardware import list_gpus
+
+    table = list_gpus()
+    if args.json:
+        _print_json(json.loads(table.to_json(orient="records")))
+        return 0
+    tera = (table["float16_flop_s"] / 1e12).map("{:.0f}".format)
+    moved, memory = table["bandwidth_bytes_s"] / 1e12, table["memory_bytes"] / 1e9
+    short = table.assign(fp16_tflop_s=tera, tb_s=moved.map("{:.2f}".format), memory_gb=memory.map("{:.0f}".format))
+    _print_table(short[["name", "year", "fp16_tflop_s", "tb_s", "memory_gb", "source"]])
+    return 0
+
+
+def run_claims(args: argparse.Namespace) -> int:
+    """Judge the paper's claims by projections of its models."""
+    from mmchar.hardware import get_gpu
+
+    get_gpu(args.gpu).check_dtype(args.dtype)
+    from mmchar.claims import projected_suite, scorecard
+
+    suite = projected_suite(gpu=args.gpu, dtype=args.dtype, execution=args.execution, progress=not args.json)
+    table = scorecard(*suite).assign(gpu=args.gpu, time_kind="projected")
+    if args.json:
+        _print_json(table.to_dict("records"))
+        return 0
+    _print_table(table[["id", "statement", "paper", "ours", "unit", "low", "high", "verdict", "how"]])
+    return 0
+
+
 def run_doctor(args: argparse.Namespace) -> int:
     """Say what this machine and its packages can do."""
     from mmchar.hardware import doctor
@@ -176,6 +207,8 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--family", help="only this family")
     _finish(models, run_models)
 
+    _finish(commands.add_parser("gpus", help="list the GPUs that a projection can name"), run_gpus)
+
     count = commands.add_parser("count", help="FLOPs, bytes and lengths of one generation, exact, without running it")
     _model_options(count)
     count.add_argument("--attention", choices=("flash", "eager"), default="flash", help="byte model of attention")
@@ -194,6 +227,12 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--attention", choices=("flash", "eager"), default="flash")
     measure.add_argument("--samples", type=int, default=5, help="timed runs of each stage")
     _finish(measure, run_measure)
+
+    claims = commands.add_parser("claims", help="the paper's claims judged by projections of its models")
+    claims.add_argument("--gpu", default="a100-80gb", help="the paper's own is a100-80gb")
+    claims.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32")
+    claims.add_argument("--execution", choices=("eager", "compiled"), default="eager")
+    _finish(claims, run_claims)
 
     study = commands.add_parser("study", help="run every notebook and regenerate the figures")
     study.add_argument("--only", help="notebook numbers, e.g. 02,05")

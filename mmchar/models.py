@@ -19,7 +19,7 @@ ZOO = Path(__file__).parent / "zoo"
 LIBRARIES = ("transformers", "diffusers", "mmchar")
 DTYPES = ("float32", "bfloat16", "float16")
 _SPEC_KEYS = {"name", "family", "year", "summary", "components", "options", "request", "request_source", "tiny_request"}
-_SPEC_OPTIONAL = {"limits", "tiny_limits", "notes"}
+_SPEC_OPTIONAL = {"limits", "tiny_limits", "notes", "papers"}
 _COMPONENT_KEYS = {"library", "class", "config", "source"}
 _COMPONENT_OPTIONAL = {"tiny", "published_params", "params_source", "params_reason"}
 
@@ -58,6 +58,7 @@ class ModelSpec:
     limits: Mapping[str, Any] = field(default_factory=dict)
     tiny_limits: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    papers: tuple[str, ...] = ()  # the characterization papers that study it
     tiny: bool = False
 
     def resolve(self, request: Request | None = None) -> Request:
@@ -90,9 +91,10 @@ class Model:
         return {role: sum(p.numel() for p in module.parameters()) for role, module in self.components.items()}
 
 
-def zoo_names() -> list[str]:
-    """Names of all models in the zoo."""
-    return sorted(path.stem for path in ZOO.glob("*.json"))
+def zoo_names(paper: str | None = None) -> list[str]:
+    """Names of all models in the zoo, or of those that a characterization paper studies (``arXiv 2312.14385``)."""
+    names = sorted(path.stem for path in ZOO.glob("*.json"))
+    return names if paper is None else [name for name in names if paper in get_spec(name).papers]
 
 
 def get_spec(name: str, *, tiny: bool = False) -> ModelSpec:
@@ -269,7 +271,14 @@ def _read_spec(path: Path) -> ModelSpec:
     for name in raw["request"]:
         if name not in FIELDS:
             raise ValueError(f"{path.name}: unknown request field {name!r}; fields are {', '.join(FIELDS)}")
-    return ModelSpec(**{**raw, "components": components, "notes": tuple(raw.get("notes", ()))})
+    return ModelSpec(
+        **{
+            **raw,
+            "components": components,
+            "notes": tuple(raw.get("notes", ())),
+            "papers": tuple(raw.get("papers", ())),
+        }
+    )
 
 
 def _check_keys(where: str, raw: Any, needed: set[str], optional: set[str]) -> None:

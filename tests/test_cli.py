@@ -100,6 +100,12 @@ def test_models_lists_and_filters(capsys):
     assert "llama-2-7b" in run(capsys, "models")[1]
 
 
+def test_gpus_lists_every_name_that_project_takes(capsys):
+    names = {row["name"] for row in result(capsys, "gpus")}
+    assert {"a100-80gb", "h100-sxm", "h200-sxm", "b200", "l40s", "rtx-4090", "t4"} <= names
+    assert "a100-80gb" in run(capsys, "gpus")[1]
+
+
 def test_text_output_names_the_scaled_down_variant(capsys):
     assert "scaled-down" in run(capsys, "count", SD, "--tiny")[1]
 
@@ -122,7 +128,7 @@ def test_text_output_names_the_scaled_down_variant(capsys):
         (["cuont", SD], "invalid choice: 'cuont'"),
         (["project", SD], "the following arguments are required: --gpu"),
         (["project", SD, "--gpu", "h100"], "unknown gpu 'h100'; did you mean 'h100-sxm'?"),
-        (["project", SD, "--gpu", "t4"], "t4 has no bfloat16; use --dtype float16"),
+        (["project", SD, "--gpu", "t4"], "t4 has no bfloat16; use float16"),
         (["project", SD, "--gpu", "t4", "--attention", "paged"], "invalid choice: 'paged'"),
         (["models", "--family", "gan"], "unknown family 'gan'; choose one of"),
         (["measure", SD, "--tiny", "--samples", "0"], "samples=0"),

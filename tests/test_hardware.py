@@ -77,7 +77,7 @@ def test_unknown_gpu_names_what_comes_close():
 
 
 def test_missing_dtype_says_what_to_use():
-    with pytest.raises(ValueError, match="^t4 has no bfloat16; use --dtype float16 or float32$"):
+    with pytest.raises(ValueError, match="^t4 has no bfloat16; use float16 or float32$"):
         get_gpu("t4").peak("bfloat16")
 
 

@@ -13,8 +13,8 @@ import mmchar
 from mmchar import profiling
 from mmchar.models import Model, get_spec
 from mmchar.profiling import attention_backend, measure, measure_stage, summarize_measured
-from mmchar.tables import read_table, write_table
 from mmchar.stages import Stage
+from mmchar.tables import read_table, write_table
 from mmchar.timing import Measurement, Profile
 
 SITE = ["stage", "component", "module", "module_type", "op", "category", "attention", "dtype", "repeats"]

@@ -313,7 +313,7 @@ def test_summary_of_a_table_without_times_says_what_to_do():
     ("wrong", "message"),
     [
         ({"gpu": "a100-8ogb"}, "^unknown gpu 'a100-8ogb'; did you mean 'a100-80gb'"),
-        ({"gpu": "t4"}, "^t4 has no bfloat16; use --dtype float16 or float32$"),
+        ({"gpu": "t4"}, "^t4 has no bfloat16; use float16 or float32$"),
         ({"gpu": "a100-80gb", "attention": "fast"}, "^unknown attention backend 'fast'; choose one of flash, eager$"),
         ({"gpu": "a100-80gb", "execution": "jit"}, "^unknown execution 'jit'; choose one of eager, compiled$"),
     ],

@@ -1,0 +1,115 @@
+"""What the notebooks compute from tables, against arithmetic by hand."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from mmchar import count, project
+from mmchar.experiments import (
+    attention_on_sheet,
+    compare_attention,
+    in_order,
+    length_readings,
+    longest_by_step,
+    measure_cores,
+    measure_one_stage,
+    temporal_readings,
+    totals,
+    verdict,
+)
+from mmchar.models import load
+from mmchar.request import Request
+from mmchar.stages import stages
+
+
+def test_models_are_ordered_by_family_and_an_unknown_one_is_refused():
+    assert in_order("make-a-video, stable-diffusion-1.5,llama-2-13b,llama-2-7b") == [
+        "llama-2-7b",
+        "llama-2-13b",
+        "stable-diffusion-1.5",
+        "make-a-video",
+    ]
+    assert in_order("all", among=["imagen"]) == ["imagen"]
+    with pytest.raises(ValueError, match="unknown model 'sd'"):
+        in_order("sd")
+
+
+def test_totals_multiply_by_repeats():
+    table = pd.DataFrame(
+        {"stage": ["a", "a", "b"], "calls": [1, 2, 1], "flop": [10, 1, 5], "read_bytes": [1, 1, 1], "write_bytes": 1}
+    ).assign(time_s=0.5, repeats=[2, 3, 1])
+    out = totals(table, ["stage"]).set_index("stage")
+    assert list(out.loc["a"]) == [8, 23, 10, 2.5]  # 1*2 + 2*3; 10*2 + 1*3; 2*2 + 2*3; 0.5*2 + 0.5*3
+    assert list(out.loc["b"]) == [1, 5, 2, 0.5]
+
+
+def test_comparison_agrees_with_the_sums_of_both_tables():
+    table = count("stable-diffusion-1.5", tiny=True)
+    eager, fused = (project(table, gpu="a100-80gb", attention=kernel) for kernel in ("eager", "flash"))
+    both = compare_attention(eager, fused, ["stage", "attention"])
+    assert both["time_eager_s"].sum() == pytest.approx((eager["time_s"] * eager["repeats"]).sum())
+    assert both["bytes_fused"].sum() == ((fused["read_bytes"] + fused["write_bytes"]) * fused["repeats"]).sum()
+    row = both[(both["stage"] == "denoise") & (both["attention"] == "self")].iloc[0]
+    assert row["gain"] == row["time_eager_s"] / row["time_fused_s"]
+    assert row["intensity_fused"] > row["intensity_eager"]
+
+
+def test_attention_on_the_data_sheet():
+    lengths = pd.DataFrame({"q_len": [1, 64, 4096], "kv_len": [1024, 64, 4096]})
+    out = attention_on_sheet(lengths, gpu="a100-80gb", dtype="bfloat16")
+    # fused: q k / (q + k); bytes: 1 + 2 q k / (64 (q + k))
+    assert list(out["intensity_fused"]) == pytest.approx([1024 / 1025, 32, 2048])
+    assert list(out["bytes_ratio"]) == pytest.approx([1 + 2 * 1024 / (64 * 1025), 2, 65])
+    assert list(out["expected"][:2]) == pytest.approx(list(out["bytes_ratio"][:2]))  # both memory-bound
+    assert out["expected"][2] < 6  # the fused kernel is compute-bound
+
+
+def test_longest_by_step_follows_the_cache_and_the_stages():
+    decode = longest_by_step(count("llama-2-7b", Request(new_tokens=5), tiny=True))
+    prompt = int(decode["longest"].iloc[0])
+    assert list(decode["longest"]) == [prompt, prompt + 1, prompt + 2, prompt + 3, prompt + 4]
+    assert list(decode["progress"]) == [0, 25, 50, 75, 100]
+    image = longest_by_step(count("stable-diffusion-1.5", Request(steps=4), tiny=True))
+    denoise = image[image["stage"] == "denoise"]
+    assert list(denoise["step"]) == [1, 4] and denoise["longest"].nunique() == 1
+
+
+def test_length_readings_of_a_unet_of_four_levels():
+    got = length_readings(count("stable-diffusion-1.5"))
+    # 4096, 1024, 256 at the levels that attend, 64 in the middle block
+    assert list(got) == [4, 64, 16, 8, 64, 1]
+    with pytest.raises(ValueError, match="choose a diffusion model"):
+        length_readings(count("llama-2-7b", tiny=True))
+
+
+def test_temporal_readings_by_hand():
+    rows = [
+        ("up.attentions.0.attn1", "spatial", "Attention", 1.0),
+        ("up.attentions.0.attn1.to_q", "", "Linear", 2.0),
+        ("up.attentions.0.attn2", "cross", "Attention", 1.0),
+        ("up.temp_attentions.0", "", "Data movement", 1.0),
+        ("up.temp_attentions.0.attn1", "temporal", "Attention", 3.0),
+        ("up.temp_attentions.0.attn1.to_q", "", "Linear", 4.0),
+        ("conv", "", "Convolution", 100.0),
+    ]
+    table = pd.DataFrame(rows, columns=["module", "attention", "category", "time_s"])
+    out = temporal_readings(table.assign(model="m", stage="s", repeats=2))
+    share = [3 / 4, 3 / 5, 4 / 5, 7 / 10, 8 / 12]
+    assert list(out["share"]) == pytest.approx([100 * each for each in share])
+    assert list(out["total_s"]) == [8, 10, 10, 20, 24]
+
+
+def test_cores_and_one_stage_are_measured():
+    shape = {"batch": [2], "heads": [2], "q_len": [16], "kv_len": [16], "head_dim": [8]}
+    got = measure_cores(pd.DataFrame(shape), samples=2).iloc[0]
+    assert min(got["eager_s"], got["fused_s"], got["copy_s"]) > 0 and got["time_kind"] == "measured"
+    model = load("llama-2-7b", device="cpu", dtype="float32", tiny=True)
+    stage = stages(model.spec, Request(prompt_tokens=4, new_tokens=2))[0]
+    table = measure_one_stage(model, stage, attention="eager", samples=1)
+    assert set(table["stage"]) == {"prefill"} and table["time_s"].sum() > 0 and not math.isnan(table.attrs["median_s"])
+
+
+def test_verdict_names_the_claim_where_there_is_one():
+    assert verdict("a", expected=1, got=2, good=False) == {"name": "a", "expected": 1, "got": 2, "verdict": "differs"}
+    assert verdict("a", expected=1, got=1, good=True, claim="c003")["claim"] == "c003"
