@@ -80,5 +80,9 @@ def test_the_whole_suite_is_judged():
     assert list(card.index) == ["c001", "c002", "c003", "c004", "c005", "c006"]
     assert card["ours"].notna().all()
     assert (card["low"] <= card["ours"]).all() and (card["ours"] <= card["high"]).all()
+    readme = (claims.REFERENCE.parent.parent / "README.md").read_text(encoding="utf-8")
+    for name, row in card.iterrows():
+        cells = f"| {row['ours']:.3g} | {row['low']:.3g} to {row['high']:.3g} | {row['verdict']} |"
+        assert any(line.startswith(f"| {name}:") and line.endswith(cells) for line in readme.splitlines()), name
     assert card.loc["c006", "ours"] == 8
     assert card.loc["c004", "ours"] == 4  # halving both sides of an image quarters its positions
