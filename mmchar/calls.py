@@ -142,10 +142,12 @@ def decode_one_token(module: nn.Module, make: Inputs, *, batch: int, cache: int)
     """A causal language model on one token, with ``cache`` tokens in its KV cache."""
     from transformers import DynamicCache
 
-    ids = make.tokens(batch, 1, vocabulary=module.config.vocab_size)
-    filled = DynamicCache(config=module.config)
-    _fill(filled, make, module.config, batch=batch, tokens=cache)
-    return lambda: module(input_ids=ids, past_key_values=filled, use_cache=True)
+    config = module.config.get_text_config()
+    ids = make.tokens(batch, 1, vocabulary=config.vocab_size)
+    filled = DynamicCache(config=config)
+    _fill(filled, make, config, batch=batch, tokens=cache)
+    lm = language_model(module)
+    return lambda: lm(input_ids=ids, past_key_values=filled, use_cache=True)
 
 
 def prefill_seq2seq(module: nn.Module, make: Inputs, *, batch: int, context: int) -> Work:
@@ -192,3 +194,16 @@ def _fill_layers(cache: Any, make: Inputs, *, layers: int, heads: int, head_dim:
 def _context_width(config: Any) -> int:
     """Width of the text that a denoiser takes: before its own projection where it has one."""
     return getattr(config, "encoder_hid_dim", None) or config.cross_attention_dim
+
+
+from mmchar.language_calls import (  # noqa: E402, F401  # a stage's call is looked up here; these use Inputs above
+    encode_clip_image,
+    encode_clip_text,
+    encode_image_blip2,
+    encode_tiles,
+    language_model,
+    prefill_embeds,
+    project_patches,
+    project_queries,
+    score_classes,
+)

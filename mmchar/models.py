@@ -67,7 +67,7 @@ class ModelSpec:
     def scaled_down(self) -> "ModelSpec":
         """The tiny variant: same structure, small widths, for tests and for measuring on a CPU."""
         components = {
-            role: replace(part, config={**part.config, **part.tiny}, published_params=None)
+            role: replace(part, config=_overridden(part.config, part.tiny), published_params=None)
             for role, part in self.components.items()
         }
         limits = {**self.limits, **self.tiny_limits}
@@ -242,6 +242,12 @@ def _default_dtype(dtype: "torch.dtype") -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def _overridden(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with some values changed, also inside the configs that it holds."""
+    inner = {key: _overridden(config[key], new) for key, new in changes.items() if isinstance(config.get(key), dict)}
+    return {**config, **changes, **inner}
 
 
 def _one_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 UNSET: Any = None  # the model's own default, filled in by resolve
-_COUNTS = ("batch", "prompt_tokens", "height", "width", "frames", "new_tokens")
+_COUNTS = ("batch", "prompt_tokens", "height", "width", "frames", "new_tokens", "classes")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Request:
         Guidance scale. Above 1 classifier-free guidance runs, which doubles the batch.
     new_tokens : int
         Tokens generated autoregressively.
+    classes : int
+        Classes of a zero-shot classifier, each a prompt of its own.
 
     Raises
     ------
@@ -44,6 +46,7 @@ class Request:
     steps: int | tuple[int, ...] = UNSET
     guidance: float = UNSET
     new_tokens: int = UNSET
+    classes: int = UNSET
 
     def __post_init__(self) -> None:
         for name in _COUNTS:

@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from mmchar import closed_forms
 from mmchar.attention import similarity_bytes
-from mmchar.closed_forms import FORMS, halvings
+from mmchar.closed_forms import halvings
+from mmchar.language_forms import LANGUAGE_FORMS
 from mmchar.models import ModelSpec
 from mmchar.request import Request
 from mmchar.stages import Stage, stages
 
+FORMS = closed_forms.FORMS | LANGUAGE_FORMS  # a component class's closed form
 COLUMNS = ("stage", "step", "repeats", "attention", "batch", "heads", "q_len", "kv_len", "head_dim", "calls")
 
 

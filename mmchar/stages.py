@@ -180,3 +180,8 @@ def steps_of(request: Request, many: int) -> tuple[int, ...]:
 def config(spec: ModelSpec, role: str) -> Mapping[str, Any]:
     """Configuration of a component."""
     return spec.components[role].config
+
+
+from mmchar.language_stages import LANGUAGE_FAMILIES  # noqa: E402  # they use Stage and the helpers above
+
+FAMILIES |= LANGUAGE_FAMILIES
