@@ -134,7 +134,7 @@ def parallel_decode_video(module: nn.Module, make: Inputs, *, batch: int, tokens
 
 def prefill(module: nn.Module, make: Inputs, *, batch: int, tokens: int) -> Work:
     """A causal language model on a whole prompt; only the last position's logits are made."""
-    ids = make.tokens(batch, tokens, vocabulary=module.config.vocab_size)
+    ids = make.tokens(batch, tokens, vocabulary=module.config.get_text_config().vocab_size)
     return lambda: module(input_ids=ids, use_cache=True, logits_to_keep=1)
 
 
@@ -145,7 +145,7 @@ def decode_one_token(module: nn.Module, make: Inputs, *, batch: int, cache: int)
     config = module.config.get_text_config()
     ids = make.tokens(batch, 1, vocabulary=config.vocab_size)
     filled = DynamicCache(config=config)
-    _fill(filled, make, config, batch=batch, tokens=cache)
+    fill(filled, make, config, batch=batch, tokens=cache)
     lm = language_model(module)
     return lambda: lm(input_ids=ids, past_key_values=filled, use_cache=True)
 
@@ -177,7 +177,8 @@ def _decoder_token(module: nn.Module, make: Inputs, *, batch: int, context: int,
     return lambda: module(encoder_outputs=encoded, decoder_input_ids=ids, past_key_values=both, use_cache=True)
 
 
-def _fill(cache: Any, make: Inputs, config: Any, *, batch: int, tokens: int) -> None:
+def fill(cache: Any, make: Inputs, config: Any, *, batch: int, tokens: int) -> None:
+    """Fill a KV cache with ``tokens`` tokens in every layer of a causal language model."""
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
@@ -197,13 +198,27 @@ def _context_width(config: Any) -> int:
 
 
 from mmchar.language_calls import (  # noqa: E402, F401  # a stage's call is looked up here; these use Inputs above
+    decode_codes_emu3,
+    decode_codes_janus,
+    decode_gated,
+    decode_image_token_janus,
+    decode_mllama,
     encode_clip_image,
     encode_clip_text,
     encode_image_blip2,
+    encode_image_codes,
+    encode_image_idefics,
+    encode_image_mllama,
+    encode_image_qwen,
     encode_tiles,
     language_model,
     prefill_embeds,
+    prefill_gated,
+    prefill_image_janus,
+    prefill_mllama,
+    project_mllama,
     project_patches,
+    project_perceiver,
     project_queries,
     score_classes,
 )

@@ -43,6 +43,16 @@ def _fit(height: int, width: int, rows: int, columns: int) -> tuple[int, int]:
     return kept, kept - rows * columns
 
 
+def image_grid(config: Config, height: int | None = None, width: int | None = None) -> tuple[int, int]:
+    """Rows and columns of the token image of a model with a VQ tokenizer, at its own size or at a size in pixels."""
+    vq = config["vq_config"]
+    scale = 2 ** (len(vq["channel_multiplier"]) - 1)
+    if "num_patches" in vq:  # Janus
+        return vq["num_patches"], vq["num_patches"]
+    own = vq.get("resolution")
+    return (height or own) // scale, (width or own) // scale
+
+
 def clip(config: Config, sizes: Sizes) -> Iterator[Site]:
     """CLIP: the image tower over all patches and a class token, or the text tower causally over the prompt."""
     if "tokens" in sizes:
@@ -80,9 +90,107 @@ def blip2(config: Config, sizes: Sizes) -> Iterator[Site]:
         yield Site("cross", sizes["images"], heads, queries, sizes["context"], head_dim, crossing)
 
 
+def qwen_vl(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Qwen-VL: each image over all its patches or, in most layers of 2.5, within windows; a causal language model.
+
+    Images of any size are not padded to one another, so each is a call of its own. A window at the edge is smaller.
+    """
+    if "images" not in sizes:
+        yield from causal_lm(config["text_config"], sizes)
+        return
+    vision = config["vision_config"]
+    heads, layers, images = vision["num_heads"], vision["depth"], sizes["images"]
+    head_dim, rows, columns = vision["hidden_size"] // heads, sizes["height"], sizes["width"]
+    whole = len(vision["fullatt_block_indexes"]) if "fullatt_block_indexes" in vision else layers
+    yield Site("self", 1, heads, rows * columns, rows * columns, head_dim, images * whole)
+    if whole < layers:
+        side = vision["window_size"] // vision["patch_size"]
+        for high, down in _pieces(rows, side):
+            for wide, across in _pieces(columns, side):
+                calls = images * (layers - whole) * down * across
+                yield Site("self", 1, heads, high * wide, high * wide, head_dim, calls)
+
+
+def _pieces(length: int, side: int) -> list[tuple[int, int]]:
+    """(size, how many) of the windows along one side: whole ones, then what is left."""
+    pieces = [(side, length // side), (length % side, 1)]
+    return [(size, many) for size, many in pieces if size and many]
+
+
+def mllama(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Llama 3.2 Vision: all tiles of an image at once, padded to a multiple of 8; text over itself, or over the image.
+
+    **Source**: transformers ``modeling_mllama.py``: local and global layers; cross-attention *replaces* self-attention
+    in ``cross_attention_layers``.
+    """
+    vision, text = config["vision_config"], config["text_config"]
+    if "patches" in sizes:
+        return
+    if "images" in sizes:
+        heads = vision["attention_heads"]
+        tokens = vision["max_num_tiles"] * (-(-(patches(vision) + 1) // 8) * 8)
+        layers = vision["num_hidden_layers"] + vision["num_global_layers"]
+        yield Site("self", sizes["images"], heads, tokens, tokens, vision["hidden_size"] // heads, layers)
+        return
+    crossing = len(text["cross_attention_layers"])
+    for site in causal_lm(text, sizes):
+        yield site._replace(calls=site.calls - crossing)
+        yield site._replace(attention="cross", kv_len=sizes["context"], calls=crossing)
+
+
+def idefics(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """IDEFICS (an open Flamingo): a vision tower, a resampler, and a language model with cross-attention added.
+
+    The resampler's own attention is written as two batched products, which the library does not fuse: no row here.
+    """
+    vision = config["vision_config"]
+    if "patches" in sizes:
+        return
+    if "images" in sizes:
+        yield from vision_tower({**vision, "hidden_size": vision["embed_dim"]}, sizes)
+        return
+    crossing = -(-config["num_hidden_layers"] // config["cross_layer_interval"])
+    for site in causal_lm(config, sizes):
+        yield site
+        yield site._replace(attention="cross", kv_len=sizes["context"], calls=crossing)
+
+
+def chameleon(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Chameleon: one causal language model for text and image tokens; its tokenizer's attention is not fused."""
+    if "images" not in sizes:
+        yield from causal_lm(config, sizes)
+
+
+def janus(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Janus: a causal language model; its image decoder's attention is not fused."""
+    if "height" not in sizes:
+        yield from causal_lm(config["text_config"], sizes)
+
+
+def emu3(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Emu3: a causal language model; an image decoder that makes a clip of a picture and attends at its lowest level.
+
+    One attention in the middle block, and one after each layer of the level in ``attn_resolutions``.
+    """
+    if "height" not in sizes:
+        yield from causal_lm(config["text_config"], sizes)
+        return
+    vq = config["vq_config"]
+    heads, tokens = vq["num_attention_heads"], sizes["height"] * sizes["width"]
+    batch, calls = sizes["batch"] * vq["temporal_downsample_factor"], vq["num_res_blocks"] + 2
+    yield Site("self", batch, heads, tokens, tokens, vq["hidden_size"] // heads, calls)
+
+
 LANGUAGE_FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
     "CLIPModel": clip,
     "LlavaForConditionalGeneration": llava,
     "LlavaNextForConditionalGeneration": llava,
     "Blip2ForConditionalGeneration": blip2,
+    "Qwen2_5_VLForConditionalGeneration": qwen_vl,
+    "Qwen3VLForConditionalGeneration": qwen_vl,
+    "MllamaForConditionalGeneration": mllama,
+    "IdeficsForVisionText2Text": idefics,
+    "ChameleonForConditionalGeneration": chameleon,
+    "JanusForConditionalGeneration": janus,
+    "Emu3ForConditionalGeneration": emu3,
 }

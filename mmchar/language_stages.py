@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mmchar.language_forms import next_tiles, patches
+from mmchar.language_forms import image_grid, next_tiles, patches
 from mmchar.models import ModelSpec
 from mmchar.request import Request
 from mmchar.stages import Stage, config, guided_batch
@@ -33,6 +33,49 @@ def answer(request: Request, component: str, prompt: int) -> Iterator[Stage]:
     yield Stage("decode", component, "decode_one_token", request.new_tokens - 1, sizes, grows=1)
 
 
+def vision_cross_attention(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """Encode and project the image; every few layers the language model attends to it beside its own text."""
+    vision, adaptor, tokens = IMAGE_TOKENS[spec.components["vlm"].cls](spec, request)
+    yield Stage("encode_image", "vlm", spec.options["encode_image"], 1, vision)
+    yield Stage("project_image", "vlm", spec.options["project_image"], 1, adaptor)
+    sizes = {"batch": request.batch, "context": tokens}
+    yield Stage("prefill", "vlm", spec.options["prefill"], 1, {**sizes, "tokens": request.prompt_tokens})
+    sizes["cache"] = request.prompt_tokens
+    yield Stage("decode", "vlm", spec.options["decode"], request.new_tokens - 1, sizes, grows=1)
+
+
+def early_fusion(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """Encode the image into tokens of the same vocabulary as the text, prefill both, decode an answer."""
+    rows, columns = image_grid(config(spec, "lm"))
+    prompt = rows * columns + spec.options["image_marks"] + request.prompt_tokens
+    yield Stage("encode_image", "lm", "encode_image_codes", 1, {"images": request.batch})
+    yield Stage("prefill", "lm", "prefill", 1, {"batch": request.batch, "tokens": prompt})
+    sizes = {"batch": request.batch, "cache": prompt}
+    yield Stage("decode", "lm", "decode_one_token", request.new_tokens - 1, sizes, grows=1)
+
+
+def autoregressive_image(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """Prefill the prompt, decode image tokens one by one, turn them into pixels.
+
+    Guidance either doubles the batch, or decodes a second time per step after a prompt of its own.
+    """
+    options = spec.options
+    rows, columns = image_grid(config(spec, "lm"), request.height, request.width)
+    tokens = rows * (columns + options["row_marks"])
+    batched = options["guidance"] == "batch"
+    branches = {"": request.prompt_tokens}
+    if request.guided and not batched:
+        branches["_unconditional"] = options["unconditional_tokens"]
+    batch = guided_batch(request) if batched else request.batch
+    for branch, prompt in branches.items():
+        yield Stage("prefill" + branch, "lm", options["prefill"], 1, {"batch": batch, "tokens": prompt})
+    for branch, prompt in branches.items():
+        sizes = {"batch": batch, "cache": prompt}
+        yield Stage("decode" + branch, "lm", options["decode"], tokens - 1, sizes, grows=1)
+    grid = {"batch": request.batch, "height": rows, "width": columns}
+    yield Stage("decode_image", options["image_decoder"], options["decode_image"], 1, grid)
+
+
 def _llava(spec: ModelSpec, request: Request) -> tuple[Mapping[str, int], Mapping[str, int], int]:
     tokens = patches(config(spec, "vlm")["vision_config"])
     return {"images": request.batch}, {"images": request.batch, "patches": tokens}, tokens
@@ -50,13 +93,37 @@ def _blip2(spec: ModelSpec, request: Request) -> tuple[Mapping[str, int], Mappin
     return {"images": request.batch}, {"images": request.batch, "context": context}, whole["num_query_tokens"]
 
 
+def _qwen(spec: ModelSpec, request: Request) -> tuple[Mapping[str, int], Mapping[str, int], int]:
+    vision = config(spec, "vlm")["vision_config"]
+    rows, columns = request.height // vision["patch_size"], request.width // vision["patch_size"]
+    grid = {"images": request.batch, "height": rows, "width": columns}
+    return grid, {}, rows * columns // vision["spatial_merge_size"] ** 2
+
+
+def _mllama(spec: ModelSpec, request: Request) -> tuple[Mapping[str, int], Mapping[str, int], int]:
+    vision = config(spec, "vlm")["vision_config"]
+    tokens = vision["max_num_tiles"] * (patches(vision) + 1)
+    return {"images": request.batch}, {"images": request.batch, "patches": tokens}, tokens
+
+
+def _idefics(spec: ModelSpec, request: Request) -> tuple[Mapping[str, int], Mapping[str, int], int]:
+    whole = config(spec, "vlm")
+    images = {"images": request.batch}
+    seen = patches(whole["vision_config"]) + 1
+    return images, {**images, "patches": seen}, whole["perceiver_config"]["resampler_n_latents"]
+
+
 # (sizes of the vision tower, sizes of the adaptor, image tokens that the language model sees) of a class
 IMAGE_TOKENS: dict[str, Callable[[ModelSpec, Request], tuple[Mapping[str, int], Mapping[str, int], int]]] = {
     "LlavaForConditionalGeneration": _llava,
     "LlavaNextForConditionalGeneration": _llava_next,
     "Blip2ForConditionalGeneration": _blip2,
+    "Qwen2_5_VLForConditionalGeneration": _qwen,
+    "Qwen3VLForConditionalGeneration": _qwen,
+    "MllamaForConditionalGeneration": _mllama,
+    "IdeficsForVisionText2Text": _idefics,
 }
 
 LANGUAGE_FAMILIES: dict[str, Callable[[ModelSpec, Request], Iterator[Stage]]] = {
-    family.__name__: family for family in (zero_shot, vision_language)
+    family.__name__: family for family in (zero_shot, vision_language, vision_cross_attention, early_fusion, autoregressive_image)
 }

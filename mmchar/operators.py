@@ -41,13 +41,13 @@ _MOVEMENT = _words(
     " fill_ zero_ max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d"
 )
 _FACTORY = _words(
-    "zeros ones full arange linspace eye zeros_like ones_like full_like scalar_tensor rand randn randn_like normal_"
+    "zeros ones full arange linspace eye zeros_like ones_like full_like rand randn randn_like normal_"
     " new_zeros new_ones new_full tril_indices one_hot uniform_ randint range"
 )
 _GATHER = _words("embedding index _unsafe_index index_select gather take masked_select")
 _FREE = _words(
     "empty empty_like empty_strided new_empty new_empty_strided detach detach_ alias lift_fresh _unsafe_view"
-    " _reshape_alias is_same_size set_ resize_ _local_scalar_dense _assert_async _assert_scalar equal"
+    " _reshape_alias scalar_tensor is_same_size set_ resize_ _local_scalar_dense _assert_async _assert_scalar equal"
 )
 
 

@@ -115,6 +115,8 @@ class _Recorder(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if name in _DROPOUT and not args[2]:
             return args[0]  # out of training it returns its input; torch's own decomposition would copy it
+        if name == "copy_" and args[0].is_meta and not any(args[1].stride()):
+            name = "fill_"  # x[...] = number: real tensors fill, meta expands the number and copies it
         if name not in _WHOLE and func.namespace == "aten" and func._can_decompose():
             with self:
                 out = func.decompose(*args, **kwargs)
@@ -131,6 +133,8 @@ class _Recorder(TorchDispatchMode):
         with self._label(row):
             out = self._run(func, name, args, kwargs)
         outputs = _tensors((out,))
+        if name == "_native_batch_norm_legit_no_training":
+            outputs = outputs[:1]  # out of training it keeps no statistics, though on meta they have their shapes
         self._track(outputs)
         self._add(self.rows[row], name, args, kwargs, inputs, outputs)
         return out
