@@ -205,6 +205,7 @@ from mmchar.language_calls import (  # noqa: E402, F401  # a stage's call is loo
     decode_mllama,
     encode_clip_image,
     encode_clip_text,
+    encode_history,
     encode_image_blip2,
     encode_image_codes,
     encode_image_idefics,
@@ -220,5 +221,7 @@ from mmchar.language_calls import (  # noqa: E402, F401  # a stage's call is loo
     project_patches,
     project_perceiver,
     project_queries,
+    rank_candidates,
+    retrieve_items,
     score_classes,
 )

@@ -227,6 +227,27 @@ def decode_codes_emu3(module: nn.Module, make: Inputs, *, batch: int, height: in
     return lambda: module.model.vqmodel.decode(ids)
 
 
+def encode_history(module: nn.Module, make: Inputs, *, batch: int, tokens: int) -> Work:
+    """A recommender on the items ``(batch, tokens)`` of each history, and the times of its events."""
+    ids, times = (make.tokens(batch, tokens, vocabulary=most) for most in (module.config.items, 10**6))
+    return lambda: module(ids, times)
+
+
+def rank_candidates(module: nn.Module, make: Inputs, *, batch: int, cache: int, candidates: int) -> Work:
+    """A recommender on ``(batch, candidates)`` items, with the keys and values of the history in its cache."""
+    config = module.config
+    ids = make.tokens(batch, candidates, vocabulary=config.items)
+    widths = (config.qk_dim, config.v_dim)
+    past = [tuple(make.normal(batch, config.heads, cache, width) for width in widths) for _ in range(config.layers)]
+    return lambda: module.rank(ids, past)
+
+
+def retrieve_items(module: nn.Module, make: Inputs, *, batch: int, most: int) -> Work:
+    """A recommender's nearest items to users ``(batch, width)``, by comparing each user with every item."""
+    users = make.normal(batch, module.config.dim)
+    return lambda: module.retrieve(users, most)
+
+
 def language_model(module: nn.Module) -> Any:
     """The causal language model of a component: the component itself, or BLIP-2's, which has a head of its own."""
     return getattr(module, "language_model", module)

@@ -181,6 +181,15 @@ def emu3(config: Config, sizes: Sizes) -> Iterator[Site]:
     yield Site("self", batch, heads, tokens, tokens, vq["hidden_size"] // heads, calls)
 
 
+def hstu(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """HSTU: the history over itself, or all candidates over the history and themselves; head_dim is the queries'."""
+    if "most" in sizes:
+        return
+    q_len = sizes.get("candidates", sizes.get("tokens"))
+    kv_len = q_len + sizes.get("cache", 0)
+    yield Site("causal", sizes["batch"], config["heads"], q_len, kv_len, config["qk_dim"], config["layers"])
+
+
 LANGUAGE_FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
     "CLIPModel": clip,
     "LlavaForConditionalGeneration": llava,
@@ -193,4 +202,5 @@ LANGUAGE_FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
     "ChameleonForConditionalGeneration": chameleon,
     "JanusForConditionalGeneration": janus,
     "Emu3ForConditionalGeneration": emu3,
+    "HSTU": hstu,
 }

@@ -76,6 +76,21 @@ def autoregressive_image(spec: ModelSpec, request: Request) -> Iterator[Stage]:
     yield Stage("decode_image", options["image_decoder"], options["decode_image"], 1, grid)
 
 
+def retrieval(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """Encode the history of each user, then find the nearest of all items."""
+    batch = {"batch": request.batch}
+    yield Stage("encode_history", "model", "encode_history", 1, {**batch, "tokens": request.prompt_tokens})
+    yield Stage("retrieve", "model", "retrieve_items", 1, {**batch, "most": spec.options["most"]})
+
+
+def ranking(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """Encode the history of each user once, then score all candidates against it at once."""
+    history = {"batch": request.batch, "tokens": request.prompt_tokens}
+    yield Stage("encode_history", "model", "encode_history", 1, history)
+    candidates = {"batch": request.batch, "cache": request.prompt_tokens, "candidates": request.candidates}
+    yield Stage("rank", "model", "rank_candidates", 1, candidates)
+
+
 def _llava(spec: ModelSpec, request: Request) -> tuple[Mapping[str, int], Mapping[str, int], int]:
     tokens = patches(config(spec, "vlm")["vision_config"])
     return {"images": request.batch}, {"images": request.batch, "patches": tokens}, tokens
@@ -125,5 +140,5 @@ IMAGE_TOKENS: dict[str, Callable[[ModelSpec, Request], tuple[Mapping[str, int], 
 }
 
 LANGUAGE_FAMILIES: dict[str, Callable[[ModelSpec, Request], Iterator[Stage]]] = {
-    family.__name__: family for family in (zero_shot, vision_language, vision_cross_attention, early_fusion, autoregressive_image)
+    family.__name__: family for family in (zero_shot, vision_language, vision_cross_attention, early_fusion, autoregressive_image, retrieval, ranking)
 }

@@ -28,6 +28,7 @@ _NORMALIZATION = _words(
     "native_group_norm native_layer_norm native_batch_norm _native_batch_norm_legit_no_training _fused_rms_norm"
     " cudnn_batch_norm"
 )
+ATTENTION_CORES = ("scaled_dot_product_attention", "pointwise_attention")  # the second is HSTU's, without softmax
 _MATMUL = _words("linear mm addmm bmm baddbmm")
 _REDUCTION = _words(
     "mean sum var var_mean std amax amin max min argmax argmin all any prod cumsum cumprod logsumexp _softmax"
@@ -61,7 +62,7 @@ def category(op: str, *, pointwise: bool, module_type: str = "") -> str:
         return "Linear"
     if op == "convolution":
         return "Convolution"
-    if op == "scaled_dot_product_attention":
+    if op in ATTENTION_CORES:
         return "Attention"
     if op == "embedding":
         return "Embedding"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 UNSET: Any = None  # the model's own default, filled in by resolve
-_COUNTS = ("batch", "prompt_tokens", "height", "width", "frames", "new_tokens", "classes")
+_COUNTS = ("batch", "prompt_tokens", "height", "width", "frames", "new_tokens", "classes", "candidates")
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Request:
     batch : int
         Images, videos or prompts generated together.
     prompt_tokens : int
-        Text tokens per prompt.
+        Text tokens per prompt; items and actions of a recommender's history.
     height, width : int
         Size of the final image or video in pixels.
     frames : int
@@ -31,6 +31,8 @@ class Request:
         Tokens generated autoregressively.
     classes : int
         Classes of a zero-shot classifier, each a prompt of its own.
+    candidates : int
+        Items that a recommender ranks.
 
     Raises
     ------
@@ -47,6 +49,7 @@ class Request:
     guidance: float = UNSET
     new_tokens: int = UNSET
     classes: int = UNSET
+    candidates: int = UNSET
 
     def __post_init__(self) -> None:
         for name in _COUNTS:

@@ -28,7 +28,7 @@ from mmchar.stages import stages
 
 NAMES = zoo_names()
 SD = "stable-diffusion-1.5"
-AWKWARD = {"batch": 3, "guidance": 1.0, "prompt_tokens": 7, "frames": 6, "new_tokens": 5, "classes": 6}
+AWKWARD = {"batch": 3, "guidance": 1.0, "prompt_tokens": 7, "frames": 6, "new_tokens": 5, "classes": 6, "candidates": 5}
 
 
 def fitting(value: int, limit: dict) -> int:
