@@ -171,8 +171,8 @@ def _decoder_token(module: nn.Module, make: Inputs, *, batch: int, context: int,
     if cache:
         shape = {"layers": config.decoder_layers, "heads": config.decoder_attention_heads}
         shape["head_dim"] = config.d_model // config.decoder_attention_heads
-        _fill_layers(past, make, batch=batch, tokens=cache, **shape)
-        _fill_layers(text, make, batch=batch, tokens=context, **shape)
+        fill_layers(past, make, batch=batch, tokens=cache, **shape)
+        fill_layers(text, make, batch=batch, tokens=context, **shape)
     both = EncoderDecoderCache(past, text)
     return lambda: module(encoder_outputs=encoded, decoder_input_ids=ids, past_key_values=both, use_cache=True)
 
@@ -182,12 +182,13 @@ def fill(cache: Any, make: Inputs, config: Any, *, batch: int, tokens: int) -> N
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    _fill_layers(
+    fill_layers(
         cache, make, layers=config.num_hidden_layers, heads=kv_heads, head_dim=head_dim, batch=batch, tokens=tokens
     )
 
 
-def _fill_layers(cache: Any, make: Inputs, *, layers: int, heads: int, head_dim: int, batch: int, tokens: int) -> None:
+def fill_layers(cache: Any, make: Inputs, *, layers: int, heads: int, head_dim: int, batch: int, tokens: int) -> None:
+    """Fill a KV cache with keys and values ``(batch, heads, tokens, head_dim)`` in every layer."""
     for layer in range(layers):
         cache.update(make.normal(batch, heads, tokens, head_dim), make.normal(batch, heads, tokens, head_dim), layer)
 
@@ -224,4 +225,15 @@ from mmchar.language_calls import (  # noqa: E402, F401  # a stage's call is loo
     rank_candidates,
     retrieve_items,
     score_classes,
+)
+from mmchar.speech_calls import (  # noqa: E402, F401
+    decode_beams,
+    decode_units,
+    encode_speech,
+    encode_text_seamless,
+    encode_units,
+    prefill_beams,
+    reorder_beams,
+    reread_text,
+    vocode_units,
 )

@@ -181,6 +181,46 @@ def emu3(config: Config, sizes: Sizes) -> Iterator[Site]:
     yield Site("self", batch, heads, tokens, tokens, vq["hidden_size"] // heads, calls)
 
 
+def adapted_frames(config: Config, frames: int) -> int:
+    """Frames that a speech encoder's length adaptor leaves: a strided convolution per adaptor layer."""
+    kernel, stride = config["adaptor_kernel_size"], config["adaptor_stride"]
+    for _ in range(config["num_adapter_layers"]):
+        frames = (frames + stride // 2 * 2 - kernel) // stride + 1
+    return frames
+
+
+def seamless(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """SeamlessM4T: encoders over speech or text, a text decoder over its cache and the encoded, a unit decoder.
+
+    Speech is encoded in full and, after the adaptor has shortened it, attended to once per adaptor layer.
+    """
+    batch, width = sizes.get("batch", 0), config["hidden_size"]
+
+    def site(kind: str, part: str, q_len: int, kv_len: int, rows: int = batch) -> Site:
+        heads = config[part + "_attention_heads"]
+        return Site(kind, rows, heads, q_len, kv_len, width // heads, config[part + "_layers"])
+
+    if "rows" in sizes:  # the KV cache is moved, nothing attends
+        return
+    if "beams" in sizes:
+        rows = batch * sizes["beams"]
+        yield site("causal", "decoder", 1, sizes.get("cache", 0) + 1, rows)
+        yield site("cross", "decoder", 1, sizes["context"], rows)
+    elif "frames" in sizes:
+        short = adapted_frames(config, sizes["frames"])
+        yield site("self", "speech_encoder", sizes["frames"], sizes["frames"])
+        yield site("self", "speech_encoder", short, short)._replace(calls=config["num_adapter_layers"])
+    elif "context" in sizes:
+        yield site("causal", "decoder", sizes["tokens"], sizes["tokens"])
+        yield site("cross", "decoder", sizes["tokens"], sizes["context"])
+    elif "tokens" in sizes:
+        yield site("self", "encoder", sizes["tokens"], sizes["tokens"])
+    elif "chars" in sizes:
+        yield site("self", "t2u_decoder", sizes["units"], sizes["units"])
+    elif "subwords" in sizes:
+        yield site("self", "t2u_encoder", sizes["subwords"], sizes["subwords"])
+
+
 def hstu(config: Config, sizes: Sizes) -> Iterator[Site]:
     """HSTU: the history over itself, or all candidates over the history and themselves; head_dim is the queries'."""
     if "most" in sizes:
@@ -202,5 +242,6 @@ LANGUAGE_FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
     "ChameleonForConditionalGeneration": chameleon,
     "JanusForConditionalGeneration": janus,
     "Emu3ForConditionalGeneration": emu3,
+    "SeamlessM4Tv2Model": seamless,
     "HSTU": hstu,
 }

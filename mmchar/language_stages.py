@@ -1,9 +1,8 @@
 """What one generation of a language model that sees, hears or draws does: families of :mod:`mmchar.stages`."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
-from mmchar.language_forms import image_grid, next_tiles, patches
+from mmchar.language_forms import adapted_frames, image_grid, next_tiles, patches
 from mmchar.models import ModelSpec
 from mmchar.request import Request
 from mmchar.stages import Stage, config, guided_batch
@@ -76,6 +75,35 @@ def autoregressive_image(spec: ModelSpec, request: Request) -> Iterator[Stage]:
     yield Stage("decode_image", options["image_decoder"], options["decode_image"], 1, grid)
 
 
+def speech_translation(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """Encode speech or text, decode text with beam search, and speak it: units all at once, then sound.
+
+    After each step the KV cache follows the beams that were chosen.
+    """
+    options, whole, one = spec.options, config(spec, "model"), {"batch": request.batch}
+    if options["input"] == "speech":
+        frames = request.audio_s * options["frames_per_second"]
+        context = adapted_frames(whole, frames)
+        yield Stage("encode_speech", "model", "encode_speech", 1, {**one, "frames": frames})
+    else:
+        context = request.prompt_tokens
+        yield Stage("encode_text", "model", "encode_text_seamless", 1, {**one, "tokens": context})
+    beams = {**one, "beams": request.beams, "context": context}
+    yield Stage("prefill", "model", "prefill_beams", 1, beams)
+    steps, sizes = request.new_tokens - 1, {**beams, "cache": 1}
+    yield Stage("decode", "model", "decode_beams", steps, sizes, grows=1)
+    moved = {"rows": request.batch * request.beams, "context": context, "cache": 2}
+    yield Stage("reorder_cache", "model", "reorder_beams", steps, moved, grows=1)
+    if options["output"] == "speech":
+        words = request.new_tokens
+        chars = words * options["chars_per_token"]
+        units = {**one, "units": chars * options["units_per_char"]}
+        yield Stage("reread_text", "model", "reread_text", 1, {**one, "context": context, "tokens": words})
+        yield Stage("encode_units", "model", "encode_units", 1, {**one, "subwords": words})
+        yield Stage("decode_units", "model", "decode_units", 1, {**units, "subwords": words, "chars": chars})
+        yield Stage("vocode", "model", "vocode_units", 1, units)
+
+
 def retrieval(spec: ModelSpec, request: Request) -> Iterator[Stage]:
     """Encode the history of each user, then find the nearest of all items."""
     batch = {"batch": request.batch}
@@ -140,5 +168,15 @@ IMAGE_TOKENS: dict[str, Callable[[ModelSpec, Request], tuple[Mapping[str, int], 
 }
 
 LANGUAGE_FAMILIES: dict[str, Callable[[ModelSpec, Request], Iterator[Stage]]] = {
-    family.__name__: family for family in (zero_shot, vision_language, vision_cross_attention, early_fusion, autoregressive_image, retrieval, ranking)
+    family.__name__: family
+    for family in (
+        zero_shot,
+        vision_language,
+        vision_cross_attention,
+        early_fusion,
+        autoregressive_image,
+        speech_translation,
+        retrieval,
+        ranking,
+    )
 }

@@ -32,7 +32,7 @@ ATTENTION_CORES = ("scaled_dot_product_attention", "pointwise_attention")  # the
 _MATMUL = _words("linear mm addmm bmm baddbmm")
 _REDUCTION = _words(
     "mean sum var var_mean std amax amin max min argmax argmin all any prod cumsum cumprod logsumexp _softmax"
-    " _log_softmax _safe_softmax linalg_vector_norm norm sort topk native_dropout tril triu"
+    " _log_softmax _safe_softmax linalg_vector_norm norm sort topk native_dropout tril triu glu"
 )
 _MOVEMENT = _words(
     "clone copy_ copy _to_copy contiguous cat stack repeat repeat_interleave roll flip constant_pad_nd"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 UNSET: Any = None  # the model's own default, filled in by resolve
-_COUNTS = ("batch", "prompt_tokens", "height", "width", "frames", "new_tokens", "classes", "candidates")
+_COUNTS = ("batch", "prompt_tokens", "height", "width", "frames", "new_tokens", "classes", "candidates", "beams", "audio_s")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Request:
         Classes of a zero-shot classifier, each a prompt of its own.
     candidates : int
         Items that a recommender ranks.
+    beams : int
+        Beams of a beam search; 1 is greedy.
+    audio_s : int
+        Length of the speech that goes in, in whole seconds.
 
     Raises
     ------
@@ -50,6 +54,8 @@ class Request:
     new_tokens: int = UNSET
     classes: int = UNSET
     candidates: int = UNSET
+    beams: int = UNSET
+    audio_s: int = UNSET
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
