@@ -15,10 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmchar.hstu import HSTU
-
-__all__ = ["CViViT", "EfficientUNet", "HSTU", "MaskedTokenTransformer"]
-
 
 class Attention(nn.Module):
     """Multi-head attention of tokens over themselves, over a context, or (``joint``) over both at once; no biases.

@@ -30,6 +30,24 @@ def score_classes(module: nn.Module, make: Inputs, *, images: int, classes: int)
     return work
 
 
+def encode_pixels(module: nn.Module, make: Inputs, *, images: int) -> Work:
+    """A vision tower of its own on ``(images, channels, height, width)``."""
+    pixels = _pixels(make, module.config, images)
+    return lambda: module(pixels)
+
+
+def project_features(module: nn.Module, make: Inputs, *, images: int, patches: int) -> Work:
+    """An adaptor of its own on ``(images, patches, width)`` features."""
+    features = make.normal(images, patches, module.config.in_dim)
+    return lambda: module(features)
+
+
+def project_signal(module: nn.Module, make: Inputs, *, batch: int, tokens: int) -> Work:
+    """NExT-GPT's output projector on the language model's states at its ``(batch, tokens)`` signal tokens."""
+    signal = make.normal(batch, tokens, module.config.in_dim)
+    return lambda: module(signal)
+
+
 def encode_tiles(module: nn.Module, make: Inputs, *, images: int) -> Work:
     """LLaVA's vision tower on ``(images, channels, height, width)`` images or tiles of images."""
     pixels = _pixels(make, module.config.vision_config, images)

@@ -68,6 +68,20 @@ def vision_tower(config: Config, sizes: Sizes) -> Iterator[Site]:
     yield Site("self", sizes["images"], heads, tokens, tokens, head_dim, config["num_hidden_layers"])
 
 
+def output_projector(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """NExT-GPT's output projector: signal tokens over themselves, then queries over themselves and the signal."""
+    batch, signal, queries = sizes["batch"], sizes["tokens"], config["queries"]
+    heads, head_dim, layers = config["heads"], config["dim"] // config["heads"], config["layers"]
+    yield Site("self", batch, heads, signal, signal, head_dim, layers)
+    yield Site("self", batch, heads, queries, queries, head_dim, layers)
+    yield Site("cross", batch, heads, queries, signal, head_dim, layers)
+
+
+def no_attention(_config: Config, _sizes: Sizes) -> Iterator[Site]:
+    """A component that does not attend."""
+    yield from ()
+
+
 def llava(config: Config, sizes: Sizes) -> Iterator[Site]:
     """LLaVA and LLaVA-NeXT: a vision tower, an MLP without attention, a causal language model."""
     if "images" not in sizes:
@@ -221,17 +235,48 @@ def seamless(config: Config, sizes: Sizes) -> Iterator[Site]:
         yield site("self", "t2u_encoder", sizes["subwords"], sizes["subwords"])
 
 
+def audio_tower(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Qwen2.5-Omni's audio tower: chunks of ``2 * n_window`` frames, halved by a convolution; each over itself."""
+    tower = config["thinker_config"]["audio_config"]
+    heads, chunk = tower["encoder_attention_heads"], 2 * tower["n_window"]
+    for frames, many in _pieces(sizes["frames"], chunk):
+        tokens = (frames - 1) // 2 + 1
+        calls = sizes["batch"] * many * tower["encoder_layers"]
+        yield Site("self", 1, heads, tokens, tokens, tower["d_model"] // heads, calls)
+
+
+def thinker(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Qwen2.5-Omni's language model that writes."""
+    yield from causal_lm(config["thinker_config"]["text_config"], sizes)
+
+
+def talker(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Qwen2.5-Omni's language model that speaks."""
+    yield from causal_lm(config["talker_config"], sizes)
+
+
+def sound_transformer(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Qwen2.5-Omni's diffusion transformer: all frames of sound, with and without the codes, behind a block mask."""
+    dit = config["token2wav_config"]["dit_config"]
+    tokens, heads = sizes["codes"] * dit["repeats"], dit["num_attention_heads"]
+    yield Site("self", 2 * sizes["batch"], heads, tokens, tokens, dit["head_dim"], dit["num_hidden_layers"])
+
+
 def hstu(config: Config, sizes: Sizes) -> Iterator[Site]:
     """HSTU: the history over itself, or all candidates over the history and themselves; head_dim is the queries'."""
     if "most" in sizes:
         return
-    q_len = sizes.get("candidates", sizes.get("tokens"))
+    q_len = sizes["candidates"] if "candidates" in sizes else sizes["tokens"]
     kv_len = q_len + sizes.get("cache", 0)
     yield Site("causal", sizes["batch"], config["heads"], q_len, kv_len, config["qk_dim"], config["layers"])
 
 
 LANGUAGE_FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
     "CLIPModel": clip,
+    "CLIPVisionModel": vision_tower,
+    "CLIPVisionModelWithProjection": vision_tower,
+    "LinearAdaptor": no_attention,
+    "OutputProjector": output_projector,
     "LlavaForConditionalGeneration": llava,
     "LlavaNextForConditionalGeneration": llava,
     "Blip2ForConditionalGeneration": blip2,
@@ -243,5 +288,10 @@ LANGUAGE_FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
     "JanusForConditionalGeneration": janus,
     "Emu3ForConditionalGeneration": emu3,
     "SeamlessM4Tv2Model": seamless,
+    "Qwen2_5OmniForConditionalGeneration": no_attention,
+    "encode_audio": audio_tower,
+    **dict.fromkeys(("prefill_thinker", "decode_thinker"), thinker),
+    **dict.fromkeys(("prefill_talker", "decode_talker"), talker),
+    "denoise_sound": sound_transformer,
     "HSTU": hstu,
 }

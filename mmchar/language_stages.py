@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from mmchar.language_forms import adapted_frames, image_grid, next_tiles, patches
 from mmchar.models import ModelSpec
 from mmchar.request import Request
-from mmchar.stages import Stage, config, guided_batch
+from mmchar.stages import Stage, config, guided_batch, steps_of
 
 
 def zero_shot(spec: ModelSpec, request: Request) -> Iterator[Stage]:
@@ -30,6 +30,31 @@ def answer(request: Request, component: str, prompt: int) -> Iterator[Stage]:
     yield Stage("prefill", component, "prefill_embeds", 1, {"batch": request.batch, "tokens": prompt})
     sizes = {"batch": request.batch, "cache": prompt}
     yield Stage("decode", component, "decode_one_token", request.new_tokens - 1, sizes, grows=1)
+
+
+def linear_adaptor(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """The same with an encoder, an adaptor and a language model of their own; some give one token for an image."""
+    images = {"images": request.batch}
+    whole = spec.options["image_tokens"] == "patches"
+    tokens = patches(config(spec, "image_encoder")) if whole else 1
+    yield Stage("encode_image", "image_encoder", "encode_pixels", 1, images)
+    yield Stage("project_image", "adaptor", "project_features", 1, {**images, "patches": tokens})
+    yield from answer(request, "lm", tokens + request.prompt_tokens)
+
+
+def any_to_any(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """Answer with text that ends in signal tokens; they stand for the prompt of the diffusion model they drive."""
+    yield from linear_adaptor(spec, request)
+    signal, queries = spec.options["signal_tokens"], config(spec, "output_projector")["queries"]
+    yield Stage("project_output", "output_projector", "project_signal", 1, {"batch": request.batch, "tokens": signal})
+    scale = 2 ** (len(config(spec, "vae")["block_out_channels"]) - 1)
+    frames = {"frames": request.frames} if request.frames else {}
+    latent = {"height": request.height // scale, "width": request.width // scale}
+    sizes = {"batch": guided_batch(request), **frames, **latent, "context": queries}
+    (steps,) = steps_of(request, 1)
+    yield Stage("denoise", "unet", "denoise_video" if frames else "denoise_image", steps, sizes)
+    decoded = {"batch": request.batch, **latent}  # a video frame by frame
+    yield Stage("decode_video" if frames else "decode_image", "vae", "decode_latent", request.frames or 1, decoded)
 
 
 def vision_cross_attention(spec: ModelSpec, request: Request) -> Iterator[Stage]:
@@ -104,6 +129,24 @@ def speech_translation(spec: ModelSpec, request: Request) -> Iterator[Stage]:
         yield Stage("vocode", "model", "vocode_units", 1, units)
 
 
+def spoken_answer(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """Hear a question, write the answer token by token, speak it code by code, turn the codes into sound.
+
+    The sound is denoised along an ODE by a fourth-order Runge-Kutta method: four evaluations between two times.
+    """
+    options, batch = spec.options, request.batch
+    frames = request.audio_s * options["frames_per_second"]
+    prompt = frames // options["frames_per_token"] + request.prompt_tokens
+    codes = request.new_tokens * options["codes_per_token"]
+    yield Stage("encode_audio", "omni", "encode_audio", 1, {"batch": batch, "frames": frames})
+    for name, call, many in (("", "thinker", request.new_tokens), ("_speech", "talker", codes)):
+        yield Stage("prefill" + name, "omni", "prefill_" + call, 1, {"batch": batch, "tokens": prompt})
+        yield Stage("decode" + name, "omni", "decode_" + call, many - 1, {"batch": batch, "cache": prompt}, grows=1)
+    (steps,) = steps_of(request, 1)
+    yield Stage("denoise_sound", "omni", "denoise_sound", 4 * (steps - 1), {"batch": batch, "codes": codes})
+    yield Stage("vocode", "omni", "vocode_mel", 1, {"batch": batch, "codes": codes})
+
+
 def retrieval(spec: ModelSpec, request: Request) -> Iterator[Stage]:
     """Encode the history of each user, then find the nearest of all items."""
     batch = {"batch": request.batch}
@@ -172,10 +215,13 @@ LANGUAGE_FAMILIES: dict[str, Callable[[ModelSpec, Request], Iterator[Stage]]] = 
     for family in (
         zero_shot,
         vision_language,
+        linear_adaptor,
+        any_to_any,
         vision_cross_attention,
         early_fusion,
         autoregressive_image,
         speech_translation,
+        spoken_answer,
         retrieval,
         ranking,
     )

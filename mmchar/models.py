@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 ZOO = Path(__file__).parent / "zoo"
+OWN = {"HSTU": "mmchar.hstu", "LinearAdaptor": "mmchar.projectors", "OutputProjector": "mmchar.projectors"}
 LIBRARIES = ("transformers", "diffusers", "mmchar")
 DTYPES = ("float32", "bfloat16", "float16")
 _SPEC_KEYS = {"name", "family", "year", "summary", "components", "options", "request", "request_source", "tiny_request"}
@@ -221,7 +222,7 @@ def build(part: Component, *, role: str, model: str, device: str, dtype: str) ->
 
 
 def _resolve_class(part: Component, role: str, model: str) -> Any:
-    module = "mmchar.architectures" if part.library == "mmchar" else part.library
+    module = OWN.get(part.cls, "mmchar.architectures") if part.library == "mmchar" else part.library
     try:
         return getattr(import_module(module), part.cls)
     except ImportError as error:

@@ -6,7 +6,18 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 UNSET: Any = None  # the model's own default, filled in by resolve
-_COUNTS = ("batch", "prompt_tokens", "height", "width", "frames", "new_tokens", "classes", "candidates", "beams", "audio_s")
+_COUNTS = (
+    "batch",
+    "prompt_tokens",
+    "height",
+    "width",
+    "frames",
+    "new_tokens",
+    "classes",
+    "candidates",
+    "beams",
+    "audio_s",
+)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmchar.calls import Inputs, Work, fill_layers
+from mmchar.calls import Inputs, Work, fill, fill_layers
 
 
 def encode_speech(module: nn.Module, make: Inputs, *, batch: int, frames: int) -> Work:
@@ -88,6 +88,107 @@ def vocode_units(module: nn.Module, make: Inputs, *, batch: int, units: int) -> 
         return vocoder.hifi_gan(torch.cat([lang, hidden, voice], dim=-1).transpose(1, 2))
 
     return work
+
+
+def encode_audio(module: nn.Module, make: Inputs, *, batch: int, frames: int) -> Work:
+    """Qwen2.5-Omni's audio tower on ``frames`` mel frames per sample, cut into chunks beforehand."""
+    from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as omni
+
+    tower, lengths = module.thinker.model.audio_tower, torch.tensor([frames] * batch)
+    silence = torch.zeros(tower.num_mel_bins, frames * batch)
+    cut, chunks = omni.chunk_and_pad_features(silence, lengths, tower.n_window)
+    mel = make.normal(*cut.shape)
+    known = {"chunk_lengths": chunks, "valid_indices": omni.get_valid_indices(chunks)}
+    known["pool_indices"] = omni.get_pool_indices(lengths)
+    known = {name: value.to(make.device) for name, value in known.items()}
+    bounds = omni.get_audio_cu_seqlens(chunks)  # read as numbers, so these stay on the CPU
+    return lambda: tower(padded_feature=mel, feature_lens=lengths, cu_seqlens=bounds, **known)
+
+
+def prefill_thinker(module: nn.Module, make: Inputs, *, batch: int, tokens: int) -> Work:
+    """Qwen2.5-Omni's writing model on embedded audio and text tokens; logits of the last position."""
+    return _thinker_step(module, make, batch=batch, tokens=tokens, cache=0)
+
+
+def decode_thinker(module: nn.Module, make: Inputs, *, batch: int, cache: int) -> Work:
+    """Qwen2.5-Omni's writing model on one embedded token."""
+    return _thinker_step(module, make, batch=batch, tokens=1, cache=cache)
+
+
+def prefill_talker(module: nn.Module, make: Inputs, *, batch: int, tokens: int) -> Work:
+    """Qwen2.5-Omni's speaking model on what the writing model saw, at that model's width."""
+    return _talker_step(module, make, batch=batch, tokens=tokens, cache=0)
+
+
+def decode_talker(module: nn.Module, make: Inputs, *, batch: int, cache: int) -> Work:
+    """Qwen2.5-Omni's speaking model on one code, added to a token of the written answer."""
+    return _talker_step(module, make, batch=batch, tokens=1, cache=cache)
+
+
+def denoise_sound(module: nn.Module, make: Inputs, *, batch: int, codes: int) -> Work:
+    """Qwen2.5-Omni's diffusion transformer on mel frames, given codes, a voice and a reference; doubled by guidance."""
+    dit = module.token2wav.code2wav_dit_model
+    frames, config, dtype = codes * dit.repeats, dit.config, dit.proj_out.weight.dtype
+    sizes = {"hidden_states": config.mel_dim, "condition_vector": config.mel_dim}
+    sizes["speaker_embedding"] = config.enc_emb_dim
+    inputs = {name: make.normal(batch, frames, width).to(dtype) for name, width in sizes.items()}
+    ids, time = make.tokens(batch, codes, vocabulary=config.num_embeds), make.normal(batch).to(dtype)
+    return lambda: dit(**inputs, quantized_code=ids, time_step=time, apply_cfg=True)
+
+
+def vocode_mel(module: nn.Module, make: Inputs, *, batch: int, codes: int) -> Work:
+    """Qwen2.5-Omni's vocoder on the mel frames of ``codes`` codes; all of its forward but the copy to the CPU."""
+    token2wav = module.token2wav
+    vocoder, frames = token2wav.code2wav_bigvgan_model, codes * token2wav.code2wav_dit_model.repeats
+    mel = make.normal(batch, vocoder.config.mel_dim, frames).to(vocoder.conv_pre.weight.dtype)
+
+    def work() -> Any:
+        hidden = vocoder.conv_pre(vocoder.process_mel_spectrogram(mel))
+        many = vocoder.num_residual_blocks
+        for level, upsample in enumerate(vocoder.ups):
+            hidden = upsample[0](hidden)
+            hidden = sum(block(hidden) for block in vocoder.resblocks[level * many : (level + 1) * many]) / many
+        return vocoder.conv_post(vocoder.activation_post(hidden)).clamp(-1.0, 1.0)
+
+    return work
+
+
+def _thinker_step(module: nn.Module, make: Inputs, *, batch: int, tokens: int, cache: int) -> Work:
+    thinker = module.thinker
+    embeds = make.normal(batch, tokens, thinker.config.text_config.hidden_size)
+    places, past = _places_and_cache(thinker.config.text_config, make, batch=batch, tokens=tokens, cache=cache)
+
+    def work() -> Any:
+        out = thinker.model(inputs_embeds=embeds, position_ids=places, past_key_values=past, use_cache=True)
+        return thinker.lm_head(out.last_hidden_state[:, -1])
+
+    return work
+
+
+def _talker_step(module: nn.Module, make: Inputs, *, batch: int, tokens: int, cache: int) -> Work:
+    talker = module.talker
+    embeds = make.normal(batch, tokens, talker.config.embedding_size)
+    code = make.tokens(batch, tokens, vocabulary=talker.config.vocab_size) if cache else None
+    places, past = _places_and_cache(talker.config, make, batch=batch, tokens=tokens, cache=cache)
+
+    def work() -> Any:
+        said = embeds if code is None else embeds + talker.get_input_embeddings()(code)
+        hidden = talker.thinker_to_talker_proj(said)
+        out = talker.model(inputs_embeds=hidden, position_ids=places, past_key_values=past, use_cache=True)
+        return talker.codec_head(out.last_hidden_state[:, -1])
+
+    return work
+
+
+def _places_and_cache(config: Any, make: Inputs, *, batch: int, tokens: int, cache: int) -> tuple[torch.Tensor, Any]:
+    """Positions in time, height and width, ``(3, batch, tokens)``, and a KV cache with ``cache`` tokens."""
+    from transformers import DynamicCache
+
+    past = DynamicCache(config=config)
+    if cache:
+        fill(past, make, config, batch=batch, tokens=cache)
+    places = torch.arange(cache, cache + tokens, device=make.device).expand(3, batch, tokens)
+    return places, past
 
 
 def _beam_step(module: nn.Module, make: Inputs, *, batch: int, beams: int, context: int, cache: int) -> Work:
