@@ -4,8 +4,7 @@ A composite class runs one of its parts per stage; which one shows in the sizes:
 ``patches`` or ``context`` for an adaptor, ``tokens`` or ``cache`` for the language model.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from mmchar.closed_forms import Config, Site, Sizes, causal_lm, clip_text
 
