@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from mmchar.language_forms import adapted_frames, image_grid, next_tiles, patches
 from mmchar.models import ModelSpec
 from mmchar.request import Request
-from mmchar.stages import Stage, config, guided_batch, steps_of
+from mmchar.stages import FAMILIES, Stage, config, guided_batch, steps_of
 
 
 def zero_shot(spec: ModelSpec, request: Request) -> Iterator[Stage]:
@@ -210,7 +210,7 @@ IMAGE_TOKENS: dict[str, Callable[[ModelSpec, Request], tuple[Mapping[str, int], 
     "IdeficsForVisionText2Text": _idefics,
 }
 
-LANGUAGE_FAMILIES: dict[str, Callable[[ModelSpec, Request], Iterator[Stage]]] = {
+FAMILIES |= {
     family.__name__: family
     for family in (
         zero_shot,

@@ -37,9 +37,10 @@ _REDUCTION = _words(
 _MOVEMENT = _words(
     "clone copy_ copy _to_copy contiguous cat stack repeat repeat_interleave roll flip constant_pad_nd"
     " reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d replication_pad3d slice_scatter"
-    " select_scatter index_put index_put_ index_copy index_copy_ scatter scatter_ masked_scatter upsample_nearest1d upsample_nearest2d"
-    " upsample_nearest3d upsample_bilinear2d _upsample_nearest_exact2d pixel_shuffle pixel_unshuffle im2col col2im"
-    " fill_ zero_ max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d"
+    " select_scatter index_put index_put_ index_copy index_copy_ scatter scatter_ masked_scatter upsample_nearest1d"
+    " upsample_nearest2d upsample_nearest3d upsample_bilinear2d _upsample_nearest_exact2d pixel_shuffle"
+    " pixel_unshuffle im2col col2im fill_ zero_ max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d"
+    " _adaptive_avg_pool2d"
 )
 _FACTORY = _words(
     "zeros ones full arange linspace eye zeros_like ones_like full_like rand randn randn_like normal_"

@@ -182,6 +182,4 @@ def config(spec: ModelSpec, role: str) -> Mapping[str, Any]:
     return spec.components[role].config
 
 
-from mmchar.language_stages import LANGUAGE_FAMILIES  # noqa: E402  # they use Stage and the helpers above
-
-FAMILIES |= LANGUAGE_FAMILIES
+from mmchar import language_stages  # noqa: E402, F401  # adds its families to FAMILIES, and uses what is above
