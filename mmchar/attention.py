@@ -16,7 +16,7 @@ FLASH_MAX_HEAD_DIM = 256  # flash-attention README, "head dimensions up to 256"
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 
 _TEMPORAL = re.compile(r"temp|motion|(^|\.)transformer_in(\.|$)")
-_CROSS = re.compile(r"attn2|cross_?attn|crossattention|encoder_attn|EncDecAttention")
+_CROSS = re.compile(r"attn2|cross_?attn|cross_?attention|encoder_attn|EncDecAttention")
 _SELF = re.compile(r"attn1|self_?attn|SelfAttention|spatial")
 
 

@@ -134,7 +134,7 @@ def parallel_decode_video(module: nn.Module, make: Inputs, *, batch: int, tokens
 
 def prefill(module: nn.Module, make: Inputs, *, batch: int, tokens: int) -> Work:
     """A causal language model on a whole prompt; only the last position's logits are made."""
-    ids = make.tokens(batch, tokens, vocabulary=module.config.vocab_size)
+    ids = make.tokens(batch, tokens, vocabulary=module.config.get_text_config().vocab_size)
     return lambda: module(input_ids=ids, use_cache=True, logits_to_keep=1)
 
 
@@ -142,10 +142,12 @@ def decode_one_token(module: nn.Module, make: Inputs, *, batch: int, cache: int)
     """A causal language model on one token, with ``cache`` tokens in its KV cache."""
     from transformers import DynamicCache
 
-    ids = make.tokens(batch, 1, vocabulary=module.config.vocab_size)
-    filled = DynamicCache(config=module.config)
-    _fill(filled, make, module.config, batch=batch, tokens=cache)
-    return lambda: module(input_ids=ids, past_key_values=filled, use_cache=True)
+    config = module.config.get_text_config()
+    ids = make.tokens(batch, 1, vocabulary=config.vocab_size)
+    filled = DynamicCache(config=config)
+    fill(filled, make, config, batch=batch, tokens=cache)
+    lm = language_model(module)
+    return lambda: lm(input_ids=ids, past_key_values=filled, use_cache=True)
 
 
 def prefill_seq2seq(module: nn.Module, make: Inputs, *, batch: int, context: int) -> Work:
@@ -169,22 +171,24 @@ def _decoder_token(module: nn.Module, make: Inputs, *, batch: int, context: int,
     if cache:
         shape = {"layers": config.decoder_layers, "heads": config.decoder_attention_heads}
         shape["head_dim"] = config.d_model // config.decoder_attention_heads
-        _fill_layers(past, make, batch=batch, tokens=cache, **shape)
-        _fill_layers(text, make, batch=batch, tokens=context, **shape)
+        fill_layers(past, make, batch=batch, tokens=cache, **shape)
+        fill_layers(text, make, batch=batch, tokens=context, **shape)
     both = EncoderDecoderCache(past, text)
     return lambda: module(encoder_outputs=encoded, decoder_input_ids=ids, past_key_values=both, use_cache=True)
 
 
-def _fill(cache: Any, make: Inputs, config: Any, *, batch: int, tokens: int) -> None:
+def fill(cache: Any, make: Inputs, config: Any, *, batch: int, tokens: int) -> None:
+    """Fill a KV cache with ``tokens`` tokens in every layer of a causal language model."""
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    _fill_layers(
+    fill_layers(
         cache, make, layers=config.num_hidden_layers, heads=kv_heads, head_dim=head_dim, batch=batch, tokens=tokens
     )
 
 
-def _fill_layers(cache: Any, make: Inputs, *, layers: int, heads: int, head_dim: int, batch: int, tokens: int) -> None:
+def fill_layers(cache: Any, make: Inputs, *, layers: int, heads: int, head_dim: int, batch: int, tokens: int) -> None:
+    """Fill a KV cache with keys and values ``(batch, heads, tokens, head_dim)`` in every layer."""
     for layer in range(layers):
         cache.update(make.normal(batch, heads, tokens, head_dim), make.normal(batch, heads, tokens, head_dim), layer)
 
@@ -192,3 +196,54 @@ def _fill_layers(cache: Any, make: Inputs, *, layers: int, heads: int, head_dim:
 def _context_width(config: Any) -> int:
     """Width of the text that a denoiser takes: before its own projection where it has one."""
     return getattr(config, "encoder_hid_dim", None) or config.cross_attention_dim
+
+
+from mmchar.language_calls import (  # noqa: E402, F401  # a stage's call is looked up here; these use Inputs above
+    decode_codes_emu3,
+    decode_codes_janus,
+    decode_gated,
+    decode_image_token_janus,
+    decode_mllama,
+    encode_clip_image,
+    encode_clip_text,
+    encode_history,
+    encode_image_blip2,
+    encode_image_codes,
+    encode_image_idefics,
+    encode_image_mllama,
+    encode_image_qwen,
+    encode_pixels,
+    encode_tiles,
+    language_model,
+    prefill_embeds,
+    prefill_gated,
+    prefill_image_janus,
+    prefill_mllama,
+    project_features,
+    project_mllama,
+    project_patches,
+    project_perceiver,
+    project_queries,
+    project_signal,
+    rank_candidates,
+    retrieve_items,
+    score_classes,
+)
+from mmchar.speech_calls import (  # noqa: E402, F401
+    decode_beams,
+    decode_talker,
+    decode_thinker,
+    decode_units,
+    denoise_sound,
+    encode_audio,
+    encode_speech,
+    encode_text_seamless,
+    encode_units,
+    prefill_beams,
+    prefill_talker,
+    prefill_thinker,
+    reorder_beams,
+    reread_text,
+    vocode_mel,
+    vocode_units,
+)

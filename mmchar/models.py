@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 ZOO = Path(__file__).parent / "zoo"
+OWN = {"HSTU": "mmchar.hstu", "LinearAdaptor": "mmchar.projectors", "OutputProjector": "mmchar.projectors"}
 LIBRARIES = ("transformers", "diffusers", "mmchar")
 DTYPES = ("float32", "bfloat16", "float16")
 _SPEC_KEYS = {"name", "family", "year", "summary", "components", "options", "request", "request_source", "tiny_request"}
@@ -68,7 +69,7 @@ class ModelSpec:
     def scaled_down(self) -> "ModelSpec":
         """The tiny variant: same structure, small widths, for tests and for measuring on a CPU."""
         components = {
-            role: replace(part, config={**part.config, **part.tiny}, published_params=None)
+            role: replace(part, config=_overridden(part.config, part.tiny), published_params=None)
             for role, part in self.components.items()
         }
         limits = {**self.limits, **self.tiny_limits}
@@ -223,7 +224,7 @@ def build(part: Component, *, role: str, model: str, device: str, dtype: str) ->
 
 
 def _resolve_class(part: Component, role: str, model: str) -> Any:
-    module = "mmchar.architectures" if part.library == "mmchar" else part.library
+    module = OWN.get(part.cls, "mmchar.architectures") if part.library == "mmchar" else part.library
     try:
         return getattr(import_module(module), part.cls)
     except ImportError as error:
@@ -244,6 +245,12 @@ def _default_dtype(dtype: "torch.dtype") -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def _overridden(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with some values changed, also inside the configs that it holds."""
+    inner = {key: _overridden(config[key], new) for key, new in changes.items() if isinstance(config.get(key), dict)}
+    return {**config, **changes, **inner}
 
 
 def _one_line(error: Exception) -> str:

@@ -28,26 +28,28 @@ _NORMALIZATION = _words(
     "native_group_norm native_layer_norm native_batch_norm _native_batch_norm_legit_no_training _fused_rms_norm"
     " cudnn_batch_norm"
 )
+ATTENTION_CORES = ("scaled_dot_product_attention", "pointwise_attention")  # the second is HSTU's, without softmax
 _MATMUL = _words("linear mm addmm bmm baddbmm")
 _REDUCTION = _words(
     "mean sum var var_mean std amax amin max min argmax argmin all any prod cumsum cumprod logsumexp _softmax"
-    " _log_softmax _safe_softmax linalg_vector_norm norm sort topk native_dropout tril triu"
+    " _log_softmax _safe_softmax linalg_vector_norm norm sort topk native_dropout tril triu glu floor_divide"
 )
 _MOVEMENT = _words(
     "clone copy_ copy _to_copy contiguous cat stack repeat repeat_interleave roll flip constant_pad_nd"
-    " reflection_pad1d reflection_pad2d replication_pad2d replication_pad3d slice_scatter select_scatter index_put"
-    " index_put_ index_copy index_copy_ scatter scatter_ masked_scatter upsample_nearest1d upsample_nearest2d"
-    " upsample_nearest3d upsample_bilinear2d _upsample_nearest_exact2d pixel_shuffle pixel_unshuffle im2col col2im"
-    " fill_ zero_ max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d"
+    " reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d replication_pad3d slice_scatter"
+    " select_scatter index_put index_put_ index_copy index_copy_ scatter scatter_ masked_scatter upsample_nearest1d"
+    " upsample_nearest2d upsample_nearest3d upsample_bilinear2d _upsample_nearest_exact2d pixel_shuffle"
+    " pixel_unshuffle im2col col2im fill_ zero_ max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d"
+    " _adaptive_avg_pool2d"
 )
 _FACTORY = _words(
-    "zeros ones full arange linspace eye zeros_like ones_like full_like scalar_tensor rand randn randn_like normal_"
+    "zeros ones full arange linspace eye zeros_like ones_like full_like rand randn randn_like normal_"
     " new_zeros new_ones new_full tril_indices one_hot uniform_ randint range"
 )
 _GATHER = _words("embedding index _unsafe_index index_select gather take masked_select")
 _FREE = _words(
     "empty empty_like empty_strided new_empty new_empty_strided detach detach_ alias lift_fresh _unsafe_view"
-    " _reshape_alias is_same_size set_ resize_ _local_scalar_dense _assert_async _assert_scalar equal"
+    " _reshape_alias scalar_tensor is_same_size set_ resize_ _local_scalar_dense _assert_async _assert_scalar equal"
 )
 
 
@@ -61,7 +63,7 @@ def category(op: str, *, pointwise: bool, module_type: str = "") -> str:
         return "Linear"
     if op == "convolution":
         return "Convolution"
-    if op == "scaled_dot_product_attention":
+    if op in ATTENTION_CORES:
         return "Attention"
     if op == "embedding":
         return "Embedding"

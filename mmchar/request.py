@@ -6,7 +6,18 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 UNSET: Any = None  # the model's own default, filled in by resolve
-_COUNTS = ("batch", "prompt_tokens", "height", "width", "frames", "new_tokens")
+_COUNTS = (
+    "batch",
+    "prompt_tokens",
+    "height",
+    "width",
+    "frames",
+    "new_tokens",
+    "classes",
+    "candidates",
+    "beams",
+    "audio_s",
+)
 
 
 @dataclass(frozen=True)
@@ -18,7 +29,7 @@ class Request:
     batch : int
         Images, videos or prompts generated together.
     prompt_tokens : int
-        Text tokens per prompt.
+        Text tokens per prompt; items and actions of a recommender's history.
     height, width : int
         Size of the final image or video in pixels.
     frames : int
@@ -29,6 +40,14 @@ class Request:
         Guidance scale. Above 1 classifier-free guidance runs, which doubles the batch.
     new_tokens : int
         Tokens generated autoregressively.
+    classes : int
+        Classes of a zero-shot classifier, each a prompt of its own.
+    candidates : int
+        Items that a recommender ranks.
+    beams : int
+        Beams of a beam search; 1 is greedy.
+    audio_s : int
+        Length of the speech that goes in, in whole seconds.
 
     Raises
     ------
@@ -44,6 +63,10 @@ class Request:
     steps: int | tuple[int, ...] = UNSET
     guidance: float = UNSET
     new_tokens: int = UNSET
+    classes: int = UNSET
+    candidates: int = UNSET
+    beams: int = UNSET
+    audio_s: int = UNSET
 
     def __post_init__(self) -> None:
         for name in _COUNTS:

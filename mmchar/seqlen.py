@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from mmchar import closed_forms
 from mmchar.attention import similarity_bytes
-from mmchar.closed_forms import FORMS, halvings
+from mmchar.closed_forms import halvings
+from mmchar.language_forms import LANGUAGE_FORMS
 from mmchar.models import ModelSpec
 from mmchar.request import Request
 from mmchar.stages import Stage, stages
 
+FORMS = closed_forms.FORMS | LANGUAGE_FORMS  # of a component class, or of a call that runs one part of a class
 COLUMNS = ("stage", "step", "repeats", "attention", "batch", "heads", "q_len", "kv_len", "head_dim", "calls")
 
 
@@ -126,7 +129,7 @@ def _stage_rows(spec: ModelSpec, stage: Stage) -> Iterator[tuple]:
     part = spec.components[stage.component]
     if part.cls not in FORMS:
         raise ValueError(f"{spec.name}: no closed form for {part.cls}; there is one for {', '.join(sorted(FORMS))}")
-    form = FORMS[part.cls]
+    form = FORMS.get(stage.call, FORMS[part.cls])
     first = tuple(form(part.config, stage.at(0).sizes))
     last = tuple(form(part.config, stage.at(stage.repeats - 1).sizes))
     for site, end in zip(first, last, strict=True):

@@ -180,3 +180,6 @@ def steps_of(request: Request, many: int) -> tuple[int, ...]:
 def config(spec: ModelSpec, role: str) -> Mapping[str, Any]:
     """Configuration of a component."""
     return spec.components[role].config
+
+
+from mmchar import language_stages  # noqa: E402, F401  # adds its families to FAMILIES, and uses what is above

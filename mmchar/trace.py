@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmchar import attention, operators
 
 aten = torch.ops.aten
-_WHOLE = {"scaled_dot_product_attention", "linear", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
+_WHOLE = {*operators.ATTENTION_CORES, "linear", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
           "_upsample_nearest_exact2d", "upsample_bilinear2d"}  # fmt: skip
 _DROPOUT = {"dropout", "feature_dropout", "alpha_dropout"}
 
@@ -115,6 +115,8 @@ class _Recorder(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if name in _DROPOUT and not args[2]:
             return args[0]  # out of training it returns its input; torch's own decomposition would copy it
+        if name == "copy_" and args[0].is_meta and not any(args[1].stride()):
+            name = "fill_"  # x[...] = number: real tensors fill, meta expands the number and copies it
         if name not in _WHOLE and func.namespace == "aten" and func._can_decompose():
             with self:
                 out = func.decompose(*args, **kwargs)
@@ -131,6 +133,8 @@ class _Recorder(TorchDispatchMode):
         with self._label(row):
             out = self._run(func, name, args, kwargs)
         outputs = _tensors((out,))
+        if name == "_native_batch_norm_legit_no_training":
+            outputs = outputs[:1]  # out of training it keeps no statistics, though on meta they have their shapes
         self._track(outputs)
         self._add(self.rows[row], name, args, kwargs, inputs, outputs)
         return out
@@ -142,7 +146,7 @@ class _Recorder(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def _run(self, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
-        if name == "scaled_dot_product_attention" and args[0].is_meta:
+        if name in operators.ATTENTION_CORES and args[0].is_meta:
             q, v = args[0], args[2]
             if q.dim() < 4:
                 return q.new_empty(*q.shape[:-1], v.shape[-1])
@@ -155,7 +159,7 @@ class _Recorder(TorchDispatchMode):
         dtype = next(
             (t.dtype for t in inputs if t.is_floating_point()), inputs[0].dtype if inputs else kwargs.get("dtype")
         )
-        core = self._attention(path, module, args, kwargs) if name == "scaled_dot_product_attention" else {}
+        core = self._attention(path, module, args, kwargs) if name in operators.ATTENTION_CORES else {}
         key = (id(module), path, name, dtype, *core.values())
         if key not in self._index:
             kind = operators.category(
@@ -167,7 +171,7 @@ class _Recorder(TorchDispatchMode):
         return self._index[key]
 
     def _attention(self, path: str, module: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
-        """Lengths, kind and backend of a call ``(q, k, v, mask, dropout, is_causal)``; q is [..., h, q, d]."""
+        """Lengths, kind and backend of a call ``(q, k, v, mask or bias, …)``; q is [..., h, q, d]."""
         q, k = args[0], args[1]
         has_mask = _mask(args, kwargs) is not None
         heads = q.shape[-3] if q.dim() > 3 else 1
@@ -192,7 +196,7 @@ class _Recorder(TorchDispatchMode):
         row.write_bytes += written
         row.read_bytes += _read_bytes(name, args, inputs, written)
         row.live_bytes = max(row.live_bytes, self._live_bytes)
-        if name == "scaled_dot_product_attention" and (mask := _mask(args, kwargs)) is not None:
+        if name in operators.ATTENTION_CORES and (mask := _mask(args, kwargs)) is not None:
             row.mask_bytes += _bytes(mask)
 
     def _track(self, tensors: list[Tensor]) -> None:
@@ -255,7 +259,7 @@ def _flop(name: str, args: tuple, kwargs: dict, inputs: list[Tensor], outputs: l
     if name == "convolution":
         image = inputs[0] if args[6] else outputs[0]  # args[6]: transposed
         return operators.convolution_flop(image.shape[2:], args[1].shape, batch=image.shape[0])
-    if name == "scaled_dot_product_attention":
+    if name in operators.ATTENTION_CORES:
         q, k, v = args[:3]
         heads = q.shape[-3] if q.dim() > 3 else 1
         batch = q.numel() // (heads * q.shape[-2] * q.shape[-1])

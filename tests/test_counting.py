@@ -11,7 +11,7 @@ from mmchar import calls
 from mmchar.attention import use_backend
 from mmchar.counting import COLUMNS, count, count_stage, summarize_count
 from mmchar.models import get_spec, load, zoo_names
-from mmchar.operators import CATEGORIES
+from mmchar.operators import ATTENTION_CORES, CATEGORIES
 from mmchar.request import Request
 from mmchar.stages import Stage, stages
 
@@ -73,7 +73,7 @@ def test_no_operator_is_uncounted(name):
     assert list(table.columns) == list(COLUMNS)
     assert (table[["calls", "repeats"]] > 0).all(axis=None)
     assert (table[["flop", "read_bytes", "write_bytes", "mask_bytes", "live_bytes"]] >= 0).all(axis=None)
-    assert ((table["attention"] != "") == (table["op"] == "scaled_dot_product_attention")).all()
+    assert ((table["attention"] != "") == table["op"].isin(ATTENTION_CORES)).all()
 
 
 def test_stable_diffusion_denoise_step_by_arithmetic():

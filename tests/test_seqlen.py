@@ -29,6 +29,7 @@ from mmchar.stages import stages
 NAMES = zoo_names()
 SD = "stable-diffusion-1.5"
 AWKWARD = {"batch": 3, "guidance": 1.0, "prompt_tokens": 7, "frames": 6, "new_tokens": 5}
+AWKWARD |= {"classes": 6, "candidates": 5, "beams": 3, "audio_s": 7}
 
 
 def fitting(value: int, limit: dict) -> int:
