@@ -61,8 +61,8 @@ def denoise_image(module: nn.Module, make: Inputs, *, batch: int, height: int, w
     """A 2-D U-Net on ``(batch, channels, height, width)``, conditioned on ``(batch, context, width)`` text."""
     sample = make.normal(batch, module.config.in_channels, height, width)
     text = make.normal(batch, context, _context_width(module.config))
-    t = make.timestep(batch)
-    return lambda: module(sample, t, encoder_hidden_states=text)
+    t, more = make.timestep(batch), _conditions(module, make, batch)
+    return lambda: module(sample, t, encoder_hidden_states=text, **more)
 
 
 def denoise_video(
@@ -78,8 +78,8 @@ def denoise_video(
 def denoise_unconditional(module: nn.Module, make: Inputs, *, batch: int, height: int, width: int) -> Work:
     """A 2-D U-Net without text, on ``(batch, channels, height, width)``."""
     sample = make.normal(batch, module.config.in_channels, height, width)
-    t = make.timestep(batch)
-    return lambda: module(sample, t)
+    t, more = make.timestep(batch), _conditions(module, make, batch)
+    return lambda: module(sample, t, **more)
 
 
 def denoise_embedding(module: nn.Module, make: Inputs, *, batch: int, context: int) -> Work:
@@ -189,6 +189,33 @@ def _fill_layers(cache: Any, make: Inputs, *, layers: int, heads: int, head_dim:
         cache.update(make.normal(batch, heads, tokens, head_dim), make.normal(batch, heads, tokens, head_dim), layer)
 
 
+def _conditions(module: nn.Module, make: Inputs, batch: int) -> dict[str, Any]:
+    """What a U-Net is told besides time and text: a class, a noise level, an embedding, or SDXL's sizes."""
+    config, more = module.config, {}
+    kind = getattr(config, "class_embed_type", None)
+    if kind == "timestep" or getattr(config, "num_class_embeds", None):
+        more["class_labels"] = make.tokens(batch, vocabulary=getattr(config, "num_class_embeds", None) or 1000)
+    elif kind == "identity":
+        more["class_labels"] = make.normal(batch, module.time_embedding.linear_2.out_features)
+    if getattr(config, "addition_embed_type", None) == "text_time":
+        sizes = 6
+        pooled = config.projection_class_embeddings_input_dim - sizes * config.addition_time_embed_dim
+        time_ids = make.tokens(batch, sizes, vocabulary=1024).to(make.dtype)
+        more["added_cond_kwargs"] = {"text_embeds": make.normal(batch, pooled), "time_ids": time_ids}
+    return more
+
+
 def _context_width(config: Any) -> int:
     """Width of the text that a denoiser takes: before its own projection where it has one."""
     return getattr(config, "encoder_hid_dim", None) or config.cross_attention_dim
+
+
+from mmchar.diffusion_calls import (  # noqa: E402, F401  (they use Inputs, so they come last)
+    denoise_class,
+    denoise_flux,
+    denoise_masked_text,
+    denoise_sd3,
+    encode_text_lm,
+    parallel_decode_grid,
+    project_text,
+)

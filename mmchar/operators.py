@@ -57,6 +57,8 @@ def category(op: str, *, pointwise: bool, module_type: str = "") -> str:
     ``pointwise`` is the operator's own tag in torch. Whatever a module named ``…Norm…`` does besides matrix products
     (an RMSNorm written out as casts, powers and means) is Normalization, which is what the module computes.
     """
+    if op in ("bmm", "baddbmm") and ("Attention" in module_type or "Attn" in module_type):
+        return "Attention"  # an attention written out as matrix products (linear attention, soft-capped logits)
     if op in _MATMUL:
         return "Linear"
     if op == "convolution":

@@ -58,14 +58,15 @@ def latent_diffusion(spec: ModelSpec, request: Request) -> Iterator[Stage]:
     yield from encode_texts(spec, request)
     scale = 2 ** (len(config(spec, "vae")["block_out_channels"]) - 1)
     latent = {"height": request.height // scale, "width": request.width // scale}
-    context = request.prompt_tokens * len(spec.options["context"])
+    joined = spec.options.get("context_joined", "tokens")  # texts follow each other, or lie side by side (SDXL)
+    context = request.prompt_tokens * (len(spec.options["context"]) if joined == "tokens" else 1)
     (steps,) = steps_of(request, 1)
     yield Stage("denoise", "unet", "denoise_image", steps, {"batch": batch, **latent, "context": context})
     yield Stage("decode_image", "vae", "decode_latent", 1, {"batch": request.batch, **latent})
 
 
 def cascaded_diffusion(spec: ModelSpec, request: Request) -> Iterator[Stage]:
-    """Encode the prompt, denoise a small image, then denoise it again at growing sizes (no latent, no decoder)."""
+    """Encode the prompt, denoise a small image, then denoise it again at growing sizes (the last may be a latent)."""
     batch = guided_batch(request)
     yield from encode_texts(spec, request)
     denoisers = spec.options["denoisers"]
@@ -73,6 +74,8 @@ def cascaded_diffusion(spec: ModelSpec, request: Request) -> Iterator[Stage]:
         size = {"height": request.height // denoiser["divisor"], "width": request.width // denoiser["divisor"]}
         sizes = {"batch": batch, **size, "context": request.prompt_tokens}
         yield Stage(denoiser["stage"], denoiser["component"], "denoise_image", steps, sizes)
+    if decoder := spec.options.get("decoder"):  # the last denoiser made a latent
+        yield Stage("decode_image", decoder, "decode_latent", 1, {"batch": request.batch, **size})
 
 
 def autoregressive(spec: ModelSpec, request: Request) -> Iterator[Stage]:
@@ -180,3 +183,8 @@ def steps_of(request: Request, many: int) -> tuple[int, ...]:
 def config(spec: ModelSpec, role: str) -> Mapping[str, Any]:
     """Configuration of a component."""
     return spec.components[role].config
+
+
+from mmchar import diffusion_stages  # noqa: E402  (its families use Stage, so they come last)
+
+FAMILIES.update({family.__name__: family for family in diffusion_stages.FAMILIES})

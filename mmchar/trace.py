@@ -104,6 +104,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.rows: list[Row] = []
         self._index: dict[tuple, int] = {}
+        self._component = type(root).__name__
         self._stack = stack
         self._label = label or (lambda _row: nullcontext())
         self._known = {t.untyped_storage()._cdata for t in (*root.parameters(), *root.buffers())}
@@ -178,8 +179,12 @@ class _Recorder(TorchDispatchMode):
             q_len=q_len,
             kv_len=kv_len,
             causal=is_causal or getattr(module, "is_causal", False) is True,
-            joint=getattr(module, "added_kv_proj_dim", None) is not None
-            and not getattr(module, "only_cross_attention", False),
+            joint=attention.is_one_sequence(self._component, path)
+            or (
+                getattr(module, "added_kv_proj_dim", None) is not None
+                and not getattr(module, "only_cross_attention", False)
+            ),
+            cross=getattr(module, "is_cross_attention", None),
         )
         fused = "flash" if attention.flash_eligible(has_mask=has_mask, head_dim=head_dim) else "mem-efficient"
         sizes = {"batch": q.numel() // (heads * q_len * head_dim), "heads": heads, "q_len": q_len, "kv_len": kv_len}

@@ -1,0 +1,97 @@
+"""How diffusion transformers and what encodes and decodes for them are called, by the rules of :mod:`mmchar.calls`."""
+
+import torch
+from torch import Tensor, nn
+
+from mmchar.calls import Inputs, Work
+
+
+def encode_text_lm(module: nn.Module, make: Inputs, *, batch: int, tokens: int) -> Work:
+    """A language model that encodes a prompt: its hidden states are what is wanted, one forward over all tokens."""
+    ids = make.tokens(batch, tokens, vocabulary=module.config.get_text_config().vocab_size)
+    return lambda: module(input_ids=ids, use_cache=True, output_hidden_states=True)
+
+
+def denoise_flux(module: nn.Module, make: Inputs, *, batch: int, height: int, width: int, context: int) -> Work:
+    """FLUX and FLUX.2 on ``(batch, tokens, channels)``: a token is 2x2 of the latent, packed into its channels."""
+    config, rows, columns = module.config, height // 2, width // 2
+    axes = len(config.axes_dims_rope)
+    inputs = {
+        "hidden_states": make.normal(batch, rows * columns, config.in_channels),
+        "encoder_hidden_states": make.normal(batch, context, config.joint_attention_dim),
+        "timestep": flow_time(make, batch),
+        "img_ids": _positions(make, rows, columns, axes=axes),
+        "txt_ids": _positions(make, context, 1, axes=axes),
+        "guidance": flow_time(make, batch) if getattr(config, "guidance_embeds", True) else None,
+    }
+    if getattr(config, "pooled_projection_dim", None):
+        inputs["pooled_projections"] = make.normal(batch, config.pooled_projection_dim)
+    return lambda: module(**inputs, return_dict=False)
+
+
+def denoise_sd3(module: nn.Module, make: Inputs, *, batch: int, height: int, width: int, context: int) -> Work:
+    """Stable Diffusion 3 on a latent, ``(batch, context, width)`` text and the pooled text of two encoders."""
+    config = module.config
+    inputs = {
+        "hidden_states": make.normal(batch, config.in_channels, height, width),
+        "encoder_hidden_states": make.normal(batch, context, config.joint_attention_dim),
+        "pooled_projections": make.normal(batch, config.pooled_projection_dim),
+        "timestep": flow_time(make, batch),
+    }
+    return lambda: module(**inputs, return_dict=False)
+
+
+def denoise_masked_text(module: nn.Module, make: Inputs, *, batch: int, height: int, width: int, context: int) -> Work:
+    """PixArt and SANA on a latent, with cross attention to text under a mask (which hides nothing here)."""
+    config = module.config
+    inputs = {
+        "hidden_states": make.normal(batch, config.in_channels, height, width),
+        "encoder_hidden_states": make.normal(batch, context, config.caption_channels),
+        "encoder_attention_mask": make.ones(batch, context).to(make.dtype),
+        "timestep": flow_time(make, batch),
+    }
+    if "use_additional_conditions" in config:
+        inputs["added_cond_kwargs"] = {"resolution": None, "aspect_ratio": None}
+    return lambda: module(**inputs, return_dict=False)
+
+
+def denoise_class(module: nn.Module, make: Inputs, *, batch: int, height: int, width: int) -> Work:
+    """A class-conditional transformer on a latent."""
+    latent = make.normal(batch, module.config.in_channels, height, width)
+    t, label = make.timestep(batch), make.tokens(batch, vocabulary=module.config.num_embeds_ada_norm)
+    return lambda: module(latent, timestep=t, class_labels=label, return_dict=False)
+
+
+def parallel_decode_grid(module: nn.Module, make: Inputs, *, batch: int, height: int, width: int, context: int) -> Work:
+    """One step of aMUSEd over a ``(height, width)`` token image."""
+    config = module.config
+    ids = make.tokens(batch, height, width, vocabulary=config.vocab_size)
+    text = make.normal(batch, context, config.encoder_hidden_size)
+    pooled = make.normal(batch, config.cond_embed_dim)
+    sizes = make.normal(batch, config.micro_cond_embed_dim // config.micro_cond_encode_dim)
+    return lambda: module(ids, encoder_hidden_states=text, pooled_text_emb=pooled, micro_conds=sizes)
+
+
+def project_text(module: nn.Module, make: Inputs, *, batch: int, context: int) -> Work:
+    """The projection of unCLIP, from image and text embeddings to text tokens and a time embedding."""
+    image, pooled = (make.normal(batch, module.config.clip_embeddings_dim) for _ in range(2))
+    text = make.normal(batch, context, module.config.clip_embeddings_dim)
+    return lambda: module(
+        image_embeddings=image,
+        prompt_embeds=pooled,
+        text_encoder_hidden_states=text,
+        do_classifier_free_guidance=False,
+    )
+
+
+def flow_time(make: Inputs, batch: int) -> Tensor:
+    """One time in (0, 1) per sample, ``(batch,)``."""
+    return torch.full((batch,), 0.5, dtype=make.dtype, device=make.device)
+
+
+def _positions(make: Inputs, rows: int, columns: int, *, axes: int) -> Tensor:
+    """Position ids of a grid, ``(rows * columns, axes)``; the middle axes count rows and columns."""
+    row = torch.arange(rows, device=make.device).repeat_interleave(columns)
+    column = torch.arange(columns, device=make.device).repeat(rows)
+    zeros = torch.zeros_like(row)
+    return torch.stack([zeros, row, column, *[zeros] * (axes - 3)], dim=1).to(make.dtype)

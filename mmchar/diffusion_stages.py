@@ -1,0 +1,96 @@
+"""Families of diffusion models that denoise with a transformer, in pixels, or over a masked token image."""
+
+from collections.abc import Callable, Iterator
+
+from mmchar.models import ModelSpec
+from mmchar.request import Request
+from mmchar.stages import Stage, config, encode_texts, guided_batch, steps_of
+
+
+def diffusion_transformer(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """Encode the prompt, denoise a latent image or video with a transformer, decode it once.
+
+    Options: ``denoise`` and ``decode`` name their calls; ``latent_scale`` is the side of an image over that of its
+    latent, ``frame_scale`` the same of frames; ``text_tokens`` fixes the length of an encoder's prompt,
+    ``template_tokens`` adds to it; ``context_tokens`` adds to the prompt in the denoiser; ``guidance`` says that it
+    runs as two forwards one after the other.
+    """
+    options = spec.options
+    rounds = 2 if request.guided and options.get("guidance") == "sequential" else 1
+    batch = request.batch if rounds == 2 else guided_batch(request)
+    yield from encode_prompts(spec, request, batch=batch, rounds=rounds)
+    scale = options["latent_scale"]
+    latent = {"height": request.height // scale, "width": request.width // scale}
+    if request.frames:
+        latent["frames"] = (request.frames - 1) // options["frame_scale"] + 1
+    sizes = {"batch": batch, **latent}
+    if request.prompt_tokens:
+        sizes["context"] = request.prompt_tokens + options.get("context_tokens", 0)
+    yield from _denoise(spec, request, sizes, rounds)
+    what = "video" if request.frames else "image"
+    yield Stage(f"decode_{what}", "vae", options.get("decode", "decode_latent"), 1, {**latent, "batch": request.batch})
+
+
+def _denoise(spec: ModelSpec, request: Request, sizes: dict[str, int], rounds: int) -> Iterator[Stage]:
+    """One stage, or one per expert where the first steps and the last have a transformer of their own."""
+    experts = spec.options.get("experts", {"denoise": "transformer"})
+    many = len(experts)
+    (total,) = steps_of(request, 1)
+    for place, (name, role) in enumerate(experts.items()):
+        steps = total * (place + 1) // many - total * place // many
+        yield Stage(name, role, spec.options["denoise"], rounds * steps, sizes)
+
+
+def pixel_diffusion(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """Denoise the image itself; nothing is encoded and nothing is decoded."""
+    sizes = {"batch": request.batch, "height": request.height, "width": request.width}
+    (steps,) = steps_of(request, 1)
+    yield Stage("denoise", "unet", "denoise_unconditional", steps, sizes)
+
+
+def masked_image_transformer(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """Encode the prompt, fill all image tokens at once over a few steps, turn them into pixels."""
+    yield from encode_texts(spec, request)
+    scale = 2 ** (len(config(spec, "vqvae")["block_out_channels"]) - 1)
+    grid = {"height": request.height // scale, "width": request.width // scale}
+    sizes = {"batch": guided_batch(request), **grid, "context": request.prompt_tokens}
+    (steps,) = steps_of(request, 1)
+    yield Stage("parallel_decode", "transformer", "parallel_decode_grid", steps, sizes)
+    yield Stage("decode_image", "vqvae", "decode_codes", 1, {"batch": request.batch, **grid})
+
+
+def image_embedding_diffusion(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """Denoise, as unCLIP does, an image embedding, then a small image from it, then the large one from the small one.
+
+    The last of the super-resolution steps has a network of its own.
+    """
+    batch, text = guided_batch(request), request.prompt_tokens
+    prior, decoder, superres = steps_of(request, 3)
+    factor = spec.options["superres_factor"]
+    small = {"height": request.height // factor, "width": request.width // factor}
+    extra = config(spec, "text_proj")["clip_extra_context_tokens"]
+    large = {"batch": request.batch, "height": request.height, "width": request.width}
+    yield from encode_texts(spec, request)
+    yield Stage("denoise_prior", "prior", "denoise_embedding", prior, {"batch": batch, "context": text})
+    yield Stage("project_text", "text_proj", "project_text", 1, {"batch": request.batch, "context": text})
+    sizes = {"batch": batch, **small, "context": extra + text}
+    yield Stage("denoise_64", "decoder", "denoise_image", decoder, sizes)
+    yield Stage("denoise_256", "sr_first", "denoise_unconditional", superres - 1, large)
+    yield Stage("denoise_256_last", "sr_last", "denoise_unconditional", 1, large)
+
+
+def encode_prompts(spec: ModelSpec, request: Request, *, batch: int, rounds: int) -> Iterator[Stage]:
+    """One stage per text encoder, each with the tokens that it sees; ``rounds`` where guidance is sequential."""
+    fixed, template = (spec.options.get(key, {}) for key in ("text_tokens", "template_tokens"))
+    for role, call in spec.options.get("texts", {}).items():
+        tokens = fixed.get(role, (request.prompt_tokens or 0) + template.get(role, 0))
+        name = role.replace("text_encoder", "encode_text")
+        yield Stage(name, role, call, rounds, {"batch": batch, "tokens": tokens})
+
+
+FAMILIES: tuple[Callable[[ModelSpec, Request], Iterator[Stage]], ...] = (
+    diffusion_transformer,
+    pixel_diffusion,
+    masked_image_transformer,
+    image_embedding_diffusion,
+)
