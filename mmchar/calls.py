@@ -211,10 +211,14 @@ def _context_width(config: Any) -> int:
 
 
 from mmchar.diffusion_calls import (  # noqa: E402, F401  (they use Inputs, so they come last)
+    decode_latent_video,
     denoise_class,
     denoise_flux,
+    denoise_hunyuan_image,
     denoise_masked_text,
+    denoise_qwen_image,
     denoise_sd3,
+    denoise_z_image,
     encode_text_lm,
     parallel_decode_grid,
     project_text,

@@ -62,6 +62,55 @@ def denoise_class(module: nn.Module, make: Inputs, *, batch: int, height: int, w
     return lambda: module(latent, timestep=t, class_labels=label, return_dict=False)
 
 
+def denoise_qwen_image(module: nn.Module, make: Inputs, *, batch: int, height: int, width: int, context: int) -> Work:
+    """Qwen-Image on ``(batch, tokens, channels)``: a token is 2x2 of the latent, packed into its channels."""
+    config, rows, columns = module.config, height // 2, width // 2
+    inputs = {
+        "hidden_states": make.normal(batch, rows * columns, config.in_channels),
+        "encoder_hidden_states": make.normal(batch, context, config.joint_attention_dim),
+        "timestep": flow_time(make, batch),
+        "img_shapes": [[(1, rows, columns)]] * batch,
+    }
+    return lambda: module(**inputs, encoder_hidden_states_mask=None, return_dict=False)
+
+
+def denoise_z_image(module: nn.Module, make: Inputs, *, batch: int, height: int, width: int, context: int) -> Work:
+    """Z-Image on lists of latents ``(channels, 1, height, width)`` and of texts ``(context, width)``."""
+    config = module.config
+    latents = list(make.normal(batch, config.in_channels, 1, height, width))
+    texts = list(make.normal(batch, context, config.cap_feat_dim))
+    t = flow_time(make, batch)
+    module.rope_embedder(
+        torch.zeros(1, len(config.axes_dims), dtype=torch.int32, device=make.device)
+    )  # makes its tables
+    return lambda: module(x=latents, t=t, cap_feats=texts, return_dict=False)
+
+
+def denoise_hunyuan_image(
+    module: nn.Module, make: Inputs, *, batch: int, height: int, width: int, context: int, glyphs: int
+) -> Work:
+    """HunyuanImage on a latent, ``context`` tokens of the prompt and ``glyphs`` of what is to be written in it."""
+    config = module.config
+    inputs = {
+        "hidden_states": make.normal(batch, config.in_channels, height, width),
+        "timestep": flow_time(make, batch),
+        "encoder_hidden_states": make.normal(batch, context, config.text_embed_dim),
+        "encoder_attention_mask": make.ones(batch, context),
+        "encoder_hidden_states_2": make.normal(batch, glyphs, config.text_embed_2_dim),
+        "encoder_attention_mask_2": make.ones(batch, glyphs),
+    }
+    return lambda: module(**inputs, return_dict=False)
+
+
+def decode_latent_video(
+    module: nn.Module, make: Inputs, *, batch: int, height: int, width: int, frames: int = 1
+) -> Work:
+    """A video autoencoder's decoder on ``(batch, channels, frames, height, width)``; an image is one frame."""
+    channels = module.config.z_dim if "z_dim" in module.config else module.config.latent_channels
+    latent = make.normal(batch, channels, frames, height, width)
+    return lambda: module.decode(latent, return_dict=False)
+
+
 def parallel_decode_grid(module: nn.Module, make: Inputs, *, batch: int, height: int, width: int, context: int) -> Work:
     """One step of aMUSEd over a ``(height, width)`` token image."""
     config = module.config

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from mmchar.closed_forms import Config, Site, Sizes, causal_lm
+from mmchar.closed_forms import Config, Site, Sizes, autoencoder, causal_lm
 
 
 def nothing(_config: Config, _sizes: Sizes) -> Iterator[Site]:
@@ -61,23 +61,72 @@ def sana(config: Config, sizes: Sizes) -> Iterator[Site]:
     yield Site("cross", sizes["batch"], heads, tokens, sizes["context"], head_dim, config["num_layers"])
 
 
+def qwen_image(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Qwen-Image: every block attends over the text and every 2x2 patch of the latent.
+
+    **Source**: arXiv 2508.02324, section 3; diffusers ``transformer_qwenimage.py``.
+    """
+    tokens = (sizes["height"] // 2) * (sizes["width"] // 2) + sizes["context"]
+    heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
+    yield Site("joint", sizes["batch"], heads, tokens, tokens, head_dim, config["num_layers"])
+
+
+def z_image(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Z-Image: refiners over the image and over the text, then layers over both; each padded to 32 tokens.
+
+    **Source**: diffusers ``transformer_z_image.py`` (``SEQ_MULTI_OF``).
+    """
+    patch = config["all_patch_size"][0]
+    image = _padded((sizes["height"] // patch) * (sizes["width"] // patch), 32)
+    text = _padded(sizes["context"], 32)
+    batch, heads, head_dim = sizes["batch"], config["n_heads"], config["dim"] // config["n_heads"]
+    for tokens in (image, text):
+        yield Site("self", batch, heads, tokens, tokens, head_dim, config["n_refiner_layers"])
+    yield Site("joint", batch, heads, image + text, image + text, head_dim, config["n_layers"])
+
+
+def hunyuan_image(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """HunyuanImage 2.1: refiners over the prompt, then every block over image, prompt and glyphs.
+
+    **Source**: diffusers ``transformer_hunyuanimage.py``.
+    """
+    batch, text = sizes["batch"], sizes["context"]
+    heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
+    rows, columns = (
+        sizes[side] // patch for side, patch in zip(("height", "width"), config["patch_size"], strict=True)
+    )
+    tokens = rows * columns + text + sizes["glyphs"]
+    yield Site("self", batch, heads, text, text, head_dim, config["num_refiner_layers"])
+    yield Site("joint", batch, heads, tokens, tokens, head_dim, config["num_layers"] + config["num_single_layers"])
+
+
+def wan_decoder(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """The decoder of Wan and Qwen-Image: one head over each latent frame, in its middle, one frame after the other."""
+    tokens = sizes["height"] * sizes["width"]
+    base = config.get("decoder_base_dim") or config["base_dim"]
+    yield Site("self", sizes["batch"], 1, tokens, tokens, base * config["dim_mult"][-1], sizes.get("frames", 1))
+
+
+def _padded(tokens: int, multiple: int) -> int:
+    return -(-tokens // multiple) * multiple
+
+
 def uvit(config: Config, sizes: Sizes) -> Iterator[Site]:
     """aMUSEd: the transformer over the token image (halved at 512 pixels) and the text, the convolution blocks too.
 
-    Each convolution block, down and up, holds an attention over the positions and one over the text.
+    The attentions beside the convolutions, on the way down and on the way up, are both over the text.
 
-    **Source**: diffusers ``uvit_2d.py``.
+    **Source**: diffusers ``uvit_2d.py`` and ``SkipFFTransformerBlock`` in its ``attention.py``.
     """
     batch, context = sizes["batch"], sizes["context"]
     halved = 2 if config["downsample"] else 1
     tokens = (sizes["height"] // halved) * (sizes["width"] // halved)
-    places = (
-        (config["block_num_heads"], config["block_out_channels"], 2 * config["num_res_blocks"]),
-        (config["num_attention_heads"], config["hidden_size"], config["num_hidden_layers"]),
-    )
-    for heads, width, layers in places:
-        yield Site("self", batch, heads, tokens, tokens, width // heads, layers)
-        yield Site("cross", batch, heads, tokens, context, width // heads, layers)
+    heads, head_dim = config["block_num_heads"], config["block_out_channels"] // config["block_num_heads"]
+    yield Site("cross", batch, heads, tokens, context, head_dim, 2 * 2 * config["num_res_blocks"])
+    heads, layers = config["num_attention_heads"], config["num_hidden_layers"]
+    head_dim = config["hidden_size"] // heads
+    yield Site("self", batch, heads, tokens, tokens, head_dim, layers)
+    yield Site("cross", batch, heads, tokens, context, head_dim, layers)
 
 
 def _patches(config: Config, sizes: Sizes) -> int:
@@ -100,4 +149,12 @@ FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
     "SanaTransformer2DModel": sana,
     "UVit2DModel": uvit,
     "AutoencoderDC": nothing,
+    "Qwen2_5_VLForConditionalGeneration": encoding_lm,
+    "Mistral3ForConditionalGeneration": encoding_lm,
+    "QwenImageTransformer2DModel": qwen_image,
+    "ZImageTransformer2DModel": z_image,
+    "HunyuanImageTransformer2DModel": hunyuan_image,
+    "AutoencoderKLFlux2": autoencoder,
+    "AutoencoderKLQwenImage": wan_decoder,
+    "AutoencoderKLHunyuanImage": autoencoder,
 }

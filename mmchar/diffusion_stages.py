@@ -13,7 +13,7 @@ def diffusion_transformer(spec: ModelSpec, request: Request) -> Iterator[Stage]:
     Options: ``denoise`` and ``decode`` name their calls; ``latent_scale`` is the side of an image over that of its
     latent, ``frame_scale`` the same of frames; ``text_tokens`` fixes the length of an encoder's prompt,
     ``template_tokens`` adds to it; ``context_tokens`` adds to the prompt in the denoiser; ``guidance`` says that it
-    runs as two forwards one after the other.
+    runs as two forwards one after the other; ``denoise_sizes`` are further sizes that the denoiser's call takes.
     """
     options = spec.options
     rounds = 2 if request.guided and options.get("guidance") == "sequential" else 1
@@ -26,6 +26,7 @@ def diffusion_transformer(spec: ModelSpec, request: Request) -> Iterator[Stage]:
     sizes = {"batch": batch, **latent}
     if request.prompt_tokens:
         sizes["context"] = request.prompt_tokens + options.get("context_tokens", 0)
+    sizes.update(options.get("denoise_sizes", {}))
     yield from _denoise(spec, request, sizes, rounds)
     what = "video" if request.frames else "image"
     yield Stage(f"decode_{what}", "vae", options.get("decode", "decode_latent"), 1, {**latent, "batch": request.batch})
@@ -72,7 +73,7 @@ def image_embedding_diffusion(spec: ModelSpec, request: Request) -> Iterator[Sta
     large = {"batch": request.batch, "height": request.height, "width": request.width}
     yield from encode_texts(spec, request)
     yield Stage("denoise_prior", "prior", "denoise_embedding", prior, {"batch": batch, "context": text})
-    yield Stage("project_text", "text_proj", "project_text", 1, {"batch": request.batch, "context": text})
+    yield Stage("project_text", "text_proj", "project_text", 1, {"batch": batch, "context": text})
     sizes = {"batch": batch, **small, "context": extra + text}
     yield Stage("denoise_64", "decoder", "denoise_image", decoder, sizes)
     yield Stage("denoise_256", "sr_first", "denoise_unconditional", superres - 1, large)

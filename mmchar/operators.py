@@ -33,6 +33,7 @@ _REDUCTION = _words(
     "mean sum var var_mean std amax amin max min argmax argmin all any prod cumsum cumprod logsumexp _softmax"
     " _log_softmax _safe_softmax linalg_vector_norm norm sort topk native_dropout tril triu"
 )
+_POINTWISE = _words("polar complex")  # pointwise, but not tagged so in torch
 _MOVEMENT = _words(
     "clone copy_ copy _to_copy contiguous cat stack repeat repeat_interleave roll flip constant_pad_nd"
     " reflection_pad1d reflection_pad2d replication_pad2d replication_pad3d slice_scatter select_scatter index_put"
@@ -68,7 +69,7 @@ def category(op: str, *, pointwise: bool, module_type: str = "") -> str:
     if op == "embedding":
         return "Embedding"
     moves = op in _MOVEMENT or op in _FACTORY or op in _GATHER
-    computes = pointwise or op in _REDUCTION
+    computes = pointwise or op in _REDUCTION or op in _POINTWISE
     if op in _NORMALIZATION or ("Norm" in module_type and (moves or computes)):
         return "Normalization"
     if moves:

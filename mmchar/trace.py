@@ -149,7 +149,7 @@ class _Recorder(TorchDispatchMode):
                 return q.new_empty(*q.shape[:-1], v.shape[-1])
             # a fused kernel writes [b, q, h, d] and returns it transposed, so that merging the heads is free
             return q.new_empty(*q.shape[:-3], q.shape[-2], q.shape[-3], v.shape[-1]).transpose(-2, -3)
-        return func(*args, **kwargs)
+        return pick_by_mask(func, args) if selects_by_mask(name, args) else func(*args, **kwargs)
 
     def _row(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> int:
         path, module = self._stack[-1]
@@ -214,6 +214,29 @@ class _Recorder(TorchDispatchMode):
 
     def _forget(self, key: int) -> None:
         self._live_bytes -= self._alive.pop(key, 0)
+
+
+def selects_by_mask(name: str, args: tuple) -> bool:
+    """Whether this is ``x[mask]`` or ``~mask`` on meta, whose shape or meaning hangs on what the mask holds."""
+    if name == "bitwise_not":
+        return args[0].is_meta and args[0].dtype == torch.bool
+    return name == "index" and args[0].is_meta and any(t is not None and t.dtype == torch.bool for t in args[1])
+
+
+def pick_by_mask(func: Any, args: tuple) -> Tensor:
+    """``x[mask]`` and ``~mask`` on meta as of a mask of all ones: it keeps everything, its negation nothing."""
+    if len(args) == 1:
+        out = func(*args)
+        out.keeps_nothing = not getattr(args[0], "keeps_nothing", False)
+        return out
+    picks: list[Tensor | None] = []
+    for mask in args[1]:
+        if mask is None or mask.dtype != torch.bool:
+            picks.append(mask)
+            continue
+        kept = 0 if getattr(mask, "keeps_nothing", False) else mask.numel()
+        picks += [torch.empty(kept, dtype=torch.int64, device="meta")] * mask.dim()
+    return func(args[0], picks)
 
 
 def _tensors(values: Any) -> list[Tensor]:
