@@ -70,7 +70,8 @@ def denoise_video(
 ) -> Work:
     """A spatio-temporal U-Net on ``(batch, channels, frames, height, width)``."""
     sample = make.normal(batch, module.config.in_channels, frames, height, width)
-    text = make.normal(batch, context, _context_width(module.config))
+    each = frames if "motion_max_seq_length" in module.config else 1  # AnimateDiff takes the text once per frame
+    text = make.normal(batch * each, context, _context_width(module.config))
     t = make.timestep(batch)
     return lambda: module(sample, t, encoder_hidden_states=text)
 
@@ -222,4 +223,16 @@ from mmchar.diffusion_calls import (  # noqa: E402, F401  (they use Inputs, so t
     encode_text_lm,
     parallel_decode_grid,
     project_text,
+)
+from mmchar.video_calls import (  # noqa: E402, F401
+    decode_latent_frames,
+    denoise_cogvideox,
+    denoise_flux_video,
+    denoise_hunyuan_video,
+    denoise_image_video,
+    denoise_latte,
+    denoise_ltx,
+    denoise_wan,
+    encode_image,
+    encode_latent,
 )

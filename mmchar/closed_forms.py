@@ -208,11 +208,19 @@ _BLOCKS = {
     **dict.fromkeys(("CrossAttnDownBlock2D", "CrossAttnUpBlock2D", "UNetMidBlock2DCrossAttn"), "transformer"),
     **dict.fromkeys(("CrossAttnDownBlock3D", "CrossAttnUpBlock3D", "UNetMidBlock3DCrossAttn"), "transformer"),
     **dict.fromkeys(
+        ("CrossAttnDownBlockMotion", "CrossAttnUpBlockMotion", "UNetMidBlockCrossAttnMotion"), "transformer"
+    ),
+    **dict.fromkeys(
+        ("CrossAttnDownBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal", "UNetMidBlockSpatioTemporal"),
+        "transformer",
+    ),
+    **dict.fromkeys(
         ("SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D", "UNetMidBlock2DSimpleCrossAttn"), "added"
     ),
     **dict.fromkeys(("AttnDownBlock2D", "AttnUpBlock2D", "UNetMidBlock2D"), "self"),
     **dict.fromkeys(("DownBlock2D", "UpBlock2D", "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"), ""),
-    **dict.fromkeys(("DownBlock3D", "UpBlock3D"), ""),
+    **dict.fromkeys(("DownBlock3D", "UpBlock3D", "DownBlockMotion", "UpBlockMotion"), ""),
+    **dict.fromkeys(("DownBlockSpatioTemporal", "UpBlockSpatioTemporal"), ""),
 }
 
 
@@ -234,6 +242,6 @@ def _per_level(value: int | Sequence[int], levels: int) -> Sequence[int]:
     return (value,) * levels if isinstance(value, int) else value
 
 
-from mmchar import diffusion_forms  # noqa: E402  (its forms use Site, so they come last)
+from mmchar import diffusion_forms, video_forms  # noqa: E402  (their forms use Site, so they come last)
 
-FORMS.update(diffusion_forms.FORMS)
+FORMS.update({**diffusion_forms.FORMS, **video_forms.FORMS})

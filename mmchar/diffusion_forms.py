@@ -20,7 +20,8 @@ def flux(config: Config, sizes: Sizes) -> Iterator[Site]:
 
     **Source**: diffusers ``transformer_flux.py`` and ``pipeline_flux.py`` (``_pack_latents``).
     """
-    tokens = (sizes["height"] // 2) * (sizes["width"] // 2) * sizes.get("frames", 1) + sizes["context"]
+    frames = sizes.get("frames", 1)  # Open-Sora 2 uses FLUX's transformer for video
+    tokens = frames * (sizes["height"] // 2) * (sizes["width"] // 2) + sizes["context"]
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     calls = config["num_layers"] + config["num_single_layers"]
     yield Site("joint", sizes["batch"], heads, tokens, tokens, head_dim, calls)

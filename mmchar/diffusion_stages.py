@@ -1,6 +1,9 @@
 """Families of diffusion models that denoise with a transformer, in pixels, or over a masked token image."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import product
+from math import prod
 
 from mmchar.models import ModelSpec
 from mmchar.request import Request
@@ -28,8 +31,29 @@ def diffusion_transformer(spec: ModelSpec, request: Request) -> Iterator[Stage]:
         sizes["context"] = request.prompt_tokens + options.get("context_tokens", 0)
     sizes.update(options.get("denoise_sizes", {}))
     yield from _denoise(spec, request, sizes, rounds)
-    what = "video" if request.frames else "image"
-    yield Stage(f"decode_{what}", "vae", options.get("decode", "decode_latent"), 1, {**latent, "batch": request.batch})
+    yield from _decode(spec, request, latent)
+
+
+def _decode(spec: ModelSpec, request: Request, latent: dict[str, int]) -> Iterator[Stage]:
+    """One decode of everything, of every frame as an image, or in tiles where the option ``decode_tiles`` says so."""
+    options, sizes = spec.options, {"batch": request.batch, **latent}
+    call = options.get("decode", "decode_latent")
+    name = "decode_video" if request.frames else "decode_image"
+    if call == "decode_latent" and request.frames:
+        sizes["batch"] *= sizes.pop("frames")
+    if "decode_tiles" not in options:
+        yield Stage(name, "vae", call, 1, sizes)
+        return
+    axes = [Counter(tile_sizes(latent[axis], *tile)) for axis, tile in options["decode_tiles"].items()]
+    for index, shape in enumerate(product(*(axis.items() for axis in axes))):
+        tile = {axis: size for axis, (size, _) in zip(options["decode_tiles"], shape, strict=True)}
+        many = prod(times for _, times in shape)
+        yield Stage(f"{name}_edge_{index}" if index else name, "vae", call, many, {"batch": request.batch, **tile})
+
+
+def tile_sizes(length: int, size: int, stride: int) -> list[int]:
+    """Sizes of the overlapping tiles that cover an axis: one every ``stride``, each ``size`` long or up to the end."""
+    return [min(size, length - start) for start in range(0, length, stride)]
 
 
 def _denoise(spec: ModelSpec, request: Request, sizes: dict[str, int], rounds: int) -> Iterator[Stage]:
@@ -80,6 +104,33 @@ def image_embedding_diffusion(spec: ModelSpec, request: Request) -> Iterator[Sta
     yield Stage("denoise_256_last", "sr_last", "denoise_unconditional", 1, large)
 
 
+def video_diffusion(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """Encode the prompt, denoise the latents of all frames with a spatio-temporal U-Net, decode them as images."""
+    yield from encode_texts(spec, request)
+    scale = 2 ** (len(config(spec, "vae")["block_out_channels"]) - 1)
+    latent = {"height": request.height // scale, "width": request.width // scale}
+    sizes = {"batch": guided_batch(request), "frames": request.frames, **latent, "context": request.prompt_tokens}
+    (steps,) = steps_of(request, 1)
+    yield Stage("denoise", "unet", "denoise_video", steps, sizes)
+    yield Stage("decode_video", "vae", "decode_latent", 1, {"batch": request.batch * request.frames, **latent})
+
+
+def image_to_video(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """Encode an image twice, as a condition and as a latent; denoise the latents of all frames, decode them."""
+    batch = guided_batch(request)
+    side = config(spec, "image_encoder")["image_size"] // config(spec, "image_encoder")["patch_size"]
+    scale = 2 ** (len(config(spec, "vae")["block_out_channels"]) - 1)
+    latent = {"height": request.height // scale, "width": request.width // scale}
+    (steps,) = steps_of(request, 1)
+    yield Stage(
+        "encode_image", "image_encoder", "encode_image", 1, {"batch": request.batch, "height": side, "width": side}
+    )
+    yield Stage("encode_latent", "vae", "encode_latent", 1, {"batch": request.batch, **latent})
+    yield Stage("denoise", "unet", "denoise_image_video", steps, {"batch": batch, "frames": request.frames, **latent})
+    sizes = {"batch": request.batch, "frames": request.frames, **latent}
+    yield Stage("decode_video", "vae", "decode_latent_frames", 1, sizes)
+
+
 def encode_prompts(spec: ModelSpec, request: Request, *, batch: int, rounds: int) -> Iterator[Stage]:
     """One stage per text encoder, each with the tokens that it sees; ``rounds`` where guidance is sequential."""
     fixed, template = (spec.options.get(key, {}) for key in ("text_tokens", "template_tokens"))
@@ -94,4 +145,6 @@ FAMILIES: tuple[Callable[[ModelSpec, Request], Iterator[Stage]], ...] = (
     pixel_diffusion,
     masked_image_transformer,
     image_embedding_diffusion,
+    video_diffusion,
+    image_to_video,
 )
