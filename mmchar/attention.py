@@ -27,6 +27,7 @@ _ONE_SEQUENCE = {
     "HunyuanVideoTransformer3DModel": re.compile(r"^single_transformer_blocks\."),
     "ZImageTransformer2DModel": re.compile(r"^layers\."),
     "CogVideoXTransformer3DModel": re.compile(r"^transformer_blocks\."),
+    "MochiTransformer3DModel": re.compile(r"^transformer_blocks\."),
 }
 
 

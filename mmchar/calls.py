@@ -211,7 +211,13 @@ def _context_width(config: Any) -> int:
     return getattr(config, "encoder_hid_dim", None) or config.cross_attention_dim
 
 
-from mmchar.diffusion_calls import (  # noqa: E402, F401  (they use Inputs, so they come last)
+from mmchar.audio_calls import (  # noqa: E402, F401  (like the next two: they use Inputs, so they come last)
+    decode_waveform,
+    denoise_spectrogram,
+    denoise_waveform,
+    vocode,
+)
+from mmchar.diffusion_calls import (  # noqa: E402, F401
     decode_latent_video,
     denoise_class,
     denoise_flux,
@@ -229,9 +235,11 @@ from mmchar.video_calls import (  # noqa: E402, F401
     denoise_cogvideox,
     denoise_flux_video,
     denoise_hunyuan_video,
+    denoise_hunyuan_video_15,
     denoise_image_video,
     denoise_latte,
     denoise_ltx,
+    denoise_mochi,
     denoise_wan,
     encode_image,
     encode_latent,

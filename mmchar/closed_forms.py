@@ -83,7 +83,7 @@ def unet_2d_condition(config: Config, sizes: Sizes) -> Iterator[Site]:
     """
     if config.get("dual_cross_attention"):
         raise ValueError("no closed form for a U-Net with dual_cross_attention")
-    batch, context, channels = sizes["batch"], sizes["context"], config["block_out_channels"]
+    batch, context, channels = sizes["batch"], sizes.get("context", 0), config["block_out_channels"]
     head_numbers = _per_level(config["attention_head_dim"], len(channels))
     depths = _per_level(config.get("transformer_layers_per_block", 1), len(channels))
     levels = halvings(sizes["height"], sizes["width"], len(channels))
@@ -94,9 +94,10 @@ def unet_2d_condition(config: Config, sizes: Sizes) -> Iterator[Site]:
         if _BLOCKS[block] == "transformer":
             calls = layers * depths[level]
             twice = text_only[level] and place != len(channels)  # its first attention is over the text too; mid is not
-            first = ("cross", context) if twice else ("self", tokens)
-            yield Site(first[0], batch, number, tokens, first[1], width // number, calls)
-            yield Site("cross", batch, number, tokens, context, width // number, calls)
+            first = ("cross", context) if twice and context else ("self", tokens)
+            second = ("cross", context) if context else ("self", tokens)  # without text it sees itself
+            for kind, kv_len in (first, second):
+                yield Site(kind, batch, number, tokens, kv_len, width // number, calls)
         elif _BLOCKS[block] == "added":  # Imagen, App. D.3.1: keys and values of the text beside those of the image
             yield Site("joint", batch, width // number, tokens, tokens + context, number, layers)
 

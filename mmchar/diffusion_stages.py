@@ -15,12 +15,14 @@ def diffusion_transformer(spec: ModelSpec, request: Request) -> Iterator[Stage]:
 
     Options: ``denoise`` and ``decode`` name their calls; ``latent_scale`` is the side of an image over that of its
     latent, ``frame_scale`` the same of frames; ``text_tokens`` fixes the length of an encoder's prompt,
-    ``template_tokens`` adds to it; ``context_tokens`` adds to the prompt in the denoiser; ``guidance`` says that it
-    runs as two forwards one after the other; ``denoise_sizes`` are further sizes that the denoiser's call takes.
+    ``template_tokens`` adds to it; ``context_tokens`` adds to the prompt in the denoiser, and ``denoise_sizes`` are
+    further sizes that its call takes; ``guidance`` says that it runs as two forwards one after the other,
+    ``guided_batch`` that it makes the batch more than twice as large; ``experts`` names the stage and the component of
+    each part of the steps; ``decode_tiles`` holds size and stride of the decoder's tiles along an axis.
     """
     options = spec.options
     rounds = 2 if request.guided and options.get("guidance") == "sequential" else 1
-    batch = request.batch if rounds == 2 else guided_batch(request)
+    batch = request.batch if rounds == 2 or not request.guided else request.batch * options.get("guided_batch", 2)
     yield from encode_prompts(spec, request, batch=batch, rounds=rounds)
     scale = options["latent_scale"]
     latent = {"height": request.height // scale, "width": request.width // scale}
@@ -48,7 +50,7 @@ def _decode(spec: ModelSpec, request: Request, latent: dict[str, int]) -> Iterat
     for index, shape in enumerate(product(*(axis.items() for axis in axes))):
         tile = {axis: size for axis, (size, _) in zip(options["decode_tiles"], shape, strict=True)}
         many = prod(times for _, times in shape)
-        yield Stage(f"{name}_edge_{index}" if index else name, "vae", call, many, {"batch": request.batch, **tile})
+        yield Stage(f"{name}_edge_{index}" if index else name, "vae", call, many, {**sizes, **tile})
 
 
 def tile_sizes(length: int, size: int, stride: int) -> list[int]:
@@ -131,6 +133,25 @@ def image_to_video(spec: ModelSpec, request: Request) -> Iterator[Stage]:
     yield Stage("decode_video", "vae", "decode_latent_frames", 1, sizes)
 
 
+def audio_diffusion(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """Encode the prompt, denoise the latent of a clip of fixed length, decode it, and vocode it if it is a spectrogram.
+
+    Options: ``latent`` holds the latent's sizes, ``context_tokens`` what is added to the prompt in the denoiser.
+    """
+    options, batch = spec.options, guided_batch(request)
+    yield from encode_prompts(spec, request, batch=batch, rounds=1)
+    sizes = {"batch": batch, **options["latent"]}
+    if "context_tokens" in options:
+        sizes["context"] = request.prompt_tokens + options["context_tokens"]
+    (steps,) = steps_of(request, 1)
+    yield Stage("denoise", options["denoiser"], options["denoise"], steps, sizes)
+    yield Stage("decode_audio", "vae", options["decode"], 1, {"batch": request.batch, **options["latent"]})
+    if "vocoder" in spec.components:
+        scale = 2 ** (len(config(spec, "vae")["block_out_channels"]) - 1)
+        frames = options["latent"]["height"] * scale
+        yield Stage("vocode", "vocoder", "vocode", 1, {"batch": request.batch, "frames": frames})
+
+
 def encode_prompts(spec: ModelSpec, request: Request, *, batch: int, rounds: int) -> Iterator[Stage]:
     """One stage per text encoder, each with the tokens that it sees; ``rounds`` where guidance is sequential."""
     fixed, template = (spec.options.get(key, {}) for key in ("text_tokens", "template_tokens"))
@@ -147,4 +168,5 @@ FAMILIES: tuple[Callable[[ModelSpec, Request], Iterator[Stage]], ...] = (
     image_embedding_diffusion,
     video_diffusion,
     image_to_video,
+    audio_diffusion,
 )

@@ -26,12 +26,12 @@ def _words(text: str) -> frozenset[str]:
 
 _NORMALIZATION = _words(
     "native_group_norm native_layer_norm native_batch_norm _native_batch_norm_legit_no_training _fused_rms_norm"
-    " cudnn_batch_norm"
+    " cudnn_batch_norm _weight_norm_interface"
 )
 _MATMUL = _words("linear mm addmm bmm baddbmm")
 _REDUCTION = _words(
     "mean sum var var_mean std amax amin max min argmax argmin all any prod cumsum cumprod logsumexp _softmax"
-    " _log_softmax _safe_softmax linalg_vector_norm norm sort topk native_dropout tril triu"
+    " _log_softmax _safe_softmax linalg_vector_norm norm sort topk nonzero native_dropout tril triu"
 )
 _POINTWISE = _words("polar complex")  # pointwise, but not tagged so in torch
 _MOVEMENT = _words(

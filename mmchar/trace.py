@@ -184,7 +184,7 @@ class _Recorder(TorchDispatchMode):
                 getattr(module, "added_kv_proj_dim", None) is not None
                 and not getattr(module, "only_cross_attention", False)
             ),
-            cross=getattr(module, "is_cross_attention", None),
+            cross=_looks_elsewhere(module, q_len, kv_len),
         )
         fused = "flash" if attention.flash_eligible(has_mask=has_mask, head_dim=head_dim) else "mem-efficient"
         sizes = {"batch": q.numel() // (heads * q_len * head_dim), "heads": heads, "q_len": q_len, "kv_len": kv_len}
@@ -216,15 +216,30 @@ class _Recorder(TorchDispatchMode):
         self._live_bytes -= self._alive.pop(key, 0)
 
 
+def _looks_elsewhere(module: nn.Module, q_len: int, kv_len: int) -> bool | None:
+    """What a module says of itself: whether its keys come from elsewhere; ``None`` where it says nothing.
+
+    A cross attention that is as wide inside as outside and gets as many keys as queries has been given no context (as
+    in AudioLDM), so it looks at its own tokens.
+    """
+    says = getattr(module, "is_cross_attention", None)
+    widths = {getattr(module, name, None) for name in ("query_dim", "cross_attention_dim")}
+    return says and not (q_len == kv_len and len(widths) == 1 and None not in widths)
+
+
 def selects_by_mask(name: str, args: tuple) -> bool:
-    """Whether this is ``x[mask]`` or ``~mask`` on meta, whose shape or meaning hangs on what the mask holds."""
+    """Whether this is ``x[mask]``, ``~mask`` or ``nonzero`` on meta: its shape hangs on what the mask holds."""
+    if name == "nonzero":
+        return args[0].is_meta
     if name == "bitwise_not":
         return args[0].is_meta and args[0].dtype == torch.bool
     return name == "index" and args[0].is_meta and any(t is not None and t.dtype == torch.bool for t in args[1])
 
 
 def pick_by_mask(func: Any, args: tuple) -> Tensor:
-    """``x[mask]`` and ``~mask`` on meta as of a mask of all ones: it keeps everything, its negation nothing."""
+    """``x[mask]`` and the like on meta, as of a mask of all ones: it keeps everything, its negation nothing."""
+    if func.overloadpacket.__name__ == "nonzero":
+        return torch.empty(args[0].numel(), args[0].dim(), dtype=torch.int64, device="meta")
     if len(args) == 1:
         out = func(*args)
         out.keeps_nothing = not getattr(args[0], "keeps_nothing", False)

@@ -1,9 +1,16 @@
 """How video diffusion models are called, by the rules of :mod:`mmchar.calls`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from unittest.mock import patch
+
+import torch
 from torch import nn
 
 from mmchar.calls import Inputs, Work
 from mmchar.diffusion_calls import denoise_flux, flow_time
+
+IMAGE_TOKENS = 729  # what HunyuanVideo 1.5 holds free for an image (diffusers' pipeline: vision_num_semantic_tokens)
 
 
 def denoise_wan(
@@ -81,6 +88,45 @@ def denoise_ltx(
         "rope_interpolation_scale": (8 / 25, 32, 32),
     }
     return lambda: module(**inputs, return_dict=False)
+
+
+def denoise_hunyuan_video_15(
+    module: nn.Module, make: Inputs, *, batch: int, frames: int, height: int, width: int, context: int, glyphs: int
+) -> Work:
+    """HunyuanVideo 1.5 on a latent video, ``context`` tokens of the prompt, ``glyphs`` of writing, and no image."""
+    config = module.config
+    inputs = {
+        "hidden_states": make.normal(batch, config.in_channels, frames, height, width),
+        "timestep": flow_time(make, batch),
+        "encoder_hidden_states": make.normal(batch, context, config.text_embed_dim),
+        "encoder_attention_mask": make.ones(batch, context),
+        "encoder_hidden_states_2": make.normal(batch, glyphs, config.text_embed_2_dim),
+        "encoder_attention_mask_2": make.ones(batch, glyphs),
+        "image_embeds": torch.zeros(batch, IMAGE_TOKENS, config.image_embed_dim, dtype=make.dtype, device=make.device),
+    }
+    return lambda: module(**inputs, return_dict=False)
+
+
+def denoise_mochi(
+    module: nn.Module, make: Inputs, *, batch: int, frames: int, height: int, width: int, context: int
+) -> Work:
+    """Mochi on a latent video, with a mask of the prompt's padding (which hides nothing here)."""
+    latent = make.normal(batch, module.config.in_channels, frames, height, width)
+    text, mask = make.normal(batch, context, module.config.text_embed_dim), make.ones(batch, context)
+    t = flow_time(make, batch)
+
+    def work() -> object:
+        with _no_autocast(make):
+            return module(latent, text, t, encoder_attention_mask=mask, return_dict=False)
+
+    return work
+
+
+@contextmanager
+def _no_autocast(make: Inputs) -> Iterator[None]:
+    """On meta, where ``torch.autocast`` is refused, leave it out; elsewhere change nothing."""
+    with patch.object(torch, "autocast", lambda *_: nullcontext()) if make.device.type == "meta" else nullcontext():
+        yield
 
 
 def denoise_flux_video(

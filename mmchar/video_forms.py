@@ -1,4 +1,4 @@
-"""Closed forms of video diffusion models, as in :mod:`mmchar.closed_forms`."""
+"""Closed forms of video and audio diffusion models, as in :mod:`mmchar.closed_forms`."""
 
 from collections.abc import Callable, Iterator
 
@@ -44,7 +44,12 @@ def unet_spatio_temporal(config: Config, sizes: Sizes) -> Iterator[Site]:
 
 
 def temporal_decoder(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """The autoencoder of Stable Video Diffusion: each frame attends over its positions, in one head."""
+    """The autoencoder of Stable Video Diffusion: each frame attends over its positions, in one head.
+
+    The decoder's middle has an attention only between its layers, so none where there is one.
+    """
+    if "frames" in sizes and config["layers_per_block"] == 1:
+        return
     yield from autoencoder(config, {**sizes, "batch": sizes["batch"] * sizes.get("frames", 1)})
 
 
@@ -127,6 +132,48 @@ def causal_video_decoder(config: Config, sizes: Sizes) -> Iterator[Site]:
         yield Site("self", sizes["batch"], 1, tile * place, tile * place, config["block_out_channels"][-1], 1)
 
 
+def hunyuan_video_15(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """HunyuanVideo 1.5: refiners over the prompt, then every block over video, prompt, glyphs and an image's tokens.
+
+    **Source**: diffusers ``transformer_hunyuan_video15.py``; its pipeline holds 729 tokens free for an image.
+    """
+    patch, deep, text = config["patch_size"], config["patch_size_t"], sizes["context"]
+    video = (sizes["frames"] // deep) * (sizes["height"] // patch) * (sizes["width"] // patch)
+    tokens = video + text + sizes["glyphs"] + 729
+    heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
+    yield Site("self", sizes["batch"], heads, text, text, head_dim, config["num_refiner_layers"])
+    yield Site("joint", sizes["batch"], heads, tokens, tokens, head_dim, config["num_layers"])
+
+
+def whole_video_decoder(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """HunyuanVideo 1.5's decoder: one head over all positions of all latent frames of a tile, masked over time."""
+    tokens = sizes["frames"] * sizes["height"] * sizes["width"]
+    yield Site("self", sizes["batch"], 1, tokens, tokens, config["block_out_channels"][-1], 1)
+
+
+def mochi(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Mochi: one pooling of the text with 8 heads; then every block over video and text, one sample after the other.
+
+    **Source**: diffusers ``transformer_mochi.py`` and ``MochiAttnProcessor2_0``, ``MochiAttentionPool``.
+    """
+    patch, text = config["patch_size"], sizes["context"]
+    tokens = sizes["frames"] * (sizes["height"] // patch) * (sizes["width"] // patch) + text
+    heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
+    yield Site("cross", sizes["batch"], 8, 1, text + 1, config["text_embed_dim"] // 8, 1)
+    yield Site("joint", 1, heads, tokens, tokens, head_dim, config["num_layers"] * sizes["batch"])
+
+
+def stable_audio(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Stable Audio: every block over all frames and a token of time and duration, then over the text.
+
+    **Source**: arXiv 2407.14358, section 2; diffusers ``stable_audio_transformer.py``.
+    """
+    heads, head_dim, layers = config["num_attention_heads"], config["attention_head_dim"], config["num_layers"]
+    tokens = sizes["frames"] + 1
+    yield Site("self", sizes["batch"], heads, tokens, tokens, head_dim, layers)
+    yield Site("cross", sizes["batch"], heads, tokens, sizes["context"], head_dim, layers)
+
+
 FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
     "UNetMotionModel": unet_motion,
     "UNetSpatioTemporalConditionModel": unet_spatio_temporal,
@@ -142,5 +189,13 @@ FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
     "AutoencoderKLCogVideoX": nothing,
     "LlamaModel": encoding_lm,
     "HunyuanVideoTransformer3DModel": hunyuan_video,
+    "HunyuanVideo15Transformer3DModel": hunyuan_video_15,
+    "AutoencoderKLHunyuanVideo15": whole_video_decoder,
+    "MochiTransformer3DModel": mochi,
+    "AutoencoderKLMochi": nothing,
+    "ClapTextModelWithProjection": nothing,
+    "SpeechT5HifiGan": nothing,
+    "StableAudioDiTModel": stable_audio,
+    "AutoencoderOobleck": nothing,
     "AutoencoderKLHunyuanVideo": causal_video_decoder,
 }

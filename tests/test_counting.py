@@ -23,7 +23,8 @@ NAMES = zoo_names()
 COPIES_ELSEWHERE = {
     *("imagen", "sd3-medium", "sd3.5-medium", "sd3.5-large", "adm-imagenet-64", "adm-imagenet-256", "karlo-unclip"),
     *("deepfloyd-if", "sana-1.6b-1024", "hunyuanimage-2.1", "animatediff-v1.5.2", "modelscope-t2v-1.7b"),
-    *("zeroscope-v2-576w", "latte-1", "cogvideox-5b", "hunyuanvideo"),
+    *("zeroscope-v2-576w", "latte-1", "cogvideox-5b", "hunyuanvideo", "hunyuanvideo-1.5", "svd-xt"),
+    *("stable-audio-open-1.0",),
 }
 COPIES = ["clone", "_to_copy", "copy_", "fill_", "scalar_tensor"]
 
