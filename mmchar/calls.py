@@ -212,9 +212,14 @@ def _context_width(config: Any) -> int:
 
 
 from mmchar.audio_calls import (  # noqa: E402, F401  (like the next two: they use Inputs, so they come last)
+    decode_one_embedding,
     decode_waveform,
     denoise_spectrogram,
+    denoise_spectrogram_by_two,
     denoise_waveform,
+    embed_text,
+    prefill_embeddings,
+    project_two_texts,
     vocode,
 )
 from mmchar.diffusion_calls import (  # noqa: E402, F401

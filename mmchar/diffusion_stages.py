@@ -133,6 +133,25 @@ def image_to_video(spec: ModelSpec, request: Request) -> Iterator[Stage]:
     yield Stage("decode_video", "vae", "decode_latent_frames", 1, sizes)
 
 
+def audio_language_diffusion(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """AudioLDM 2: two text encoders, a language model that goes on from both, then diffusion under it and the text.
+
+    The language model's prompt is the first encoder's embedding and the second's tokens, each between two marks.
+    """
+    options, batch = spec.options, guided_batch(request)
+    prompt, new = request.prompt_tokens + 5, options["generated_tokens"]
+    yield from encode_prompts(spec, request, batch=batch, rounds=1)
+    sizes = {"batch": batch, "context": request.prompt_tokens}
+    yield Stage("project_text", "projection_model", "project_two_texts", 1, sizes)
+    yield Stage("prefill", "language_model", "prefill_embeddings", 1, {"batch": batch, "tokens": prompt})
+    decode = {"batch": batch, "cache": prompt}
+    yield Stage("decode", "language_model", "decode_one_embedding", new - 1, decode, grows=1)
+    sizes = {"batch": batch, **options["latent"], "generated": new, "context": request.prompt_tokens}
+    (steps,) = steps_of(request, 1)
+    yield Stage("denoise", "unet", "denoise_spectrogram_by_two", steps, sizes)
+    yield from _decode_audio(spec, request)
+
+
 def audio_diffusion(spec: ModelSpec, request: Request) -> Iterator[Stage]:
     """Encode the prompt, denoise the latent of a clip of fixed length, decode it, and vocode it if it is a spectrogram.
 
@@ -145,6 +164,12 @@ def audio_diffusion(spec: ModelSpec, request: Request) -> Iterator[Stage]:
         sizes["context"] = request.prompt_tokens + options["context_tokens"]
     (steps,) = steps_of(request, 1)
     yield Stage("denoise", options["denoiser"], options["denoise"], steps, sizes)
+    yield from _decode_audio(spec, request)
+
+
+def _decode_audio(spec: ModelSpec, request: Request) -> Iterator[Stage]:
+    """Decode the latent, to samples or to a spectrogram that is vocoded."""
+    options = spec.options
     yield Stage("decode_audio", "vae", options["decode"], 1, {"batch": request.batch, **options["latent"]})
     if "vocoder" in spec.components:
         scale = 2 ** (len(config(spec, "vae")["block_out_channels"]) - 1)
@@ -169,4 +194,5 @@ FAMILIES: tuple[Callable[[ModelSpec, Request], Iterator[Stage]], ...] = (
     video_diffusion,
     image_to_video,
     audio_diffusion,
+    audio_language_diffusion,
 )

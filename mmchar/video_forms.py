@@ -174,6 +174,33 @@ def stable_audio(config: Config, sizes: Sizes) -> Iterator[Site]:
     yield Site("cross", sizes["batch"], heads, tokens, sizes["context"], head_dim, layers)
 
 
+def gpt2(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """GPT-2: a prefill over the prompt, or one token that sees the cache and itself."""
+    heads = config["n_head"]
+    q_len, kv_len = (sizes["tokens"], sizes["tokens"]) if "tokens" in sizes else (1, sizes["cache"] + 1)
+    yield Site("causal", sizes["batch"], heads, q_len, kv_len, config["n_embd"] // heads, config["n_layer"])
+
+
+def audioldm2_unet(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """AudioLDM 2: after each layer a transformer over itself, one over the generated tokens and one over the text.
+
+    Each attends twice, first to the positions; the larger model ends with one more over itself.
+
+    **Source**: diffusers ``audioldm2/modeling_audioldm2.py``.
+    """
+    batch, channels, heads = sizes["batch"], config["block_out_channels"], config["attention_head_dim"]
+    levels = halvings(sizes["height"], sizes["width"], len(channels))
+    depth = config["transformer_layers_per_block"]
+    for level, block, layers in _walk(config, "UNetMidBlock2DCrossAttn"):
+        if _BLOCKS[block] != "transformer":
+            continue
+        tokens, head_dim, calls = levels[level][0] * levels[level][1], channels[level] // heads, layers * depth
+        for place, width in enumerate(config["cross_attention_dim"][level]):
+            seen = (sizes["generated"] if place <= 1 else sizes["context"]) if width else tokens
+            yield Site("self", batch, heads, tokens, tokens, head_dim, calls)
+            yield Site("cross" if width else "self", batch, heads, tokens, seen, head_dim, calls)
+
+
 FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
     "UNetMotionModel": unet_motion,
     "UNetSpatioTemporalConditionModel": unet_spatio_temporal,
@@ -194,6 +221,10 @@ FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
     "MochiTransformer3DModel": mochi,
     "AutoencoderKLMochi": nothing,
     "ClapTextModelWithProjection": nothing,
+    "ClapModel": nothing,
+    "AudioLDM2ProjectionModel": nothing,
+    "GPT2Model": gpt2,
+    "AudioLDM2UNet2DConditionModel": audioldm2_unet,
     "SpeechT5HifiGan": nothing,
     "StableAudioDiTModel": stable_audio,
     "AutoencoderOobleck": nothing,
