@@ -226,6 +226,7 @@ from mmchar.diffusion_calls import (  # noqa: E402, F401
     decode_latent_video,
     denoise_class,
     denoise_flux,
+    denoise_hunyuan_dit,
     denoise_hunyuan_image,
     denoise_masked_text,
     denoise_qwen_image,

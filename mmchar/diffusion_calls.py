@@ -62,6 +62,21 @@ def denoise_class(module: nn.Module, make: Inputs, *, batch: int, height: int, w
     return lambda: module(latent, timestep=t, class_labels=label, return_dict=False)
 
 
+def denoise_hunyuan_dit(module: nn.Module, make: Inputs, *, batch: int, height: int, width: int, context: int) -> Work:
+    """HunyuanDiT on a latent, with the texts of two encoders under masks (which hide nothing here)."""
+    config = module.config
+    tokens = (height // config.patch_size) * (width // config.patch_size)
+    inputs = {
+        "encoder_hidden_states": make.normal(batch, context, config.cross_attention_dim),
+        "text_embedding_mask": make.ones(batch, context),
+        "encoder_hidden_states_t5": make.normal(batch, config.text_len_t5, config.cross_attention_dim_t5),
+        "text_embedding_mask_t5": make.ones(batch, config.text_len_t5),
+        "image_rotary_emb": tuple(make.normal(tokens, config.attention_head_dim).float() for _ in range(2)),
+    }
+    latent, t = make.normal(batch, config.in_channels, height, width), flow_time(make, batch)
+    return lambda: module(latent, t, **inputs, return_dict=False)
+
+
 def denoise_qwen_image(module: nn.Module, make: Inputs, *, batch: int, height: int, width: int, context: int) -> Work:
     """Qwen-Image on ``(batch, tokens, channels)``: a token is 2x2 of the latent, packed into its channels."""
     config, rows, columns = module.config, height // 2, width // 2

@@ -112,6 +112,25 @@ def _padded(tokens: int, multiple: int) -> int:
     return -(-tokens // multiple) * multiple
 
 
+def bert(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """BERT: every layer attends over the prompt in both directions."""
+    heads, tokens = config["num_attention_heads"], sizes["tokens"]
+    head_dim = config["hidden_size"] // heads
+    yield Site("self", sizes["batch"], heads, tokens, tokens, head_dim, config["num_hidden_layers"])
+
+
+def hunyuan_dit(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """HunyuanDiT: T5's text pooled with 8 heads; then every block over the patches and over both texts.
+
+    **Source**: arXiv 2405.08748, section 2.1; diffusers ``hunyuan_transformer_2d.py``.
+    """
+    tokens, layers, second = _patches(config, sizes), config["num_layers"], config["text_len_t5"]
+    heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
+    yield Site("cross", sizes["batch"], 8, 1, second + 1, config["cross_attention_dim_t5"] // 8, 1)
+    yield Site("self", sizes["batch"], heads, tokens, tokens, head_dim, layers)
+    yield Site("cross", sizes["batch"], heads, tokens, sizes["context"] + second, head_dim, layers)
+
+
 def uvit(config: Config, sizes: Sizes) -> Iterator[Site]:
     """aMUSEd: the transformer over the token image (halved at 512 pixels) and the text, the convolution blocks too.
 
@@ -150,6 +169,8 @@ FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
     "SanaTransformer2DModel": sana,
     "UVit2DModel": uvit,
     "AutoencoderDC": nothing,
+    "BertModel": bert,
+    "HunyuanDiT2DModel": hunyuan_dit,
     "Qwen2_5_VLForConditionalGeneration": encoding_lm,
     "Mistral3ForConditionalGeneration": encoding_lm,
     "QwenImageTransformer2DModel": qwen_image,

@@ -14,11 +14,12 @@ def diffusion_transformer(spec: ModelSpec, request: Request) -> Iterator[Stage]:
     """Encode the prompt, denoise a latent image or video with a transformer, decode it once.
 
     Options: ``denoise`` and ``decode`` name their calls; ``latent_scale`` is the side of an image over that of its
-    latent, ``frame_scale`` the same of frames; ``text_tokens`` fixes the length of an encoder's prompt,
-    ``template_tokens`` adds to it; ``context_tokens`` adds to the prompt in the denoiser, and ``denoise_sizes`` are
-    further sizes that its call takes; ``guidance`` says that it runs as two forwards one after the other,
-    ``guided_batch`` that it makes the batch more than twice as large; ``experts`` names the stage and the component of
-    each part of the steps; ``decode_tiles`` holds size and stride of the decoder's tiles along an axis.
+    latent, ``frame_scale`` the same of frames, ``frame_multiple`` what the denoiser needs of them; ``text_tokens``
+    fixes the length of an encoder's prompt, ``template_tokens`` adds to it; ``context_tokens`` adds to the prompt in
+    the denoiser, and ``denoise_sizes`` are further sizes that its call takes; ``guidance`` says that it runs as two
+    forwards one after the other, ``guided_batch`` that it makes the batch more than twice as large; ``experts`` names
+    the stage and the component of each part of the steps; ``decode_tiles`` holds size and stride of the decoder's
+    tiles along an axis.
     """
     options = spec.options
     rounds = 2 if request.guided and options.get("guidance") == "sequential" else 1
@@ -32,6 +33,8 @@ def diffusion_transformer(spec: ModelSpec, request: Request) -> Iterator[Stage]:
     if request.prompt_tokens:
         sizes["context"] = request.prompt_tokens + options.get("context_tokens", 0)
     sizes.update(options.get("denoise_sizes", {}))
+    if many := options.get("frame_multiple"):  # the denoiser's patches span frames, so empty ones are added
+        sizes["frames"] += -sizes["frames"] % many
     yield from _denoise(spec, request, sizes, rounds)
     yield from _decode(spec, request, latent)
 

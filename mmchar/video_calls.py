@@ -47,7 +47,7 @@ def denoise_cogvideox(
 ) -> Work:
     """CogVideoX on ``(batch, frames, channels, height, width)``, with rotary positions where it has them."""
     config = module.config
-    tokens = frames * (height // config.patch_size) * (width // config.patch_size)
+    tokens = frames // (config.patch_size_t or 1) * (height // config.patch_size) * (width // config.patch_size)
     latent = make.normal(batch, frames, config.in_channels, height, width)
     text, t = make.normal(batch, context, config.text_embed_dim), flow_time(make, batch)
     rotary = None

@@ -101,8 +101,8 @@ def cogvideox(config: Config, sizes: Sizes) -> Iterator[Site]:
 
     **Source**: arXiv 2408.06072, section 2.2; diffusers ``cogvideox_transformer_3d.py``.
     """
-    patch = config["patch_size"]
-    tokens = sizes["frames"] * (sizes["height"] // patch) * (sizes["width"] // patch) + sizes["context"]
+    patch, frames = config["patch_size"], sizes["frames"] // (config["patch_size_t"] or 1)
+    tokens = frames * (sizes["height"] // patch) * (sizes["width"] // patch) + sizes["context"]
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     yield Site("joint", sizes["batch"], heads, tokens, tokens, head_dim, config["num_layers"])
 

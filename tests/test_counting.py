@@ -18,13 +18,12 @@ from mmchar.trace import pick_by_mask, selects_by_mask
 
 NAMES = zoo_names()
 
-# The CPU's and meta's kernels copy in different places: an attention leaves a layout that one of them makes contiguous,
-# or a table of positions comes from another device.
+# The CPU's and meta's kernels copy in different places: what an attention over the positions of an image adds to is
+# made contiguous by one of them, a mask is filled or copied into, a number comes from another device.
 COPIES_ELSEWHERE = {
-    *("imagen", "sd3-medium", "sd3.5-medium", "sd3.5-large", "adm-imagenet-64", "adm-imagenet-256", "karlo-unclip"),
-    *("deepfloyd-if", "sana-1.6b-1024", "hunyuanimage-2.1", "animatediff-v1.5.2", "modelscope-t2v-1.7b"),
-    *("zeroscope-v2-576w", "latte-1", "cogvideox-5b", "hunyuanvideo", "hunyuanvideo-1.5", "svd-xt"),
-    *("stable-audio-open-1.0",),
+    *("imagen", "adm-imagenet-64", "adm-imagenet-256", "karlo-unclip", "deepfloyd-if", "sana-1.6b-1024"),
+    *("sana-1.5-1.6b", "sana-1.5-4.8b", "hunyuanimage-2.1", "hunyuanvideo", "hunyuanvideo-1.5", "animatediff-v1.5.2"),
+    *("modelscope-t2v-1.7b", "zeroscope-v2-576w", "latte-1", "svd-xt"),
 }
 COPIES = ["clone", "_to_copy", "copy_", "fill_", "scalar_tensor"]
 
