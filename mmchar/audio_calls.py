@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from mmchar.calls import Inputs, Work
 from mmchar.diffusion_calls import flow_time
+from mmchar.inputs import Inputs, Work
 
 
 def denoise_spectrogram(module: nn.Module, make: Inputs, *, batch: int, height: int, width: int) -> Work:

@@ -5,43 +5,50 @@ where there is one), and returns the work: a function without arguments that run
 the work is neither counted nor timed.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-Work = Callable[[], Any]
-
-
-class Inputs:
-    """Makes inputs: empty on ``meta``, seeded random numbers elsewhere (never zeros, on which kernels run faster)."""
-
-    def __init__(self, device: str, dtype: str, seed: int = 0) -> None:
-        self.device = torch.device(device)
-        self.dtype = getattr(torch, dtype)
-        self._seed = seed if self.device.type != "meta" else None
-        self._random = torch.Generator(self.device).manual_seed(seed) if self._seed is not None else None
-
-    def normal(self, *shape: int) -> Tensor:
-        """Standard normal, e.g. an image ``(batch, channels, height, width)`` or text ``(batch, tokens, width)``."""
-        if self._random is None:
-            return torch.empty(shape, dtype=self.dtype, device=self.device)
-        return torch.randn(shape, dtype=self.dtype, device=self.device, generator=self._random)
-
-    def tokens(self, *shape: int, vocabulary: int) -> Tensor:
-        """Token ids below ``vocabulary``."""
-        if self._random is None:
-            return torch.empty(shape, dtype=torch.int64, device=self.device)
-        return torch.randint(0, vocabulary, shape, device=self.device, generator=self._random)
-
-    def timestep(self, batch: int) -> Tensor:
-        """One denoising time per sample, ``(batch,)``."""
-        return torch.full((batch,), 500, dtype=torch.int64, device=self.device)
-
-    def ones(self, *shape: int) -> Tensor:
-        """A mask that hides nothing."""
-        return torch.ones(shape, dtype=torch.bool, device=self.device)
+from mmchar.audio_calls import (  # noqa: F401
+    decode_one_embedding,
+    decode_waveform,
+    denoise_spectrogram,
+    denoise_spectrogram_by_two,
+    denoise_waveform,
+    embed_text,
+    prefill_embeddings,
+    project_two_texts,
+    vocode,
+)
+from mmchar.diffusion_calls import (  # noqa: F401
+    decode_latent_video,
+    denoise_class,
+    denoise_flux,
+    denoise_hunyuan_dit,
+    denoise_hunyuan_image,
+    denoise_masked_text,
+    denoise_qwen_image,
+    denoise_sd3,
+    denoise_z_image,
+    encode_text_lm,
+    parallel_decode_grid,
+    project_text,
+)
+from mmchar.inputs import Inputs, Work
+from mmchar.video_calls import (  # noqa: F401
+    decode_latent_frames,
+    denoise_cogvideox,
+    denoise_flux_video,
+    denoise_hunyuan_video,
+    denoise_hunyuan_video_15,
+    denoise_image_video,
+    denoise_latte,
+    denoise_ltx,
+    denoise_mochi,
+    denoise_wan,
+    encode_image,
+    encode_latent,
+)
 
 
 def encode_text(module: nn.Module, make: Inputs, *, batch: int, tokens: int) -> Work:
@@ -209,44 +216,3 @@ def _conditions(module: nn.Module, make: Inputs, batch: int) -> dict[str, Any]:
 def _context_width(config: Any) -> int:
     """Width of the text that a denoiser takes: before its own projection where it has one."""
     return getattr(config, "encoder_hid_dim", None) or config.cross_attention_dim
-
-
-from mmchar.audio_calls import (  # noqa: E402, F401  (like the next two: they use Inputs, so they come last)
-    decode_one_embedding,
-    decode_waveform,
-    denoise_spectrogram,
-    denoise_spectrogram_by_two,
-    denoise_waveform,
-    embed_text,
-    prefill_embeddings,
-    project_two_texts,
-    vocode,
-)
-from mmchar.diffusion_calls import (  # noqa: E402, F401
-    decode_latent_video,
-    denoise_class,
-    denoise_flux,
-    denoise_hunyuan_dit,
-    denoise_hunyuan_image,
-    denoise_masked_text,
-    denoise_qwen_image,
-    denoise_sd3,
-    denoise_z_image,
-    encode_text_lm,
-    parallel_decode_grid,
-    project_text,
-)
-from mmchar.video_calls import (  # noqa: E402, F401
-    decode_latent_frames,
-    denoise_cogvideox,
-    denoise_flux_video,
-    denoise_hunyuan_video,
-    denoise_hunyuan_video_15,
-    denoise_image_video,
-    denoise_latte,
-    denoise_ltx,
-    denoise_mochi,
-    denoise_wan,
-    encode_image,
-    encode_latent,
-)

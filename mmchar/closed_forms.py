@@ -241,8 +241,3 @@ def _walk(config: Config, middle: str | None) -> Iterator[tuple[int, str, int]]:
 
 def _per_level(value: int | Sequence[int], levels: int) -> Sequence[int]:
     return (value,) * levels if isinstance(value, int) else value
-
-
-from mmchar import diffusion_forms, video_forms  # noqa: E402  (their forms use Site, so they come last)
-
-FORMS.update({**diffusion_forms.FORMS, **video_forms.FORMS})

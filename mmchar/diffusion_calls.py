@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mmchar.calls import Inputs, Work
+from mmchar.inputs import Inputs, Work
 
 
 def encode_text_lm(module: nn.Module, make: Inputs, *, batch: int, tokens: int) -> Work:

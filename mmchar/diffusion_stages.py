@@ -7,7 +7,7 @@ from math import prod
 
 from mmchar.models import ModelSpec
 from mmchar.request import Request
-from mmchar.stages import Stage, config, encode_texts, guided_batch, steps_of
+from mmchar.stage import Stage, config, encode_texts, guided_batch, steps_of
 
 
 def diffusion_transformer(spec: ModelSpec, request: Request) -> Iterator[Stage]:

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from mmchar import closed_forms, diffusion_forms, video_forms
 from mmchar.attention import similarity_bytes
-from mmchar.closed_forms import FORMS, halvings
+from mmchar.closed_forms import halvings
 from mmchar.models import ModelSpec
 from mmchar.request import Request
 from mmchar.stages import Stage, stages
 
+FORMS = {**closed_forms.FORMS, **diffusion_forms.FORMS, **video_forms.FORMS}
 COLUMNS = ("stage", "step", "repeats", "attention", "batch", "heads", "q_len", "kv_len", "head_dim", "calls")
 
 

@@ -7,8 +7,8 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-from mmchar.calls import Inputs, Work
 from mmchar.diffusion_calls import denoise_flux, flow_time
+from mmchar.inputs import Inputs, Work
 
 IMAGE_TOKENS = 729  # what HunyuanVideo 1.5 holds free for an image (diffusers' pipeline: vision_num_semantic_tokens)
 
