@@ -39,7 +39,7 @@ def bench_stage() -> None:
     """Counting one stage against a plain meta forward of it."""
     import torch
 
-    from mmchar import calls
+    from mmchar.calls import prepare
     from mmchar.counting import count_stage
     from mmchar.models import load
     from mmchar.stages import stages
@@ -47,9 +47,7 @@ def bench_stage() -> None:
     for name in ("stable-diffusion-1.5", "imagen", "muse-3b", "llama-2-7b", "make-a-video"):
         model = load(name)
         stage = max(stages(model.spec), key=lambda s: s.repeats)
-        work = getattr(calls, stage.call)(
-            model.components[stage.component], calls.Inputs("meta", model.dtype), **stage.at(0).sizes
-        )
+        work = prepare(model, stage.at(0))
 
         def plain(work: Callable[[], object] = work) -> None:
             with torch.no_grad():
@@ -65,7 +63,7 @@ def bench_generation() -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from mmchar import calls
+    from mmchar.calls import prepare
     from mmchar.counting import count
     from mmchar.models import load
     from mmchar.stages import stages
@@ -78,9 +76,7 @@ def bench_generation() -> None:
         nonlocal total
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             for stage in plan:
-                work = getattr(calls, stage.call)(
-                    model.components[stage.component], calls.Inputs("meta", model.dtype), **stage.sizes
-                )
+                work = prepare(model, stage)
                 for _ in range(stage.repeats):
                     work()
         total = counter.get_total_flops()

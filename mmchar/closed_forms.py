@@ -81,18 +81,23 @@ def unet_2d_condition(config: Config, sizes: Sizes) -> Iterator[Site]:
 
     **Source**: diffusers ``unet_2d_condition.py`` and, on that naming, diffusers issue 2011.
     """
-    if config.get("only_cross_attention") or config.get("dual_cross_attention"):
-        raise ValueError("no closed form for a U-Net with only_cross_attention or dual_cross_attention")
-    batch, context, channels = sizes["batch"], sizes["context"], config["block_out_channels"]
+    if config.get("dual_cross_attention"):
+        raise ValueError("no closed form for a U-Net with dual_cross_attention")
+    batch, context, channels = sizes["batch"], sizes.get("context", 0), config["block_out_channels"]
     head_numbers = _per_level(config["attention_head_dim"], len(channels))
     depths = _per_level(config.get("transformer_layers_per_block", 1), len(channels))
     levels = halvings(sizes["height"], sizes["width"], len(channels))
-    for level, block, layers in _walk(config, config.get("mid_block_type", "UNetMidBlock2DCrossAttn")):
+    text_only = _per_level(config.get("only_cross_attention", False), len(channels))
+    middle = config.get("mid_block_type", "UNetMidBlock2DCrossAttn")
+    for place, (level, block, layers) in enumerate(_walk(config, middle)):
         tokens, number, width = levels[level][0] * levels[level][1], head_numbers[level], channels[level]
         if _BLOCKS[block] == "transformer":
             calls = layers * depths[level]
-            yield Site("self", batch, number, tokens, tokens, width // number, calls)
-            yield Site("cross", batch, number, tokens, context, width // number, calls)
+            twice = text_only[level] and place != len(channels)  # its first attention is over the text too; mid is not
+            first = ("cross", context) if twice and context else ("self", tokens)
+            second = ("cross", context) if context else ("self", tokens)  # without text it sees itself
+            for kind, kv_len in (first, second):
+                yield Site(kind, batch, number, tokens, kv_len, width // number, calls)
         elif _BLOCKS[block] == "added":  # Imagen, App. D.3.1: keys and values of the text beside those of the image
             yield Site("joint", batch, width // number, tokens, tokens + context, number, layers)
 
@@ -204,11 +209,19 @@ _BLOCKS = {
     **dict.fromkeys(("CrossAttnDownBlock2D", "CrossAttnUpBlock2D", "UNetMidBlock2DCrossAttn"), "transformer"),
     **dict.fromkeys(("CrossAttnDownBlock3D", "CrossAttnUpBlock3D", "UNetMidBlock3DCrossAttn"), "transformer"),
     **dict.fromkeys(
+        ("CrossAttnDownBlockMotion", "CrossAttnUpBlockMotion", "UNetMidBlockCrossAttnMotion"), "transformer"
+    ),
+    **dict.fromkeys(
+        ("CrossAttnDownBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal", "UNetMidBlockSpatioTemporal"),
+        "transformer",
+    ),
+    **dict.fromkeys(
         ("SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D", "UNetMidBlock2DSimpleCrossAttn"), "added"
     ),
     **dict.fromkeys(("AttnDownBlock2D", "AttnUpBlock2D", "UNetMidBlock2D"), "self"),
     **dict.fromkeys(("DownBlock2D", "UpBlock2D", "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"), ""),
-    **dict.fromkeys(("DownBlock3D", "UpBlock3D"), ""),
+    **dict.fromkeys(("DownBlock3D", "UpBlock3D", "DownBlockMotion", "UpBlockMotion"), ""),
+    **dict.fromkeys(("DownBlockSpatioTemporal", "UpBlockSpatioTemporal"), ""),
 }
 
 

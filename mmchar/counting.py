@@ -156,12 +156,10 @@ def _count(model: Model, request: Request | None) -> pd.DataFrame:
 
 
 def _trace(model: Model, stage: Stage) -> "Traced":
-    from mmchar import calls
+    from mmchar.calls import prepare
     from mmchar.trace import trace
 
-    module = model.components[stage.component]
-    work = getattr(calls, stage.call)(module, calls.Inputs(model.device, model.dtype), **stage.sizes)
-    return trace(module, work)
+    return trace(model.components[stage.component], prepare(model, stage))
 
 
 def rows_frame(rows: "list[Row]") -> pd.DataFrame:

@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import nn
 
-from mmchar.calls import Inputs, Work, fill
+from mmchar.core_calls import fill, language_model
+from mmchar.inputs import Inputs, Work
 
 
 def encode_clip_image(module: nn.Module, make: Inputs, *, images: int) -> Work:
@@ -264,11 +265,6 @@ def retrieve_items(module: nn.Module, make: Inputs, *, batch: int, most: int) ->
     """A recommender's nearest items to users ``(batch, width)``, by comparing each user with every item."""
     users = make.normal(batch, module.config.dim)
     return lambda: module.retrieve(users, most)
-
-
-def language_model(module: nn.Module) -> Any:
-    """The causal language model of a component: the component itself, or BLIP-2's, which has a head of its own."""
-    return getattr(module, "language_model", module)
 
 
 def _pixels(make: Inputs, vision: Any, images: int) -> Any:

@@ -270,7 +270,7 @@ def hstu(config: Config, sizes: Sizes) -> Iterator[Site]:
     yield Site("causal", sizes["batch"], config["heads"], q_len, kv_len, config["qk_dim"], config["layers"])
 
 
-LANGUAGE_FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
+FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
     "CLIPModel": clip,
     "CLIPVisionModel": vision_tower,
     "CLIPVisionModelWithProjection": vision_tower,

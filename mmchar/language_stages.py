@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from mmchar.language_forms import adapted_frames, image_grid, next_tiles, patches
 from mmchar.models import ModelSpec
 from mmchar.request import Request
-from mmchar.stages import FAMILIES, Stage, config, guided_batch, steps_of
+from mmchar.stage import Stage, config, guided_batch, steps_of
 
 
 def zero_shot(spec: ModelSpec, request: Request) -> Iterator[Stage]:
@@ -210,19 +210,16 @@ IMAGE_TOKENS: dict[str, Callable[[ModelSpec, Request], tuple[Mapping[str, int], 
     "IdeficsForVisionText2Text": _idefics,
 }
 
-FAMILIES |= {
-    family.__name__: family
-    for family in (
-        zero_shot,
-        vision_language,
-        linear_adaptor,
-        any_to_any,
-        vision_cross_attention,
-        early_fusion,
-        autoregressive_image,
-        speech_translation,
-        spoken_answer,
-        retrieval,
-        ranking,
-    )
-}
+FAMILIES = (
+    zero_shot,
+    vision_language,
+    linear_adaptor,
+    any_to_any,
+    vision_cross_attention,
+    early_fusion,
+    autoregressive_image,
+    speech_translation,
+    spoken_answer,
+    retrieval,
+    ranking,
+)

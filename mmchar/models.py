@@ -211,9 +211,10 @@ def build(part: Component, *, role: str, model: str, device: str, dtype: str) ->
     config = json.loads(json.dumps(dict(part.config)))
     try:
         with _default_dtype(getattr(torch, dtype)), torch.device(device):
-            if part.library == "transformers":
+            if hasattr(cls, "_from_config"):  # transformers' classes take a config object
+                fused = "sdpa" if cls._supports_sdpa else "eager"
                 module = cls._from_config(
-                    cls.config_class(**config), attn_implementation="sdpa", dtype=getattr(torch, dtype)
+                    cls.config_class(**config), attn_implementation=fused, dtype=getattr(torch, dtype)
                 )
             else:
                 module = cls(**config)
@@ -224,9 +225,10 @@ def build(part: Component, *, role: str, model: str, device: str, dtype: str) ->
 
 
 def _resolve_class(part: Component, role: str, model: str) -> Any:
-    module = OWN.get(part.cls, "mmchar.architectures") if part.library == "mmchar" else part.library
+    library = OWN.get(part.cls, "mmchar.architectures") if part.library == "mmchar" else part.library
+    module, _, name = f"{library}.{part.cls}".rpartition(".")  # a class may be named with its sub-module
     try:
-        return getattr(import_module(module), part.cls)
+        return getattr(import_module(module), name)
     except ImportError as error:
         raise ValueError(
             f"{model}, component {role!r} needs {module}: {_one_line(error)}; pip install {part.library}"

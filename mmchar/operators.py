@@ -26,14 +26,15 @@ def _words(text: str) -> frozenset[str]:
 
 _NORMALIZATION = _words(
     "native_group_norm native_layer_norm native_batch_norm _native_batch_norm_legit_no_training _fused_rms_norm"
-    " cudnn_batch_norm"
+    " cudnn_batch_norm _weight_norm_interface"
 )
 ATTENTION_CORES = ("scaled_dot_product_attention", "pointwise_attention")  # the second is HSTU's, without softmax
 _MATMUL = _words("linear mm addmm bmm baddbmm")
 _REDUCTION = _words(
     "mean sum var var_mean std amax amin max min argmax argmin all any prod cumsum cumprod logsumexp _softmax"
-    " _log_softmax _safe_softmax linalg_vector_norm norm sort topk native_dropout tril triu glu floor_divide"
+    " _log_softmax _safe_softmax linalg_vector_norm norm sort topk nonzero native_dropout tril triu glu floor_divide"
 )
+_POINTWISE = _words("polar complex")  # pointwise, but not tagged so in torch
 _MOVEMENT = _words(
     "clone copy_ copy _to_copy contiguous cat stack repeat repeat_interleave roll flip constant_pad_nd"
     " reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d replication_pad3d slice_scatter"
@@ -59,6 +60,8 @@ def category(op: str, *, pointwise: bool, module_type: str = "") -> str:
     ``pointwise`` is the operator's own tag in torch. Whatever a module named ``…Norm…`` does besides matrix products
     (an RMSNorm written out as casts, powers and means) is Normalization, which is what the module computes.
     """
+    if op in ("bmm", "baddbmm") and ("Attention" in module_type or "Attn" in module_type):
+        return "Attention"  # an attention written out as matrix products (linear attention, soft-capped logits)
     if op in _MATMUL:
         return "Linear"
     if op == "convolution":
@@ -68,7 +71,7 @@ def category(op: str, *, pointwise: bool, module_type: str = "") -> str:
     if op == "embedding":
         return "Embedding"
     moves = op in _MOVEMENT or op in _FACTORY or op in _GATHER
-    computes = pointwise or op in _REDUCTION
+    computes = pointwise or op in _REDUCTION or op in _POINTWISE
     if op in _NORMALIZATION or ("Norm" in module_type and (moves or computes)):
         return "Normalization"
     if moves:

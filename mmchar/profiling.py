@@ -138,19 +138,19 @@ def summarize_measured(table: pd.DataFrame) -> dict[str, Any]:
 
 def measure_stage(model: Model, stage: Stage, *, samples: int, warmup: int) -> tuple[Measurement, list[Profile]]:
     """The timing of one stage without a profiler, and its profiled executions; a growing stage at its middle step."""
-    module, sizes = model.components[stage.component], stage.at(middle_step(stage)).sizes
+    module, middle = model.components[stage.component], stage.at(middle_step(stage))
     device, name = model.device, f"{model.spec.name} {stage.name}"
 
     def prepare() -> Work:
         from mmchar import calls
 
-        return getattr(calls, stage.call)(module, calls.Inputs(device, model.dtype), **sizes)
+        return calls.prepare(model, middle)
 
     try:
         timed = measure_time(prepare, device=device, samples=samples, warmup=warmup, label=name)
         profiles = [profile_once(module, prepare(), device) for _ in range(min(samples, PROFILED_PASSES))]
     except RuntimeError as error:
-        size = ", ".join(f"{key} {value}" for key, value in sizes.items())
+        size = ", ".join(f"{key} {value}" for key, value in middle.sizes.items())
         raise ValueError(f"{name} failed on {device} in {model.dtype} ({size}): {_reason(error)}") from error
     return timed, profiles
 

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from mmchar import closed_forms
+from mmchar import closed_forms, diffusion_forms, language_forms, video_forms
 from mmchar.attention import similarity_bytes
 from mmchar.closed_forms import halvings
-from mmchar.language_forms import LANGUAGE_FORMS
 from mmchar.models import ModelSpec
 from mmchar.request import Request
 from mmchar.stages import Stage, stages
 
-FORMS = closed_forms.FORMS | LANGUAGE_FORMS  # of a component class, or of a call that runs one part of a class
+# of a component class, or of a call that runs one part of a class
+FORMS = closed_forms.FORMS | diffusion_forms.FORMS | video_forms.FORMS | language_forms.FORMS
 COLUMNS = ("stage", "step", "repeats", "attention", "batch", "heads", "q_len", "kv_len", "head_dim", "calls")
 
 

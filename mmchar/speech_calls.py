@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmchar.calls import Inputs, Work, fill, fill_layers
+from mmchar.core_calls import fill, fill_layers
+from mmchar.inputs import Inputs, Work
 
 
 def encode_speech(module: nn.Module, make: Inputs, *, batch: int, frames: int) -> Work:

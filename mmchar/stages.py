@@ -3,34 +3,12 @@
 Stages carry sizes only, so planning needs no torch; :mod:`mmchar.calls` turns them into calls.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator
 
+from mmchar import diffusion_stages, language_stages
 from mmchar.models import ModelSpec
 from mmchar.request import Request
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of a generation that one component runs ``repeats`` times with the same shapes.
-
-    ``call`` names a function of :mod:`mmchar.calls`; ``sizes`` are its arguments. Where ``grows`` is set, every
-    execution adds that many tokens to ``sizes["cache"]``.
-    """
-
-    name: str
-    component: str
-    call: str
-    repeats: int
-    sizes: Mapping[str, int]
-    grows: int = 0
-
-    def at(self, step: int) -> "Stage":
-        """The stage at one of its steps: same shapes, but for a KV cache that has grown."""
-        if not self.grows:
-            return self
-        return replace(self, sizes={**self.sizes, "cache": self.sizes["cache"] + step * self.grows})
+from mmchar.stage import Stage, config, encode_texts, guided_batch, steps_of
 
 
 def stages(spec: ModelSpec, request: Request | None = None) -> tuple[Stage, ...]:
@@ -58,14 +36,15 @@ def latent_diffusion(spec: ModelSpec, request: Request) -> Iterator[Stage]:
     yield from encode_texts(spec, request)
     scale = 2 ** (len(config(spec, "vae")["block_out_channels"]) - 1)
     latent = {"height": request.height // scale, "width": request.width // scale}
-    context = request.prompt_tokens * len(spec.options["context"])
+    joined = spec.options.get("context_joined", "tokens")  # texts follow each other, or lie side by side (SDXL)
+    context = request.prompt_tokens * (len(spec.options["context"]) if joined == "tokens" else 1)
     (steps,) = steps_of(request, 1)
     yield Stage("denoise", "unet", "denoise_image", steps, {"batch": batch, **latent, "context": context})
     yield Stage("decode_image", "vae", "decode_latent", 1, {"batch": request.batch, **latent})
 
 
 def cascaded_diffusion(spec: ModelSpec, request: Request) -> Iterator[Stage]:
-    """Encode the prompt, denoise a small image, then denoise it again at growing sizes (no latent, no decoder)."""
+    """Encode the prompt, denoise a small image, then denoise it again at growing sizes (the last may be a latent)."""
     batch = guided_batch(request)
     yield from encode_texts(spec, request)
     denoisers = spec.options["denoisers"]
@@ -73,6 +52,8 @@ def cascaded_diffusion(spec: ModelSpec, request: Request) -> Iterator[Stage]:
         size = {"height": request.height // denoiser["divisor"], "width": request.width // denoiser["divisor"]}
         sizes = {"batch": batch, **size, "context": request.prompt_tokens}
         yield Stage(denoiser["stage"], denoiser["component"], "denoise_image", steps, sizes)
+    if decoder := spec.options.get("decoder"):  # the last denoiser made a latent
+        yield Stage("decode_image", decoder, "decode_latent", 1, {"batch": request.batch, **size})
 
 
 def autoregressive(spec: ModelSpec, request: Request) -> Iterator[Stage]:
@@ -156,30 +137,7 @@ FAMILIES: dict[str, Callable[[ModelSpec, Request], Iterator[Stage]]] = {
         parallel_decode,
         video_cascade,
         video_transformer,
+        *diffusion_stages.FAMILIES,
+        *language_stages.FAMILIES,
     )
 }
-
-
-def encode_texts(spec: ModelSpec, request: Request) -> Iterator[Stage]:
-    """One stage per text encoder; with guidance the empty prompt is encoded beside the prompt."""
-    sizes = {"batch": guided_batch(request), "tokens": request.prompt_tokens}
-    for role in spec.options["context"]:
-        yield Stage(role.replace("text_encoder", "encode_text"), role, "encode_text", 1, sizes)
-
-
-def guided_batch(request: Request) -> int:
-    """Batch of a denoiser or decoder: doubled by classifier-free guidance."""
-    return request.batch * (2 if request.guided else 1)
-
-
-def steps_of(request: Request, many: int) -> tuple[int, ...]:
-    """Steps per denoiser; one number stands for all of them."""
-    return request.steps if isinstance(request.steps, tuple) else (request.steps,) * many
-
-
-def config(spec: ModelSpec, role: str) -> Mapping[str, Any]:
-    """Configuration of a component."""
-    return spec.components[role].config
-
-
-from mmchar import language_stages  # noqa: E402, F401  # adds its families to FAMILIES, and uses what is above

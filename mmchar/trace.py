@@ -104,6 +104,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.rows: list[Row] = []
         self._index: dict[tuple, int] = {}
+        self._component = type(root).__name__
         self._stack = stack
         self._label = label or (lambda _row: nullcontext())
         self._known = {t.untyped_storage()._cdata for t in (*root.parameters(), *root.buffers())}
@@ -148,11 +149,13 @@ class _Recorder(TorchDispatchMode):
     def _run(self, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
         if name in operators.ATTENTION_CORES and args[0].is_meta:
             q, v = args[0], args[2]
+            if q.shape[-1] == v.shape[-1]:
+                return torch.empty_like(q)  # kernels lay the output out as the queries are
             if q.dim() < 4:
                 return q.new_empty(*q.shape[:-1], v.shape[-1])
             # a fused kernel writes [b, q, h, d] and returns it transposed, so that merging the heads is free
             return q.new_empty(*q.shape[:-3], q.shape[-2], q.shape[-3], v.shape[-1]).transpose(-2, -3)
-        return func(*args, **kwargs)
+        return pick_by_mask(func, args) if selects_by_mask(name, args) else func(*args, **kwargs)
 
     def _row(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> int:
         path, module = self._stack[-1]
@@ -182,8 +185,12 @@ class _Recorder(TorchDispatchMode):
             q_len=q_len,
             kv_len=kv_len,
             causal=is_causal or getattr(module, "is_causal", False) is True,
-            joint=getattr(module, "added_kv_proj_dim", None) is not None
-            and not getattr(module, "only_cross_attention", False),
+            joint=attention.is_one_sequence(self._component, path)
+            or (
+                getattr(module, "added_kv_proj_dim", None) is not None
+                and not getattr(module, "only_cross_attention", False)
+            ),
+            cross=_looks_elsewhere(module, q_len, kv_len),
         )
         fused = "flash" if attention.flash_eligible(has_mask=has_mask, head_dim=head_dim) else "mem-efficient"
         sizes = {"batch": q.numel() // (heads * q_len * head_dim), "heads": heads, "q_len": q_len, "kv_len": kv_len}
@@ -213,6 +220,44 @@ class _Recorder(TorchDispatchMode):
 
     def _forget(self, key: int) -> None:
         self._live_bytes -= self._alive.pop(key, 0)
+
+
+def _looks_elsewhere(module: nn.Module, q_len: int, kv_len: int) -> bool | None:
+    """What a module says of itself: whether its keys come from elsewhere; ``None`` where it says nothing.
+
+    A cross attention that is as wide inside as outside and gets as many keys as queries has been given no context (as
+    in AudioLDM), so it looks at its own tokens.
+    """
+    says = getattr(module, "is_cross_attention", None)
+    widths = {getattr(module, name, None) for name in ("query_dim", "cross_attention_dim")}
+    return says and not (q_len == kv_len and len(widths) == 1 and None not in widths)
+
+
+def selects_by_mask(name: str, args: tuple) -> bool:
+    """Whether this is ``x[mask]``, ``~mask`` or ``nonzero`` on meta: its shape hangs on what the mask holds."""
+    if name == "nonzero":
+        return args[0].is_meta
+    if name == "bitwise_not":
+        return args[0].is_meta and args[0].dtype == torch.bool
+    return name == "index" and args[0].is_meta and any(t is not None and t.dtype == torch.bool for t in args[1])
+
+
+def pick_by_mask(func: Any, args: tuple) -> Tensor:
+    """``x[mask]`` and the like on meta, as of a mask of all ones: it keeps everything, its negation nothing."""
+    if func.overloadpacket.__name__ == "nonzero":
+        return torch.empty(args[0].numel(), args[0].dim(), dtype=torch.int64, device="meta")
+    if len(args) == 1:
+        out = func(*args)
+        out.keeps_nothing = not getattr(args[0], "keeps_nothing", False)
+        return out
+    picks: list[Tensor | None] = []
+    for mask in args[1]:
+        if mask is None or mask.dtype != torch.bool:
+            picks.append(mask)
+            continue
+        kept = 0 if getattr(mask, "keeps_nothing", False) else mask.numel()
+        picks += [torch.empty(kept, dtype=torch.int64, device="meta")] * mask.dim()
+    return func(args[0], picks)
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -25,7 +25,7 @@ def test_convolution_flop_of_a_depthwise_convolution_has_one_input_channel_per_g
     ("op", "pointwise", "module", "expected"),
     [
         ("linear", False, "Linear", "Linear"),
-        ("baddbmm", False, "Attention", "Linear"),
+        ("baddbmm", False, "Attention", "Attention"),
         ("convolution", False, "Conv2d", "Convolution"),
         ("scaled_dot_product_attention", False, "Attention", "Attention"),
         ("embedding", False, "Embedding", "Embedding"),
