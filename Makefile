@@ -11,10 +11,10 @@ TEST_JOBS ?= 2
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help study rendered test bench lab clean
+.PHONY: help study rendered zoo-page test bench lab clean
 
 help:  ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 study: $(READY)  ## run every notebook in batch; write results/, figures/ and the scorecard (STUDY_ARGS='--only 02,05')
 	$(BIN)/mmchar study $(STUDY_ARGS)
@@ -22,11 +22,14 @@ study: $(READY)  ## run every notebook in batch; write results/, figures/ and th
 rendered: $(READY)  ## run the study and refresh notebooks/rendered/ (STUDY_ARGS)
 	$(BIN)/mmchar study --render notebooks/rendered $(STUDY_ARGS)
 
+zoo-page: $(READY)  ## count the whole zoo and write docs/zoo.md
+	$(BIN)/mmchar zoo --out docs/zoo.md
+
 test: $(READY)  ## lint, format, types, tests and small notebooks (PYTEST_ARGS='-m "not slow"', TEST_JOBS=2)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 
 bench: $(READY)  ## print the speed ratios (BENCH_ARGS)
 	@for script in $(BENCHMARKS); do $(BIN)/python $$script $(BENCH_ARGS) || exit 1; done

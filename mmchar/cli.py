@@ -41,12 +41,38 @@ def run_models(args: argparse.Namespace) -> int:
         if args.family not in families:
             raise ValueError(f"unknown family {args.family!r}; choose one of {', '.join(families)}")
         table = table[table["family"] == args.family]
+    if args.match:
+        table = table[table["model"].str.contains(args.match, case=False, regex=False)]
+        if table.empty:
+            raise ValueError(f"no model's name holds {args.match!r}; 'mmchar models' lists all")
     if args.json:
         _print_json(table.to_dict("records"))
         return 0
     more = table["unpublished"].map(bool).map({True: " +", False: "  "})  # + a component of unpublished size
-    short = table.assign(params=(table["published_params"] / 1e9).map("{:.2f} B".format) + more)
-    _print_table(short[["model", "family", "year", "params", "summary"]])
+    short = table.assign(
+        params=(table["published_params"] / 1e9).map("{:.2f} B".format) + more,
+        request=table["request"].map(lambda given: ", ".join(f"{name} {value}" for name, value in given.items())),
+    )
+    _print_table(short[["model", "family", "year", "params", "request"]])
+    return 0
+
+
+def run_zoo(args: argparse.Namespace) -> int:
+    """Compare the zoo with what is published, or write the page of it."""
+    _check_out(args.out, (".md",))
+    from mmchar.zoo_page import write_page, zoo_table
+
+    if args.out:
+        write_page(args.out, progress=not args.json)
+    if args.out and not args.json:
+        return 0
+    table = zoo_table(progress=not args.json)
+    if args.json:
+        _print_json(json.loads(table.to_json(orient="records")))
+        return 0
+    billions = {name: (table[name] / 1e9).map("{:.2f} B".format) for name in ("published_params", "built_params")}
+    short = table.assign(**billions, tflop=table["tflop"].map("{:,.2f}".format))
+    _print_table(short[["model", "family", "year", *billions, "tflop", "request"]])
     return 0
 
 
@@ -205,7 +231,12 @@ def _parser() -> argparse.ArgumentParser:
 
     models = commands.add_parser("models", help="list the zoo")
     models.add_argument("--family", help="only this family")
+    models.add_argument("--match", help="only names that hold this text")
     _finish(models, run_models)
+
+    zoo = commands.add_parser("zoo", help="the zoo's sizes and FLOPs against the published ones, as a table or a page")
+    zoo.add_argument("--out", help="where to write the page (.md)")
+    _finish(zoo, run_zoo)
 
     _finish(commands.add_parser("gpus", help="list the GPUs that a projection can name"), run_gpus)
 
@@ -287,11 +318,11 @@ def _request(args: argparse.Namespace) -> Request:
     return from_mapping({name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None})
 
 
-def _check_out(out: str | None) -> None:
+def _check_out(out: str | None, suffixes: tuple[str, ...] = (".parquet", ".csv")) -> None:
     if not out:
         return
-    if not out.endswith((".parquet", ".csv")):
-        raise ValueError(f"--out {out!r} is neither .parquet nor .csv")
+    if not out.endswith(suffixes):
+        raise ValueError(f"--out {out!r} is {'neither' if suffixes[1:] else 'not'} {' nor '.join(suffixes)}")
     folder = next(path for path in Path(out).absolute().parents if path.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ValueError(f"--out {out!r} cannot be written: {folder.name!r} is no folder that you can write to")

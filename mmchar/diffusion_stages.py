@@ -123,13 +123,10 @@ def video_diffusion(spec: ModelSpec, request: Request) -> Iterator[Stage]:
 def image_to_video(spec: ModelSpec, request: Request) -> Iterator[Stage]:
     """Encode an image twice, as a condition and as a latent; denoise the latents of all frames, decode them."""
     batch = guided_batch(request)
-    side = config(spec, "image_encoder")["image_size"] // config(spec, "image_encoder")["patch_size"]
     scale = 2 ** (len(config(spec, "vae")["block_out_channels"]) - 1)
     latent = {"height": request.height // scale, "width": request.width // scale}
     (steps,) = steps_of(request, 1)
-    yield Stage(
-        "encode_image", "image_encoder", "encode_image", 1, {"batch": request.batch, "height": side, "width": side}
-    )
+    yield Stage("encode_image", "image_encoder", "encode_pixels", 1, {"images": request.batch})
     yield Stage("encode_latent", "vae", "encode_latent", 1, {"batch": request.batch, **latent})
     yield Stage("denoise", "unet", "denoise_image_video", steps, {"batch": batch, "frames": request.frames, **latent})
     sizes = {"batch": request.batch, "frames": request.frames, **latent}

@@ -136,13 +136,6 @@ def denoise_flux_video(
     return denoise_flux(module, make, batch=batch, height=2 * frames * (height // 2), width=width, context=context)
 
 
-def encode_image(module: nn.Module, make: Inputs, *, batch: int, height: int, width: int) -> Work:
-    """A vision transformer on an image of ``height x width`` patches."""
-    patch = module.config.patch_size
-    image = make.normal(batch, module.config.num_channels, height * patch, width * patch)
-    return lambda: module(pixel_values=image)
-
-
 def encode_latent(module: nn.Module, make: Inputs, *, batch: int, height: int, width: int) -> Work:
     """An image autoencoder's encoder, to a latent of ``height x width``."""
     scale = 2 ** (len(module.config.block_out_channels) - 1)

@@ -53,13 +53,6 @@ def temporal_decoder(config: Config, sizes: Sizes) -> Iterator[Site]:
     yield from autoencoder(config, {**sizes, "batch": sizes["batch"] * sizes.get("frames", 1)})
 
 
-def clip_vision(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """CLIP's vision tower: every layer over all patches and the class token."""
-    heads, tokens = config["num_attention_heads"], sizes["height"] * sizes["width"] + 1
-    head_dim = config["hidden_size"] // heads
-    yield Site("self", sizes["batch"], heads, tokens, tokens, head_dim, config["num_hidden_layers"])
-
-
 def latte(config: Config, sizes: Sizes) -> Iterator[Site]:
     """Latte: in turns each frame over its patches and the text, and each patch over the frames.
 
@@ -205,7 +198,6 @@ FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
     "UNetMotionModel": unet_motion,
     "UNetSpatioTemporalConditionModel": unet_spatio_temporal,
     "AutoencoderKLTemporalDecoder": temporal_decoder,
-    "CLIPVisionModelWithProjection": clip_vision,
     "LatteTransformer3DModel": latte,
     "WanTransformer3DModel": wan,
     "AutoencoderKLWan": wan_decoder,

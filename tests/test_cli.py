@@ -95,7 +95,10 @@ def test_out_writes_the_whole_table(capsys, tmp_path, suffix):
 def test_models_lists_and_filters(capsys):
     every = result(capsys, "models")
     some = result(capsys, "models", "--family", "autoregressive")
-    assert {row["model"] for row in some} == {"llama-2-7b", "llama-2-13b", "llama-2-70b"}
+    assert {"llama-2-7b", "llama-2-13b", "llama-2-70b"} <= {row["model"] for row in some}
+    assert {row["family"] for row in some} == {"autoregressive"}
+    flux = {row["model"] for row in result(capsys, "models", "--match", "FLUX")}
+    assert flux == {"flux.1-dev", "flux.1-schnell", "flux.2-dev", "flux.2-klein-4b"}
     assert len(every) > len(some)
     assert "llama-2-7b" in run(capsys, "models")[1]
 
@@ -130,6 +133,7 @@ def test_text_output_names_the_scaled_down_variant(capsys):
         (["project", SD, "--gpu", "h100"], "unknown gpu 'h100'; did you mean 'h100-sxm'?"),
         (["project", SD, "--gpu", "t4"], "t4 has no bfloat16; use float16"),
         (["project", SD, "--gpu", "t4", "--attention", "paged"], "invalid choice: 'paged'"),
+        (["models", "--match", "gan-of-1999"], "no model's name holds 'gan-of-1999'"),
         (["models", "--family", "gan"], "unknown family 'gan'; choose one of"),
         (["measure", SD, "--tiny", "--samples", "0"], "samples=0"),
         (["study", "--only", "77"], "77"),
