@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 is success, 1 a failed run, 2 bad input (one line on stderr)."""
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # their advice on loading weights is not about us
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    warnings.simplefilter("ignore", FutureWarning)
     try:
         args = _parser().parse_args(argv)
         return args.run(args)

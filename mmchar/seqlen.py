@@ -5,6 +5,7 @@ They are the second route to the lengths of the operator table, and tests hold t
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -18,6 +19,7 @@ from mmchar.stages import Stage, stages
 # of a component class, or of a call that runs one part of a class
 FORMS = closed_forms.FORMS | diffusion_forms.FORMS | video_forms.FORMS | language_forms.FORMS
 COLUMNS = ("stage", "step", "repeats", "attention", "batch", "heads", "q_len", "kv_len", "head_dim", "calls")
+_FRAMES_OF_A_TOKEN = 32  # the most that one token is taken to stand for; CogVideoX1.5 has 8, Mochi 6
 
 
 def closed_form(spec: ModelSpec, request: Request | None = None) -> pd.DataFrame:
@@ -123,6 +125,109 @@ def variation(lengths: pd.DataFrame, by: Sequence[str] = ("stage", "attention"))
         "neighbours": ordered.map(lambda each: max((b / a for a, b in zip(each, each[1:], strict=False)), default=1.0)),
     }
     return pd.DataFrame(found).reset_index()
+
+
+def frame_shares(spec: ModelSpec, request: Request | None = None) -> pd.DataFrame:
+    """Shares of the query-key pairs of a video model that lie within a frame, across frames, and with the text.
+
+    What *temporal* means where a model has no temporal module: full 3-D attention compares each token of the video
+    with all tokens of all frames, and the pairs between different frames do what temporal attention does elsewhere.
+    There are two readings. ``same_frame``, ``cross_frame`` and ``text`` are shares of all pairs, ``text`` being those
+    with a text token as query or key, in one sequence with the video or in a cross attention beside it.
+    ``same_frame_of_video`` and ``cross_frame_of_video`` are shares of the video's own pairs; with full 3-D attention
+    they are ``1 / frames`` and ``1 - 1 / frames``.
+
+    A factorized model has modules for both: its spatial attention is ``same_frame``, its temporal attention
+    ``cross_frame`` (with the pair of each token and itself) and its cross attention ``text``, which is an image's in
+    image-to-video models.
+
+    Left out are stages that do not attend to several frames, and decoders with a sequence of all frames: they cut the
+    video into tiles and hide later frames behind a mask.
+
+    Returns
+    -------
+    DataFrame
+        One row per stage: ``stage``; ``how``, "full 3-D" or "factorized"; ``frames``, those of the latent that tokens
+        stand for (a patch may span several); ``tokens_per_frame`` (at the outermost level that attends);
+        ``text_tokens``, everything in the sequence beside the video; ``pairs``, of all heads and layers in one
+        execution; and the shares, which are fractions of 1.
+
+    Raises
+    ------
+    ValueError
+        A model that makes no video; a request that it cannot take.
+    """
+    full = spec.resolve(request)
+    if not full.frames:
+        raise ValueError(f"{spec.name} makes no video; choose a model whose request has frames ('mmchar models')")
+    form = closed_form(spec, full)
+    found = []
+    for name, rows in form.groupby("stage", sort=False):
+        if "temporal" in set(rows["attention"]):
+            found.append({"stage": name, "how": "factorized", **_factorized(rows)})
+        elif not str(name).startswith(("encode", "decode")) and (layout := _frame_layout(spec, full, str(name))):
+            found.append({"stage": name, "how": "full 3-D", **_full_3d(rows, *layout)})
+    if not found:
+        raise ValueError(f"{spec.name}: no stage attends to several frames; choose another video model")
+    table = pd.DataFrame(found)
+    video = table["same_frame"] + table["cross_frame"]
+    table["same_frame_of_video"] = table["same_frame"] / video
+    return table.assign(cross_frame_of_video=table["cross_frame"] / video)
+
+
+def _pairs(rows: pd.DataFrame) -> int:
+    """Query-key pairs of one execution, of all heads and layers."""
+    return int((rows["batch"] * rows["heads"] * rows["q_len"] * rows["kv_len"] * rows["calls"]).sum())
+
+
+def _factorized(rows: pd.DataFrame) -> dict[str, float]:
+    spatial, temporal, cross = (rows[rows["attention"] == kind] for kind in ("spatial", "temporal", "cross"))
+    pairs = _pairs(spatial) + _pairs(temporal) + _pairs(cross)
+    return {
+        "frames": int(temporal["q_len"].max()),
+        "tokens_per_frame": int(spatial["q_len"].max()),
+        "text_tokens": 0 if cross.empty else int(cross["kv_len"].max()),
+        "pairs": pairs,
+        "same_frame": _pairs(spatial) / pairs,
+        "cross_frame": _pairs(temporal) / pairs,
+        "text": _pairs(cross) / pairs,
+    }
+
+
+def _full_3d(rows: pd.DataFrame, frames: int, per_frame: int) -> dict[str, float]:
+    """Of the attentions whose queries are the video's; refiners and pooling of the text alone are not among them."""
+    rows = rows[rows["q_len"] == rows["q_len"].max()]
+    cross, whole = rows["attention"] == "cross", int(rows["q_len"].max())
+    one_frame = _pairs(rows[~cross].assign(q_len=per_frame, kv_len=per_frame))
+    pairs, same, video = _pairs(rows), frames * one_frame, frames**2 * one_frame
+    return {
+        "frames": frames,
+        "tokens_per_frame": per_frame,
+        "text_tokens": whole - frames * per_frame + int(rows.loc[cross, "kv_len"].max() if cross.any() else 0),
+        "pairs": pairs,
+        "same_frame": same / pairs,
+        "cross_frame": (video - same) / pairs,
+        "text": (pairs - video) / pairs,
+    }
+
+
+def _frame_layout(spec: ModelSpec, request: Request, stage: str) -> tuple[int, int] | None:
+    """(frames, tokens of one) of a sequence over all frames: what it grows by from one frame on; None if it does not.
+
+    The model plans the lengths itself, so that all that lies between a frame and a token is in them: the scale of the
+    latent, patches over several frames, and frames added to fill these.
+    """
+
+    def length(frames: int) -> int:
+        form = closed_form(replace(spec, limits={}), replace(request, frames=frames))
+        rows = form[(form["stage"] == stage) & form["attention"].isin(["self", "joint"])]
+        return int(rows["q_len"].max()) if len(rows) else 0
+
+    if not (shortest := length(1)):
+        return None
+    longer = (length(frames) for frames in range(2, _FRAMES_OF_A_TOKEN + 2))
+    per_frame = next((each - shortest for each in longer if each > shortest), 0)
+    return ((length(request.frames) - shortest) // per_frame + 1, per_frame) if per_frame else None
 
 
 def _stage_rows(spec: ModelSpec, stage: Stage) -> Iterator[tuple]:
