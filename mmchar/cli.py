@@ -289,7 +289,7 @@ def _finish(parser: argparse.ArgumentParser, run: Any) -> None:
 
 
 def _model_options(parser: argparse.ArgumentParser, dtype: str | None = "bfloat16") -> None:
-    parser.add_argument("model", metavar="MODEL", help="a zoo name ('mmchar models') or a model file")
+    parser.add_argument("model", metavar="MODEL", help="a zoo name, a model file, or a folder of configs")
     for name in FIELDS:
         kind = {"steps": _steps, "guidance": _number}.get(name, _whole)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="request; the model's default if not given")

@@ -45,7 +45,7 @@ class Component:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything the zoo says of one model; see ``docs`` in the README for the file format."""
+    """Everything that is known of one model; ``docs/add_a_model.md`` describes the file format."""
 
     name: str
     family: str
@@ -99,7 +99,10 @@ def zoo_names(paper: str | None = None) -> list[str]:
 
 
 def get_spec(name: str, *, tiny: bool = False) -> ModelSpec:
-    """The spec of a zoo model, or of a model file of your own (``path/to/mine.json``).
+    """The spec of a zoo model, of a model file of your own (``path/to/mine.json``), or of a folder of configurations.
+
+    A folder is a local diffusers pipeline or transformers model; only its configuration files are read. A zoo name
+    stands for the zoo, also where a folder is called the same (``./name`` is the folder).
 
     Raises
     ------
@@ -110,12 +113,22 @@ def get_spec(name: str, *, tiny: bool = False) -> ModelSpec:
         path = Path(name)
     elif name in zoo_names():
         path = ZOO / f"{name}.json"
+    elif Path(name).is_dir():
+        return _folder_spec(name, tiny=tiny)
     else:
         near = difflib.get_close_matches(str(name), zoo_names(), 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"unknown model {name!r}; {hint}'mmchar models' lists all {len(zoo_names())}")
     spec = _read_spec(path)
     return spec.scaled_down() if tiny else spec
+
+
+def _folder_spec(path: str, *, tiny: bool) -> ModelSpec:
+    from mmchar.folders import folder_spec
+
+    if tiny:
+        raise ValueError(f"{str(path)!r} has no scaled-down variant; write smaller numbers into its config.json files")
+    return folder_spec(path)
 
 
 def list_models() -> "pd.DataFrame":
@@ -156,7 +169,7 @@ def load(
     Parameters
     ----------
     name : str
-        A zoo name or a model file; with ``weights="pretrained"`` a local folder or a hub id.
+        A zoo name, a model file or a local folder; with ``weights="pretrained"`` a local folder or a hub id.
     weights : {"random", "pretrained"}
         Random weights need no download. Pretrained goes through ``from_pretrained`` with safetensors only and
         never runs remote code.
@@ -181,7 +194,7 @@ def load(
         raise ValueError(f"weights={weights!r} is not possible; choose 'random' or 'pretrained'")
     spec = get_spec(name, tiny=tiny)
     parts = {
-        role: build(part, role=role, model=spec.name, device=device, dtype=dtype)
+        role: build(part, role=role, model=str(name), device=device, dtype=dtype)
         for role, part in spec.components.items()
     }
     return Model(spec, parts, device, dtype)
@@ -228,13 +241,18 @@ def _resolve_class(part: Component, role: str, model: str) -> Any:
     library = OWN.get(part.cls, "mmchar.architectures") if part.library == "mmchar" else part.library
     module, _, name = f"{library}.{part.cls}".rpartition(".")  # a class may be named with its sub-module
     try:
-        return getattr(import_module(module), name)
+        cls = getattr(import_module(module), name)
     except ImportError as error:
         raise ValueError(
             f"{model}, component {role!r} needs {module}: {_one_line(error)}; pip install {part.library}"
         ) from error
     except AttributeError as error:
         raise ValueError(f"{model}, component {role!r}: {part.library} has no class {part.cls!r}") from error
+    from torch.nn import Module
+
+    if not (isinstance(cls, type) and issubclass(cls, Module)):  # a function such as transformers.pipeline loads files
+        raise ValueError(f"{model}, component {role!r}: {part.cls!r} of {part.library} is not a network (nn.Module)")
+    return cls
 
 
 @contextmanager

@@ -1,20 +1,18 @@
 """Load saved weights through ``from_pretrained``: safetensors only, no remote code."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmchar.models import Component, Model, ModelSpec
-
-PIPELINES = {"StableDiffusionPipeline": "latent_diffusion"}
-LANGUAGE_MODELS = ("LlamaForCausalLM",)
+from mmchar.folders import architecture, declared, read_object, spec_from_parts
+from mmchar.models import Component, Model
 
 
 def load_pretrained(path: str, *, device: str, dtype: str) -> Model:
     """A diffusers pipeline or a transformers language model from a local folder or a hub id.
 
-    The spec is made from the loaded configurations, so the model can be counted and measured like one of the zoo.
+    The spec is made from the loaded configurations, as that of a folder without weights
+    (:func:`mmchar.folders.folder_spec`), so the model can be counted and measured like one of the zoo.
 
     Raises
     ------
@@ -24,66 +22,56 @@ def load_pretrained(path: str, *, device: str, dtype: str) -> Model:
     """
     if device == "meta":
         raise ValueError("weights='pretrained' needs a real device; use device='cpu' or 'cuda', or weights='random'")
-    kind = _kind(path)
-    return _pipeline(path, device, dtype) if kind == "pipeline" else _language_model(path, kind, device, dtype)
+    path = str(path)
+    index, config = _configs(path)
+    if index is not None:
+        return _pipeline(path, index, device, dtype)
+    return _language_model(path, architecture(path, config or {}), device, dtype)
 
 
-def _kind(path: str) -> str:
-    """``"pipeline"``, or the class of a language model; a hub id is asked for its index."""
+def _configs(path: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The index of a pipeline, or else the configuration of a model; a hub id is asked for its index."""
     folder = Path(path)
     if folder.is_dir():
         if (folder / "model_index.json").is_file():
-            return "pipeline"
+            return read_object(folder / "model_index.json"), None
         if not (folder / "config.json").is_file():
             raise ValueError(f"{path!r} holds neither model_index.json (diffusers) nor config.json (transformers)")
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    else:
-        from huggingface_hub import file_exists
-        from transformers import PretrainedConfig
+        return None, read_object(folder / "config.json")
+    from huggingface_hub import file_exists
+    from transformers import PretrainedConfig
 
-        if _reach(path, file_exists, path, "model_index.json"):
-            return "pipeline"
-        config, _ = _reach(path, PretrainedConfig.get_config_dict, path)
-    return (config.get("architectures") or ["unknown"])[0]
+    if _reach(path, file_exists, path, "model_index.json"):
+        from diffusers import DiffusionPipeline
+
+        return _reach(path, DiffusionPipeline.load_config, path), None
+    return None, _reach(path, PretrainedConfig.get_config_dict, path)[0]
 
 
-def _pipeline(path: str, device: str, dtype: str) -> Model:
+def _pipeline(path: str, index: dict[str, Any], device: str, dtype: str) -> Model:
+    import diffusers
     import torch
-    from diffusers import DiffusionPipeline
 
-    index = _reach(path, DiffusionPipeline.load_config, path)
-    name = index["_class_name"]
-    if name not in PIPELINES:
-        raise ValueError(f"{path!r} is a {name}; families known so far: {', '.join(PIPELINES)}")
-    unused = {part: None for part in ("tokenizer", "safety_checker", "feature_extractor") if part in index}
+    roles = declared(path, index)
+    named = [role for role, entry in index.items() if isinstance(entry, list | tuple) and not role.startswith("_")]
+    unused = {role: None for role in named if role not in roles and role != "scheduler"}
     options = {"dtype": getattr(torch, dtype), "use_safetensors": True, **unused}
-    pipe = _reach(path, DiffusionPipeline.from_pretrained, path, **options).to(device)
-    networks = {role: part for role, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    modules = {role: part.eval().requires_grad_(False) for role, part in networks.items()}
+    cls = getattr(diffusers, index["_class_name"])
+    pipe = _reach(path, cls.from_pretrained, path, **options).to(device)
+    modules = {role: getattr(pipe, role).eval().requires_grad_(False) for role in roles}
     parts = {role: _component(module, path) for role, module in modules.items()}
-    unet, text = modules["unet"].config, modules["text_encoder"].config
-    scale = 2 ** (len(modules["vae"].config.block_out_channels) - 1)
-    side = unet.sample_size * scale
-    tokens, size = text.max_position_embeddings, {"multiple_of": scale}
-    request = {"batch": 1, "prompt_tokens": tokens, "height": side, "width": side, "steps": 50, "guidance": 7.5}
-    limits = {"prompt_tokens": {"max": tokens}, "height": size, "width": size}
-    spec = _spec(path, PIPELINES[name], parts, request, limits, {"context": ["text_encoder"]})
-    return Model(spec, modules, device, dtype)
+    return Model(spec_from_parts(path, index["_class_name"], parts), modules, device, dtype)
 
 
-def _language_model(path: str, architecture: str, device: str, dtype: str) -> Model:
+def _language_model(path: str, cls: str, device: str, dtype: str) -> Model:
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    if architecture not in LANGUAGE_MODELS:
-        raise ValueError(f"{path!r} is a {architecture}; language models known so far: {', '.join(LANGUAGE_MODELS)}")
-    options = {"dtype": getattr(torch, dtype), "use_safetensors": True, "trust_remote_code": False}
-    module = _reach(path, AutoModelForCausalLM.from_pretrained, path, **options).to(device)
-    most = module.config.max_position_embeddings
-    request = {"batch": 1, "prompt_tokens": min(512, most // 2), "new_tokens": min(256, most // 2)}
-    limits = {"prompt_tokens+new_tokens": {"max": most}}
-    spec = _spec(path, "autoregressive", {"lm": _component(module, path)}, request, limits, {})
-    return Model(spec, {"lm": module.eval().requires_grad_(False)}, device, dtype)
+    options = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    module = _reach(path, getattr(transformers, cls).from_pretrained, path, **options).to(device)
+    role = "vlm" if hasattr(module.config, "vision_config") else "lm"
+    spec = spec_from_parts(path, cls, {role: _component(module, path)})
+    return Model(spec, {role: module.eval().requires_grad_(False)}, device, dtype)
 
 
 def _reach(path: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -98,25 +86,3 @@ def _component(module: Any, path: str) -> Component:
     config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
     library = type(module).__module__.split(".")[0]
     return Component(library, type(module).__name__, config, source=f"loaded from {Path(path).name}")
-
-
-def _spec(
-    path: str,
-    family: str,
-    parts: Mapping[str, Component],
-    request: Mapping[str, Any],
-    limits: Mapping[str, Any],
-    options: Mapping[str, Any],
-) -> ModelSpec:
-    return ModelSpec(
-        name=Path(path).name,
-        family=family,
-        year=0,
-        summary="loaded with saved weights",
-        components=parts,
-        options=options,
-        request=request,
-        request_source="the loaded configuration",
-        tiny_request={},
-        limits=limits,
-    )

@@ -115,8 +115,10 @@ def test_source_hash_changes_with_content_and_name_but_not_with_order_or_folder(
 
 
 PACKAGE = Path(cache.__file__).parent
-# What counting imports besides: where tables are kept and what made them, and the weights, which no shape depends on.
-BESIDE = {"cache", "files", "hardware", "pretrained", "provenance", "tables"}
+# What counting imports besides: where tables are kept and what made them; what makes a spec of a folder (the key holds
+# the spec itself); and the weights, which no shape depends on.
+FROM_FOLDERS = {"folders", "folder_sizes", "pretrained"}
+BESIDE = {"cache", "files", "hardware", "provenance", "tables"} | FROM_FOLDERS
 
 
 def imported(module):
@@ -144,12 +146,12 @@ def test_every_module_that_decides_a_count_is_in_its_key():
 
 def test_a_count_loads_no_module_that_is_not_in_its_key(tmp_path):
     code = (
-        "import sys, mmchar; [mmchar.count(name, tiny=True) for name in ('imagen', 'hstu-ml20m-large', 'next-gpt-7b')]; "
+        "import sys, mmchar; [mmchar.count(n, tiny=True) for n in ('imagen', 'hstu-ml20m-large', 'next-gpt-7b')]; "
         "print(*sorted(name.split('.')[1] for name in sys.modules if name.startswith('mmchar.')))"
     )
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "MMCHAR_CACHE": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert set(done.stdout.split()) == set(cache.COUNTING) | BESIDE - {"pretrained"}
+    assert set(done.stdout.split()) == set(cache.COUNTING) | BESIDE - FROM_FOLDERS
 
 
 def test_the_key_changes_with_what_counts_and_with_nothing_else(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmchar.counting import count
-from mmchar.models import load
+from mmchar.models import get_spec, load
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,26 @@ def test_a_saved_language_model_counts_like_the_zoo(tmp_path):
     assert count(saved, request)["flop"].sum() == count(random, request)["flop"].sum()
 
 
+def test_saved_weights_and_configurations_alone_give_one_spec(pipeline):
+    saved = load(str(pipeline), weights="pretrained", device="cpu", dtype="float32").spec
+    alone = get_spec(str(pipeline))
+    for field in ("name", "family", "options", "request", "limits"):
+        assert getattr(saved, field) == getattr(alone, field), field
+    assert {role: part.cls for role, part in saved.components.items()} == {
+        role: part.cls for role, part in alone.components.items()
+    }
+
+
+def test_a_saved_diffusion_transformer_counts_like_the_zoo(tmp_path):
+    from diffusers import DiTPipeline, ScoreSdeVeScheduler
+
+    random = load("dit-xl-2-256", device="cpu", dtype="float32", tiny=True)
+    DiTPipeline(**random.components, scheduler=ScoreSdeVeScheduler()).save_pretrained(tmp_path / "tiny-dit")
+    saved = load(str(tmp_path / "tiny-dit"), weights="pretrained", device="cpu", dtype="float32")
+    request = random.spec.resolve()
+    assert count(saved, request)["flop"].sum() == count(random, request)["flop"].sum()
+
+
 def test_weights_that_are_only_a_pickle_are_refused(pipeline, tmp_path):
     import shutil
 
@@ -61,8 +81,14 @@ def test_weights_that_are_only_a_pickle_are_refused(pipeline, tmp_path):
     ("files", "line"),
     [
         ({}, "holds neither model_index.json"),
-        ({"config.json": {"architectures": ["GPT9"]}}, "is a GPT9; language models known so far: LlamaForCausalLM"),
-        ({"model_index.json": {"_class_name": "KandinskyPipeline"}}, "is a KandinskyPipeline; families known so far"),
+        (
+            {"config.json": {"architectures": ["GPT9"]}},
+            "'architectures' is 'GPT9'; language models known so far: Llama",
+        ),
+        (
+            {"model_index.json": {"_class_name": "KandinskyPipeline"}},
+            "'KandinskyPipeline'; pipelines known so far: Stable",
+        ),
     ],
 )
 def test_what_is_no_known_model_is_one_clear_line(tmp_path, files, line):
