@@ -15,13 +15,39 @@ if TYPE_CHECKING:
     from mmchar.models import Model
     from mmchar.stages import Stage
 
-FAMILY_ORDER = (
+DECODE_FAMILIES = (  # most of the generation is one token after the other
     "autoregressive",
+    "vision_language",
+    "linear_adaptor",
+    "vision_cross_attention",
+    "early_fusion",
+    "autoregressive_image",
+    "spoken_answer",
+    "speech_translation",
     "encoder_decoder",
-    "parallel_decode",
-    "video_transformer",
+)
+PARALLEL_FAMILIES = ("parallel_decode", "masked_image_transformer")
+DIFFUSION_FAMILIES = (
     "latent_diffusion",
     "cascaded_diffusion",
+    "pixel_diffusion",
+    "image_embedding_diffusion",
+    "diffusion_transformer",
+    "audio_diffusion",
+    "audio_language_diffusion",
+    "video_diffusion",
+    "image_to_video",
+)
+CONVOLUTIONAL = (*(family for family in DIFFUSION_FAMILIES if family != "diffusion_transformer"), "video_cascade")
+FAMILY_ORDER = (
+    "retrieval",
+    "ranking",
+    "zero_shot",
+    *DECODE_FAMILIES,
+    *PARALLEL_FAMILIES,
+    "any_to_any",
+    "video_transformer",
+    *DIFFUSION_FAMILIES,
     "video_cascade",
 )
 
@@ -46,6 +72,50 @@ def in_order(models: str, *, among: Sequence[str] = ()) -> list[str]:
     order = [*FAMILY_ORDER, *sorted({spec.family for spec in specs.values()} - set(FAMILY_ORDER))]
     size = {name: sum(part.published_params or 0 for part in spec.components.values()) for name, spec in specs.items()}
     return sorted(specs, key=lambda name: (order.index(specs[name].family), specs[name].year, size[name], name))
+
+
+def diffusion_and_others(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The models that denoise images, video or sound, and those that decode tokens, one by one or all at once.
+
+    Models of the paper that make video, and those that are neither, are in none of the two.
+
+    Raises
+    ------
+    ValueError
+        One of the two is empty, so that there is no pair to compare.
+    """
+    family = {name: get_spec(name).family for name in names}
+    diffusion = [name for name in names if family[name] in DIFFUSION_FAMILIES]
+    others = [name for name in names if family[name] in (*DECODE_FAMILIES, *PARALLEL_FAMILIES)]
+    for found, missing, example in (
+        (diffusion, "diffusion model", "stable-diffusion-1.5"),
+        (others, "model that decodes tokens", "llama-2-7b"),
+    ):
+        if not found:
+            raise ValueError(f"no pair to compare among {', '.join(names)}: add a {missing}, e.g. {example}")
+    return diffusion, others
+
+
+def with_temporal_attention(names: Sequence[str]) -> list[str]:
+    """Those of the models that have attention over frames only, beside one over the positions of a frame.
+
+    Raises
+    ------
+    ValueError
+        None of them has; with those of the zoo that have.
+    """
+    found = [name for name in names if _has_temporal_attention(name)]
+    if not found:
+        able = ", ".join(filter(_has_temporal_attention, zoo_names()))
+        raise ValueError(f"no temporal attention in {', '.join(names)}; choose among {able}")
+    return found
+
+
+def _has_temporal_attention(name: str) -> bool:
+    from mmchar.seqlen import closed_form
+
+    spec = get_spec(name)
+    return "frames" in spec.request and "temporal" in set(closed_form(spec)["attention"])
 
 
 def totals(table: "pd.DataFrame", by: Sequence[str]) -> "pd.DataFrame":
@@ -192,8 +262,10 @@ def temporal_readings(timed: "pd.DataFrame") -> "pd.DataFrame":
     from mmchar.claims import attention_block
 
     module, kind = timed["module"].astype(str), timed["attention"].astype(str)
-    over_time = module.str.contains(r"temp_attentions|transformer_in|temporal_blocks")
+    over_time = module.str.contains(r"temp_attentions|transformer_in|temporal_(?:transformer_)?blocks|motion_modules")
+    beside = timed["stage"].isin(timed.loc[kind == "temporal", "stage"])  # a prior's blocks are not over space
     over_space = module.str.contains(r"attentions\.|spatial_blocks") & ~over_time
+    over_space |= module.str.startswith("transformer_blocks.") & beside
     temporal, spatial, moved = kind == "temporal", kind == "spatial", timed["category"] == "Data movement"
     readings = {
         "core": (temporal, spatial),

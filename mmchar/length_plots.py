@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 from mmchar.plots import FAMILY_COLORS, HATCH, KIND_COLORS, PALETTE, axes
 
@@ -140,6 +141,7 @@ def length_series(data: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
     ax.set(
         xlabel="attention call within one step", ylabel="query length (tokens)", xlim=(-0.5, data["call"].max() + 0.5)
     )
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend_outside(ax)
     return ax
 

@@ -1,6 +1,6 @@
 """One function per figure: a tidy table in, axes out. Nothing is computed that is not in the table.
 
-Colours are fixed here: one per operator category, model family and attention kind, from seaborn's colour-blind palette.
+Colours are fixed here: one per operator category, model family and attention kind, from seaborn's palettes of ten hues.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.legend import Legend
 
-PALETTE = sns.color_palette("colorblind", 10).as_hex()
+PALETTE, DARK, BRIGHT = (sns.color_palette(name, 10).as_hex() for name in ("colorblind", "dark", "bright"))
 CATEGORY_COLORS = {
     "Attention": PALETTE[3],
     "Convolution": PALETTE[0],
@@ -27,14 +27,33 @@ CATEGORY_COLORS = {
     "Communication": PALETTE[6],
     "Uncounted": PALETTE[7],
 }
-FAMILY_COLORS = {
+FAMILY_COLORS = {  # families of the same kind share a hue, in different shades
     "latent_diffusion": PALETTE[0],
+    "diffusion_transformer": DARK[0],
     "cascaded_diffusion": PALETTE[9],
+    "pixel_diffusion": DARK[9],
+    "image_embedding_diffusion": BRIGHT[9],
+    "audio_diffusion": PALETTE[8],
+    "audio_language_diffusion": DARK[8],
     "video_cascade": PALETTE[2],
+    "video_diffusion": DARK[2],
+    "image_to_video": BRIGHT[2],
     "video_transformer": PALETTE[4],
     "parallel_decode": PALETTE[1],
+    "masked_image_transformer": DARK[1],
     "encoder_decoder": PALETTE[3],
+    "autoregressive_image": DARK[3],
+    "early_fusion": BRIGHT[3],
     "autoregressive": PALETTE[7],
+    "vision_language": PALETTE[5],
+    "linear_adaptor": DARK[5],
+    "vision_cross_attention": BRIGHT[5],
+    "any_to_any": PALETTE[6],
+    "spoken_answer": DARK[6],
+    "speech_translation": BRIGHT[6],
+    "zero_shot": DARK[7],
+    "retrieval": DARK[4],
+    "ranking": BRIGHT[4],
 }
 KIND_COLORS = {
     "self": PALETTE[0],

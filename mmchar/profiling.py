@@ -23,6 +23,7 @@ from mmchar.timing import WIDE, Measurement, Profile, Work, measure_time, profil
 
 _FACTS = ("samples", "median_s", "iqr_s", "span_s", "coverage", "doubts")
 _DISTURBED = 1.5  # operators that took this much longer under the profiler than a whole run without it were not alone
+_NO_KERNEL = "No available kernel"  # how PyTorch says that no attention backend allowed takes a call
 PROFILED_PASSES = 3  # a row's time is its median over this many profiled executions (fewer if fewer samples are asked)
 
 
@@ -49,7 +50,8 @@ def measure(
     dtype : {"float32", "bfloat16", "float16"}, optional
         Default: float32 on a CPU, bfloat16 on a GPU.
     attention : {"flash", "eager"}
-        ``"flash"`` lets PyTorch choose among its fused kernels only, and a call that none of them takes is an error.
+        ``"flash"`` lets PyTorch choose among its fused kernels only. A stage with a call that none of them takes (a few
+        models attend without a heads dimension) may use the math path too, and says so in ``backend`` and doubts.
         ``"eager"`` is PyTorch's math path (matmul, softmax, matmul) in the model's own dtype, without its up-cast to
         float32. It scales q and k, guards rows that are masked whole, and leaves the heads to be merged by a copy:
         passes over memory that the byte model of eager attention does not have, and a ``clone`` row per attention.
@@ -91,7 +93,7 @@ def measure(
         for stage in _bar(stages(model.spec, full), model.spec.name, progress):
             timed, profiles = measure_stage(model, stage, samples=samples, warmup=warmup)
             parts.append(_stage_rows(model, stage, profiles))
-            facts[stage.name] = _stage_facts(timed, profiles)
+            facts[stage.name] = _stage_facts(timed, profiles, attention)
     table = pd.concat(parts, ignore_index=True)
     ran = table.pop("ran")
     table = counting.as_categories(use_backend(table, attention).assign(backend=ran))
@@ -146,13 +148,21 @@ def measure_stage(model: Model, stage: Stage, *, samples: int, warmup: int) -> t
 
         return calls.prepare(model, middle)
 
-    try:
+    def run() -> tuple[Measurement, list[Profile]]:
         timed = measure_time(prepare, device=device, samples=samples, warmup=warmup, label=name)
-        profiles = [profile_once(module, prepare(), device) for _ in range(min(samples, PROFILED_PASSES))]
+        return timed, [profile_once(module, prepare(), device) for _ in range(min(samples, PROFILED_PASSES))]
+
+    try:
+        try:
+            return run()
+        except RuntimeError as error:
+            if _NO_KERNEL not in str(error):
+                raise
+        with _any_kernel():  # a few models attend without a heads dimension, which only the math path takes
+            return run()
     except RuntimeError as error:
         size = ", ".join(f"{key} {value}" for key, value in middle.sizes.items())
         raise ValueError(f"{name} failed on {device} in {model.dtype} ({size}): {_reason(error)}") from error
-    return timed, profiles
 
 
 def middle_step(stage: Stage) -> int:
@@ -174,6 +184,13 @@ def attention_backend(attention: str) -> Iterator[None]:
             yield
     finally:
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
+
+
+def _any_kernel() -> Any:
+    """Fused kernels where they can, and the math path for what none of them takes."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def available_bytes(device: str) -> int | None:
@@ -233,12 +250,15 @@ def _stage_rows(model: Model, stage: Stage, profiles: list[Profile]) -> pd.DataF
     )
 
 
-def _stage_facts(timed: Measurement, profiles: list[Profile]) -> dict[str, Any]:
+def _stage_facts(timed: Measurement, profiles: list[Profile], attention: str) -> dict[str, Any]:
     in_rows = statistics.median(sum(one.time_s) for one in profiles)
     everything = statistics.median(sum(one.time_s) + one.other_s for one in profiles)
     doubts = [] if timed.spread <= WIDE else [repr(timed)]  # NaN, of a single sample, is a doubt too
     if in_rows > _DISTURBED * timed.median_s:
         doubts.append(f"{timed.label}: its operators took {in_rows / timed.median_s:.1f}x as long under the profiler")
+    unfused = profiles[0].ran.count("math") if attention == "flash" else 0
+    if unfused:
+        doubts.append(f"{timed.label}: no fused kernel takes the attention of {unfused} rows; the math path ran")
     return {
         "samples": list(timed.samples_s),
         "median_s": timed.median_s,
@@ -262,8 +282,6 @@ def _settings() -> dict[str, Any]:
 
 def _reason(error: RuntimeError) -> str:
     text = " ".join(str(error).split())[:200]
-    if "No available kernel" in text:
-        return "no fused attention kernel takes one of its calls here; use attention 'eager'"
     if "memory" in text:
         return f"out of memory; use a smaller request or dtype ({text})"
     return text

@@ -7,8 +7,10 @@ import pytest
 
 from mmchar import count, project
 from mmchar.experiments import (
+    FAMILY_ORDER,
     attention_on_sheet,
     compare_attention,
+    diffusion_and_others,
     in_order,
     length_readings,
     longest_by_step,
@@ -17,10 +19,11 @@ from mmchar.experiments import (
     temporal_readings,
     totals,
     verdict,
+    with_temporal_attention,
 )
 from mmchar.models import load
 from mmchar.request import Request
-from mmchar.stages import stages
+from mmchar.stages import FAMILIES, stages
 
 
 def test_models_are_ordered_by_family_and_an_unknown_one_is_refused():
@@ -33,6 +36,26 @@ def test_models_are_ordered_by_family_and_an_unknown_one_is_refused():
     assert in_order("all", among=["imagen"]) == ["imagen"]
     with pytest.raises(ValueError, match="unknown model 'sd'"):
         in_order("sd")
+
+
+def test_every_family_has_its_place():
+    assert sorted(FAMILY_ORDER) == sorted(FAMILIES)
+
+
+def test_a_pair_takes_a_diffusion_model_and_one_that_decodes():
+    names = ["hstu-24l-1024-8k", "llava-1.5-7b", "amused-256", "flux.1-dev", "make-a-video"]
+    assert diffusion_and_others(names) == (["flux.1-dev"], ["llava-1.5-7b", "amused-256"])
+    with pytest.raises(ValueError, match="among flux.1-dev: add a model that decodes tokens, e.g. llama-2-7b"):
+        diffusion_and_others(["flux.1-dev"])
+    with pytest.raises(ValueError, match="add a diffusion model"):
+        diffusion_and_others(["llava-1.5-7b", "hstu-24l-1024-8k"])
+
+
+def test_temporal_attention_is_asked_for_where_there_is_some():
+    names = ["hunyuanvideo", "animatediff-v1.5.2", "latte-1", "flux.1-dev", "svd-xt"]
+    assert with_temporal_attention(names) == ["animatediff-v1.5.2", "latte-1", "svd-xt"]
+    with pytest.raises(ValueError, match="no temporal attention in hunyuanvideo; choose among animatediff.*zeroscope"):
+        with_temporal_attention(["hunyuanvideo"])
 
 
 def test_totals_multiply_by_repeats():
@@ -98,6 +121,28 @@ def test_temporal_readings_by_hand():
     share = [3 / 4, 3 / 5, 4 / 5, 7 / 10, 8 / 12]
     assert list(out["share"]) == pytest.approx([100 * each for each in share])
     assert list(out["total_s"]) == [8, 10, 10, 20, 24]
+
+
+@pytest.mark.parametrize(
+    ("over_time", "over_space"),
+    [
+        ("up.motion_modules.0", "up.attentions.0"),  # AnimateDiff
+        ("up.attentions.0.temporal_transformer_blocks.0", "up.attentions.0.transformer_blocks.0"),  # video diffusion
+        ("temporal_transformer_blocks.0", "transformer_blocks.0"),  # Latte
+        ("temporal_blocks.0", "spatial_blocks.0"),  # Phenaki
+    ],
+)
+def test_modules_over_time_are_known_in_every_model(over_time, over_space):
+    rows = [
+        (f"{over_time}.attn1", "temporal", "Attention", 3.0),
+        (f"{over_time}.ff", "", "Linear", 4.0),
+        (f"{over_space}.attn1", "spatial", "Attention", 1.0),
+        (f"{over_space}.ff", "", "Linear", 2.0),
+        ("transformer_blocks.0.ff", "", "Linear", 90.0),  # of the prior, which is not over space
+    ]
+    table = pd.DataFrame(rows, columns=["module", "attention", "category", "time_s"])
+    share = temporal_readings(table.assign(model="m", stage=[*"ssss", "prior"], repeats=1))["share"]
+    assert (share["core"], share["module"]) == pytest.approx((75, 70))
 
 
 def test_cores_and_one_stage_are_measured():

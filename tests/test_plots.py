@@ -5,6 +5,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from mmchar import plots
+from mmchar.stages import FAMILIES
 
 
 @pytest.fixture(autouse=True)
@@ -162,3 +163,8 @@ def test_a_family_without_a_colour_is_refused():
 def test_figures_draw_on_the_axes_given(breakdown):
     _, ax = plt.subplots()
     assert plots.operator_breakdown(breakdown, label="run", ax=ax) is ax
+
+
+def test_every_family_has_a_colour_of_its_own():
+    assert sorted(plots.FAMILY_COLORS) == sorted(FAMILIES)
+    assert len(set(plots.FAMILY_COLORS.values())) == len(FAMILIES)

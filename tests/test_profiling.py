@@ -157,16 +157,16 @@ def test_numbers_not_to_be_trusted_are_named():
     rows = [SimpleNamespace()]
     steady = Measurement((1.0, 1.0, 1.0), 1, "cpu", "small denoise")
     profile = Profile(rows, [1.1], [0], [""], other_s=0.1, span_s=3.0)
-    assert profiling._stage_facts(steady, [profile])["doubts"] == []
+    assert profiling._stage_facts(steady, [profile], "flash")["doubts"] == []
     # 1.1 s in rows, 0.1 s in none, a run of 1 s
-    assert profiling._stage_facts(steady, [profile])["coverage"] == pytest.approx(
+    assert profiling._stage_facts(steady, [profile], "flash")["coverage"] == pytest.approx(
         {"of_operators": 1.1 / 1.2, "of_run": 1.1}
     )
     slowed = Profile(rows, [4.0], [0], [""], other_s=0.1, span_s=9.0)
-    (line,) = profiling._stage_facts(steady, [slowed])["doubts"]
+    (line,) = profiling._stage_facts(steady, [slowed], "flash")["doubts"]
     assert "small denoise: its operators took 4.0x" in line
     uneven = Measurement((1.0, 2.0, 3.0), 1, "cpu", "small denoise")
-    (line,) = profiling._stage_facts(uneven, [profile])["doubts"]
+    (line,) = profiling._stage_facts(uneven, [profile], "flash")["doubts"]
     assert "WARNING: IQR/median is 50%" in line
 
 
@@ -221,23 +221,37 @@ def test_available_memory_is_known_here():
 class OddAttention(nn.Module):
     """Attention without a heads dimension, which no fused kernel takes."""
 
-    config = SimpleNamespace(in_channels=4)
+    config = SimpleNamespace(in_channels=4, cross_attention_dim=24)
 
-    def forward(self, sample, _timestep):
+    def forward(self, sample, _timestep, **_options):
         x = sample.flatten(2)
         return nn.functional.scaled_dot_product_attention(x, x, x)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch's own, on why it has no kernel
-def test_attention_that_cannot_be_fused_is_an_error_not_a_silent_fallback(specs):
-    model = Model(get_spec(specs["image"]), {"unet": OddAttention()}, "cpu", "float32")
+def test_attention_that_cannot_be_fused_is_measured_and_told(specs):
+    spec = get_spec(specs["image"])
+    parts = mmchar.load(specs["image"], device="cpu", dtype="float32").components
+    model = Model(spec, {**parts, "unet": OddAttention()}, "cpu", "float32")
+    table = measure(model, samples=1, progress=False)
+    backends = table[table["attention"] != ""].groupby("stage", observed=True)["backend"].agg(set)
+    assert backends.pop("denoise") == {"math"} and all(found <= {"flash", "mem-efficient"} for found in backends)
+    told = [line for line in table.attrs["doubts"]["denoise"] if "no fused kernel" in line]
+    assert told == ["small-image denoise: no fused kernel takes the attention of 1 rows; the math path ran"]
+    assert not any("no fused kernel" in line for line in table.attrs["doubts"]["decode_image"])
+
+
+class FailingNetwork(OddAttention):
+    def forward(self, _sample, _timestep):
+        raise RuntimeError("sizes do not match")
+
+
+def test_a_stage_that_fails_is_named_with_its_sizes(specs):
+    model = Model(get_spec(specs["image"]), {"unet": FailingNetwork()}, "cpu", "float32")
     stage = Stage("denoise", "unet", "denoise_unconditional", 1, {"batch": 1, "height": 4, "width": 4})
-    says = r"small-image denoise failed on cpu .*height 4.*use attention 'eager'"
+    says = r"small-image denoise failed on cpu .*height 4.*sizes do not match"
     with attention_backend("flash"), pytest.raises(ValueError, match=says):
         measure_stage(model, stage, samples=1, warmup=0)
-    with attention_backend("eager"):
-        _, (profile,) = measure_stage(model, stage, samples=1, warmup=0)
-    assert "math" in profile.ran
 
 
 def test_attention_settings_are_put_back():
