@@ -145,14 +145,19 @@ def _count(model: Model, request: Request | None) -> pd.DataFrame:
     full = model.spec.resolve(request)
     parts = [count_stage(model, stage) for stage in stages(model.spec, full)]
     table = as_categories(pd.concat(parts, ignore_index=True))
-    table.attrs = {
+    table.attrs = what_was_asked(model, full)
+    return table
+
+
+def what_was_asked(model: Model, request: Request) -> dict[str, Any]:
+    """The ``attrs`` that every operator table carries: model, request, dtype, tiny, and parameters by component."""
+    return {
         "model": model.spec.name,
-        "request": full.given(),
+        "request": request.given(),
         "dtype": model.dtype,
         "tiny": model.spec.tiny,
         "params": model.params,
     }
-    return table
 
 
 def _trace(model: Model, stage: Stage) -> "Traced":

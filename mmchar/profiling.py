@@ -98,11 +98,7 @@ def measure(
     ran = table.pop("ran")
     table = counting.as_categories(use_backend(table, attention).assign(backend=ran))
     table.attrs = {
-        "model": model.spec.name,
-        "request": full.given(),
-        "dtype": model.dtype,
-        "tiny": model.spec.tiny,
-        "params": model.params,
+        **counting.what_was_asked(model, full),
         "device": model.device,
         "attention": attention,
         **_settings(),
