@@ -40,19 +40,25 @@ def diffusion_transformer(spec: ModelSpec, request: Request) -> Iterator[Stage]:
 
 
 def _decode(spec: ModelSpec, request: Request, latent: dict[str, int]) -> Iterator[Stage]:
-    """One decode of everything, of every frame as an image, or in tiles where the option ``decode_tiles`` says so."""
+    """One decode of all images or frames, or one per video, in tiles where the option ``decode_tiles`` says so.
+
+    Videos are decoded one after the other, as diffusers' ``enable_slicing`` does: together they would not fit into
+    memory, and CogVideoX's decoder, which splits convolutions above 2 GB, fails on eight.
+    """
     options, sizes = spec.options, {"batch": request.batch, **latent}
-    call = options.get("decode", "decode_latent")
+    call, videos = options.get("decode", "decode_latent"), 1
     name = "decode_video" if request.frames else "decode_image"
     if call == "decode_latent" and request.frames:
         sizes["batch"] *= sizes.pop("frames")
+    elif request.frames:
+        sizes["batch"], videos = 1, request.batch
     if "decode_tiles" not in options:
-        yield Stage(name, "vae", call, 1, sizes)
+        yield Stage(name, "vae", call, videos, sizes)
         return
     axes = [Counter(tile_sizes(latent[axis], *tile)) for axis, tile in options["decode_tiles"].items()]
     for index, shape in enumerate(product(*(axis.items() for axis in axes))):
         tile = {axis: size for axis, (size, _) in zip(options["decode_tiles"], shape, strict=True)}
-        many = prod(times for _, times in shape)
+        many = videos * prod(times for _, times in shape)
         yield Stage(f"{name}_edge_{index}" if index else name, "vae", call, many, {**sizes, **tile})
 
 
