@@ -142,8 +142,9 @@ def statements() -> pd.DataFrame:
 def published_beside_projected(models: Collection[str]) -> pd.DataFrame:
     """Speeds that others published of these models, each beside our projection of the same configuration.
 
-    Rows of ``published_speeds.csv`` that a projection cannot express (other engines, integer weights, several GPUs) are
-    left out. Fields that a row does not state take the model's default. A rate in tokens/s is that of the decode stage.
+    Rows of ``published_speeds.csv`` that a projection cannot express (other engines, integer weights, matrix products
+    in TF32, several GPUs) are left out. Fields that a row does not state take the model's default. A rate in tokens/s
+    is that of the decode stage.
 
     Returns
     -------
@@ -151,19 +152,31 @@ def published_beside_projected(models: Collection[str]) -> pd.DataFrame:
         ``model, gpu, dtype, attention, execution, setting, unit, published, projected, difference_percent, source``;
         values in the row's unit.
     """
-    rows = pd.read_csv(REFERENCE / "published_speeds.csv", dtype=str, keep_default_na=False)
-    able = rows["model"].isin(list(models)) & rows["execution"].isin(EXECUTIONS) & (rows["gpus"] == "1")
-    able &= rows["unit"].isin(("s/image", "tokens/s")) & ~rows["setting"].str.contains(r"int\d|fp8")
-    rows = rows[able].astype({"value": float}).rename(columns={"value": "published"}).reset_index(drop=True)
+    rows = published_speeds(models).rename(columns={"value": "published"})
     projected = pd.Series([_project_published(row) for row in rows.to_dict("records")], dtype=float)
     rows = rows.assign(projected=projected, difference_percent=100 * (projected / rows["published"] - 1))
     columns = "model gpu dtype attention execution setting unit published projected difference_percent source"
     return rows[columns.split()]
 
 
-def _project_published(row: dict[str, str]) -> float:
+def published_speeds(models: Collection[str] | None = None) -> pd.DataFrame:
+    """Rows of ``data/reference/published_speeds.csv`` that a projection can express, of some models or of all."""
+    rows = pd.read_csv(REFERENCE / "published_speeds.csv", dtype=str, keep_default_na=False)
+    able = rows["execution"].isin(EXECUTIONS) & (rows["gpus"] == "1") & rows["unit"].isin(("s/image", "tokens/s"))
+    able &= ~rows["setting"].str.contains(r"int\d|fp8|TF32")
+    if models is not None:
+        able &= rows["model"].isin(list(models))
+    return rows[able].astype({"value": float}).reset_index(drop=True)
+
+
+def count_published(row: dict[str, str]) -> pd.DataFrame:
+    """The count of the configuration that a row of ``published_speeds.csv`` states."""
     sizes = {name: int(row[name]) for name in ("batch", "steps", "height", "width", "frames") if row[name]}
-    table = count(row["model"], Request(**sizes), dtype=row["dtype"] or "bfloat16")
+    return count(row["model"], Request(**sizes), dtype=row["dtype"] or "bfloat16")
+
+
+def _project_published(row: dict[str, str]) -> float:
+    table = count_published(row)
     timed = project(table, gpu=row["gpu"], attention=row["attention"] or "flash", execution=row["execution"])
     time_s = timed["time_s"] * timed["repeats"]
     batch = table.attrs["request"]["batch"]

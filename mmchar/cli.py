@@ -15,6 +15,18 @@ from mmchar.request import FIELDS, Request, from_mapping
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mmchar.parallel import Degrees
+
+DEGREES = {
+    "gpus": "how many share the generation; the product of the degrees below",
+    "ulysses": "GPUs that share the denoiser's tokens, and heads around attention",
+    "ring": "GPUs that share the denoiser's tokens, passing keys on",
+    "cfg": "2: the halves of guidance at the same time",
+    "tensor": "GPUs that share a language model's weights",
+    "pipefusion": "GPUs that share the denoiser's layers",
+    "patch": "GPUs that share the image (DistriFusion)",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 is success, 1 a failed run, 2 bad input (one line on stderr)."""
@@ -105,28 +117,71 @@ def run_count(args: argparse.Namespace) -> int:
 
 def run_project(args: argparse.Namespace) -> int:
     """Project one generation onto a GPU."""
-    from mmchar.counting import count, summarize_count
+    from mmchar.counting import count
     from mmchar.hardware import get_gpu
+    from mmchar.memory_fit import summarize_memory
     from mmchar.roofline import project, summarize
+    from mmchar.uncertainty import time_range
 
     _check_out(args.out)
     gpu = get_gpu(args.gpu)
     gpu.check_dtype(args.dtype)
+    degrees = _degrees(args)
     table = count(args.model, _request(args), dtype=args.dtype, tiny=args.tiny, cache=not args.no_cache)
+    if degrees is not None:
+        from mmchar.models import get_spec
+        from mmchar.parallel import parallelize
+
+        def again(request: Request) -> "pd.DataFrame":
+            return count(args.model, request, dtype=args.dtype, tiny=args.tiny, cache=not args.no_cache)
+
+        table = parallelize(table, degrees, count=again, spec=get_spec(args.model, tiny=args.tiny))
+    memory = summarize_memory(table, gpu)
     projected = project(table, gpu=args.gpu, attention=args.attention, execution=args.execution)
     _save(projected, args.out)
-    peak_bytes = summarize_count(table)["peak_bytes"]
-    summary = summarize(projected) | {"peak_bytes": peak_bytes, "fits": peak_bytes <= gpu.memory_bytes}
+    peak_bytes = memory["peak_bytes"]
+    summary = summarize(projected) | {"peak_bytes": peak_bytes, "fits": memory["fits"]}
+    summary["range"] = time_range(projected, summary["time_s"])
     if args.json:
         _print_json(summary)
         return 0
     how = f"{args.attention} attention, {args.execution} execution, {args.dtype}"
-    print(f"{args.model} on {gpu.name}: {summary['time_s']:.3f} s projected ({how})")
+    on = f"{summary['gpus']} x {gpu.name}" if summary.get("gpus", 1) > 1 else gpu.name
+    print(f"{args.model} on {on}: {summary['time_s']:.3f} s, {summary['energy_j']:,.0f} J projected ({how})")
+    reach = summary["range"]
+    print(f"  likely {reach['low_s']:.3f} to {reach['high_s']:.3f} s, as far as we were off for {reach['kind']}")
     _print_stages(summary["stages"], "time_s", 1e-3, "ms per execution")
     if not summary["fits"]:
         have = gpu.memory_bytes / 1e9
         print(f"  needs {peak_bytes / 1e9:.0f} GB and {gpu.name} has {have:.0f} GB: it does not fit one GPU as it is")
     return 0
+
+
+def run_validate(args: argparse.Namespace) -> int:
+    """Compare projections with measurements; 1 if some rows could not be used."""
+    _check_out(args.out)
+    _check_out(args.figure, (".png", ".svg"), name="--figure")
+    from mmchar.validation import figures, read_rows, summary, validate
+
+    rows, how = read_rows(args.rows), {"attention": args.attention, "execution": args.execution, "dtype": args.dtype}
+    table = validate(rows, **how, leave_out=args.leave_one_model_out, progress=not args.json)
+    problems = table.attrs.pop("problems")
+    for problem in problems:
+        print(f"mmchar: {problem}", file=sys.stderr)
+    if not table.empty:
+        _save(table, args.out)
+    if args.figure and not table.empty:
+        from mmchar.validation_plots import save_predicted_against_measured
+
+        save_predicted_against_measured(table, args.figure)
+    if args.json:
+        _print_json({"rows": len(table), "problems": problems, "summary": figures(table)})
+    else:
+        if not table.empty:
+            _print_table(summary(table).round(1))
+        fitted = "; each model by a fit to the others" if args.leave_one_model_out else ""
+        print(f"{len(table)} rows, errors in percent: (predicted - measured) / measured{fitted}")
+    return 1 if problems else 0
 
 
 def run_measure(args: argparse.Namespace) -> int:
@@ -254,7 +309,21 @@ def _parser() -> argparse.ArgumentParser:
     project.add_argument("--gpu", required=True, help="e.g. a100-80gb, h100-sxm, t4")
     project.add_argument("--attention", choices=("flash", "eager"), default="flash")
     project.add_argument("--execution", choices=("eager", "compiled"), default="eager")
+    for name, text in DEGREES.items():
+        project.add_argument(f"--{name}", type=_whole, help=text)
     _finish(project, run_project)
+
+    validate = commands.add_parser("validate", help="projections beside measurements of others: errors by model")
+    validate.add_argument("rows", metavar="ROWS.csv", help="one measurement a line; data/README.md names the columns")
+    validate.add_argument("--attention", choices=("flash", "eager"), default="flash")
+    validate.add_argument("--execution", choices=("eager", "compiled"), default="eager")
+    validate.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32")
+    validate.add_argument(
+        "--leave-one-model-out", action="store_true", help="predict each model by a fit to the other models of the file"
+    )
+    validate.add_argument("--out", help="where to write predicted beside measured (.parquet or .csv)")
+    validate.add_argument("--figure", metavar="FILE", help="where to draw predicted against measured (.png or .svg)")
+    _finish(validate, run_validate)
 
     measure = commands.add_parser("measure", help="measured time of one generation on this machine")
     _model_options(measure, dtype=None)
@@ -322,14 +391,25 @@ def _request(args: argparse.Namespace) -> Request:
     return from_mapping({name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None})
 
 
-def _check_out(out: str | None, suffixes: tuple[str, ...] = (".parquet", ".csv")) -> None:
+def _degrees(args: argparse.Namespace) -> "Degrees | None":
+    """How GPUs share the work; None where none of it was asked for."""
+    given = {name: getattr(args, name) for name in DEGREES if getattr(args, name) is not None}
+    if not given:
+        return None
+    from mmchar.parallel import Degrees
+
+    degrees = Degrees(**given)
+    return degrees if degrees.gpus != 1 else None
+
+
+def _check_out(out: str | None, suffixes: tuple[str, ...] = (".parquet", ".csv"), *, name: str = "--out") -> None:
     if not out:
         return
     if not out.endswith(suffixes):
-        raise ValueError(f"--out {out!r} is {'neither' if suffixes[1:] else 'not'} {' nor '.join(suffixes)}")
+        raise ValueError(f"{name} {out!r} is {'neither' if suffixes[1:] else 'not'} {' nor '.join(suffixes)}")
     folder = next(path for path in Path(out).absolute().parents if path.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"--out {out!r} cannot be written: {folder.name!r} is no folder that you can write to")
+        raise ValueError(f"{name} {out!r} cannot be written: {folder.name!r} is no folder that you can write to")
 
 
 def _save(table: "pd.DataFrame", out: str | None) -> None:

@@ -126,8 +126,7 @@ def summarize_count(table: pd.DataFrame) -> dict[str, Any]:
 
 def executions(table: pd.DataFrame) -> pd.Series:
     """How often each stage of one model runs in a generation; a decode's rows stand for one step or for all of them."""
-    each = table["repeats"].where(table["repeats"] > 1, table["step"] + 1)
-    return each.groupby(table["stage"], observed=True, sort=False).max()
+    return (table["step"] + table["repeats"]).groupby(table["stage"], observed=True, sort=False).max()
 
 
 def _stage_totals(table: pd.DataFrame, total: pd.DataFrame, params: Mapping[str, int]) -> list[dict[str, Any]]:

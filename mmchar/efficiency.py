@@ -5,7 +5,10 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Shares of a GPU's peaks, and times, that hold for every model; `mmchar.calibration` says how they were fitted.
+    """Shares of a GPU's peaks, and times, that hold for every model.
+
+    *Fitted* is by `mmchar.calibration` to the published speeds of ``data/reference`` and to 222 configurations of five
+    diffusion transformers that the ML.ENERGY leaderboard (v3, December 2025) measured on one to eight H100.
 
     Parameters
     ----------
@@ -14,7 +17,11 @@ class Efficiency:
         than the board may take, so that clocks fall. **Source**: fitted; FlashAttention-2, arXiv 2307.08691, section 1
         has 80 to 90 % on an A100.
     convolution : float
-        Share of peak of cuDNN convolutions on PyTorch's own layout. **Source**: fitted.
+        Share of peak of cuDNN convolutions on PyTorch's own layout, of feature maps that fit into the last-level cache.
+        **Source**: fitted.
+    convolution_large, convolution_3d : float
+        The same of the part of a map beyond the cache, as in image decoders, and of one over frames too, as in decoders
+        of video. **Source**: fitted; both are far from what the hardware could do.
     fill_depth : float
         Multiply-adds that a tile of a matrix product loses to filling its pipeline and writing its result: a sum of
         ``depth`` takes as long as ``depth + fill_depth``. **Source**: fitted.
@@ -41,27 +48,29 @@ class Efficiency:
         Share of memory bandwidth that PyTorch's own pointwise kernels, normalizations and copies reach: they mix number
         types, broadcast and step through strides. **Source**: fitted.
     kernel_s : float
-        Shortest time from one kernel's start to the next's. Assumed.
+        What every kernel takes to start, fill the GPU and drain it, on top of its work. **Source**: fitted.
     dispatch_s, dispatch_compiled_s : float
         Host time per operator of PyTorch in eager mode, with its share of Python modules, views and allocations.
-        **Source**: 25.5 tokens/s of a host-bound LLaMA-7B on an A100 (PyTorch blog "Accelerating Generative AI with
-        PyTorch II", 2023-11-30) are 39 ms, for the 1,300 operators counted in transformers' LLaMA-2 7B; that the two
-        implementations issue equally many is assumed. Per kernel of a compiled graph: assumed.
+        **Source**: fitted to small batches on eight H100; slower hosts take longer (25.5 tokens/s of a LLaMA-7B on an
+        A100, PyTorch blog "Accelerating Generative AI with PyTorch II", 2023-11-30, are 30 us for each of the 1,300
+        operators counted in transformers' LLaMA-2 7B). Per kernel of a compiled graph: assumed.
     """
 
-    matmul: float = 0.88
-    matmul_hopper: float = 0.735
-    convolution: float = 0.43
-    fill_depth: float = 400.0
+    matmul: float = 0.89
+    matmul_hopper: float = 0.75
+    convolution: float = 0.443
+    convolution_large: float = 0.114
+    convolution_3d: float = 0.054
+    fill_depth: float = 287.0
     small_tile: float = 0.6
-    flash: float = 0.835
+    flash: float = 0.842
     flash_mma: float = 5.86
-    softmax_depth: float = 32.0
+    softmax_depth: float = 23.8
     mem_efficient: float = 0.5
-    bandwidth: float = 0.84
-    pointwise: float = 0.66
-    kernel_s: float = 3e-6
-    dispatch_s: float = 30e-6
+    bandwidth: float = 0.857
+    pointwise: float = 0.461
+    kernel_s: float = 3.2e-6
+    dispatch_s: float = 22.4e-6
     dispatch_compiled_s: float = 3e-6
 
     def __post_init__(self) -> None:

@@ -8,17 +8,23 @@ kernel computes all of it. That is why temporal attention is slow although it ha
 The host hands kernels to the device and runs ahead of it. Only where a whole stage has more host time than device time
 does the device wait; the wait then falls on the rows that are shorter than their own dispatch.
 
-Not in this version: reuse in the L2 cache, clocks that fall under load, channels-last models, several GPUs.
+A table of several GPUs (`mmchar.parallel.parallelize`) has Communication rows; their time is what their messages keep
+the link busy, less what hides behind other work.
+
+Not in this version: reuse in the L2 cache, channels-last models.
 """
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmchar.attention import ITEM_BYTES, use_backend
 from mmchar.columns import POINTWISE, Columns, columns_of, holds, launches
+from mmchar.communication import Interconnect, exposed_s, message_s
 from mmchar.counting import executions
 from mmchar.efficiency import Efficiency
+from mmchar.energy_model import BOUNDS, Power, energy_j
 from mmchar.hardware import TORCH_DTYPES, Gpu, get_gpu
 from mmchar.tiles import filled_by_matmul, kernel_head_dim, padded_attention_flop, product_sizes, runs_flash
 
@@ -26,7 +32,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EXECUTIONS = ("eager", "compiled")
-BOUNDS = ("", "compute", "memory", "launch")
 
 
 def project(
@@ -36,6 +41,7 @@ def project(
     attention: str | None = None,
     execution: str = "eager",
     efficiency: Efficiency | None = None,
+    interconnect: Interconnect | None = None,
 ) -> "pd.DataFrame":
     """The table with the time each row would take on a GPU, in seconds for all its calls in one execution.
 
@@ -51,13 +57,15 @@ def project(
         ``compiled`` fuses pointwise operators (see `fuse_pointwise`) and issues kernels with less host time.
     efficiency : Efficiency, optional
         What kernels reach of the data sheet.
+    interconnect : Interconnect, optional
+        What messages between GPUs reach of the link.
 
     Returns
     -------
     DataFrame
         ``time_s``; ``time_kind`` = ``projected``; ``kernels``, the launches the host issues; and ``bound``:
-        ``compute``, ``memory``, ``launch`` (the shortest kernel, or waiting for the host), or empty where a row costs
-        nothing.
+        ``compute``, ``memory``, ``launch`` (the shortest kernel, or waiting for the host), ``communication``, or empty
+        where a row costs nothing.
 
     Raises
     ------
@@ -67,7 +75,7 @@ def project(
     import pandas as pd
 
     sheet = gpu if isinstance(gpu, Gpu) else get_gpu(gpu)
-    rates = efficiency or Efficiency()
+    rates = Rates(efficiency or Efficiency(), interconnect or Interconnect())
     out = prepare(table, attention=attention, execution=execution)
     device_s, wait_s, bound = row_times(columns_of(out), sheet, rates, execution=execution)
     out = out.assign(
@@ -88,9 +96,15 @@ def prepare(table: "pd.DataFrame", *, attention: str | None, execution: str) -> 
     return fuse_pointwise(out) if execution == "compiled" else out
 
 
-def row_times(
-    columns: Columns, gpu: Gpu, rates: Efficiency, *, execution: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class Rates:
+    """What a projection assumes of kernels and of messages."""
+
+    kernels: Efficiency = field(default_factory=Efficiency)
+    messages: Interconnect = field(default_factory=Interconnect)
+
+
+def row_times(columns: Columns, gpu: Gpu, rates: Rates, *, execution: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Seconds of each row on the device, seconds the device waits for the host, and an index into ``BOUNDS``.
 
     Raises
@@ -99,27 +113,35 @@ def row_times(
         The GPU lacks a numeric type of the rows.
     """
     _check_dtypes(columns, gpu)
-    compute_s, memory_s, copies_s = _compute_s(columns, gpu, rates), *_memory_s(columns, gpu, rates, execution)
-    shortest_s = columns.launches * rates.kernel_s
-    device_s = np.maximum(np.maximum(compute_s, memory_s), shortest_s) + copies_s
-    dispatch_s = rates.dispatch_s if execution == "eager" else rates.dispatch_compiled_s
-    wait_s = _host_wait_s(columns, device_s, columns.launches * dispatch_s)
+    kernels = rates.kernels
+    compute_s, memory_s, copies_s = _compute_s(columns, gpu, kernels), *_memory_s(columns, gpu, kernels, execution)
+    shortest_s = columns.launches * kernels.kernel_s
+    device_s = np.maximum(compute_s, memory_s) + copies_s + shortest_s
+    host_s = columns.launches * (kernels.dispatch_s if execution == "eager" else kernels.dispatch_compiled_s)
+    if columns.sent.any():  # the link works beside the kernels: a message takes the time that nothing hides
+        device_s = np.where(columns.sent, 0.0, device_s)
+        device_s += exposed_s(columns, device_s, message_s(columns, gpu, rates.messages))
+        host_s = host_s + columns.sent * columns.launches * rates.messages.host_s
+    wait_s = _host_wait_s(columns, device_s, host_s)
     bound = np.where(wait_s > 0, 3, 1 + np.argmax([compute_s, memory_s + copies_s, shortest_s], axis=0))
+    bound[columns.sent & (wait_s == 0)] = 4
     bound[device_s + wait_s == 0] = 0
     return device_s, wait_s, bound
 
 
-def summarize(table: "pd.DataFrame", *, gpu: str | Gpu | None = None) -> dict[str, Any]:
+def summarize(table: "pd.DataFrame", *, gpu: str | Gpu | None = None, power: Power | None = None) -> dict[str, Any]:
     """Totals of a projected table, in seconds and joules, as ``mmchar project --json`` prints them.
 
     Totals are ``value * repeats``: a stage's ``time_s`` is that of one execution (the mean, where steps differ), and
-    ``total_s`` that of all its repeats. Categories and bounds are totals and add up to ``time_s``. ``energy_j`` is time
-    x board power limit, an upper bound.
+    ``total_s`` that of all its repeats. Categories and bounds are totals and add up to ``time_s``. ``energy_j`` is that
+    of all GPUs (see `mmchar.energy_model`). A table of several GPUs also says how many ``gpus``.
 
     Parameters
     ----------
     gpu : str or Gpu, optional
         Whose power to take; by default the GPU the table was projected on.
+    power : Power, optional
+        What a board draws while a row runs.
     """
     name = gpu or table.attrs.get("gpu")
     if "bound" not in table.columns or name is None:
@@ -130,15 +152,17 @@ def summarize(table: "pd.DataFrame", *, gpu: str | Gpu | None = None) -> dict[st
     stages = total.groupby(table["stage"], observed=True, sort=False).sum()
     categories = total.groupby(table["category"], observed=True).sum().sort_values(ascending=False)
     bounds = total.groupby(table["bound"].astype(str)).sum()
+    several = {"gpus": table.attrs["gpus"]} if "gpus" in table.attrs else {}
     return {
         "time_s": float(total.sum()),
-        "energy_j": float(total.sum()) * sheet.tdp_w,
+        "energy_j": energy_j(table, sheet, power),
         "stages": [
             {"stage": str(name), "repeats": int(runs[name]), "time_s": total_s / int(runs[name]), "total_s": total_s}
             for name, total_s in stages.to_dict().items()
         ],
         "categories": {str(category): float(time_s) for category, time_s in categories.items()},
-        "bound": {bound: float(bounds.get(bound, 0.0)) for bound in BOUNDS[1:]},
+        "bound": {bound: float(bounds.get(bound, 0.0)) for bound in BOUNDS[1 : 5 if several else 4]},
+        **several,
     }
 
 
@@ -186,7 +210,12 @@ def _compute_s(columns: Columns, gpu: Gpu, rates: Efficiency) -> np.ndarray:
             peak[columns.of_dtype(dtype)] = gpu.peak(dtype)
     matmul = rates.matmul if gpu.compute_capability < 9 else rates.matmul_hopper
     _, depth = product_sizes(columns)
-    speed = peak * np.where(columns.convolution, rates.convolution, matmul) * depth / (depth + rates.fill_depth)
+    maps = np.maximum(columns.read_bytes, columns.write_bytes) / np.maximum(columns.calls, 1)
+    large = np.where(columns.volume, rates.convolution_3d, rates.convolution_large)
+    cached = np.minimum(1.0, gpu.l2_bytes / np.maximum(maps, 1))
+    convolution = cached * rates.convolution + (1 - cached) * large
+    reached = np.where(columns.convolution, convolution, matmul)
+    speed = peak * reached * depth / (depth + rates.fill_depth)
     if columns.core.any():
         padded, share = padded_attention_flop(columns, gpu)
         flop, filled = np.where(columns.core, padded, flop), np.where(columns.core, share, filled)

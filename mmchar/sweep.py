@@ -8,7 +8,7 @@ import numpy as np
 from mmchar.columns import Columns, columns_of, merge_equal
 from mmchar.efficiency import Efficiency
 from mmchar.hardware import Gpu, get_gpu
-from mmchar.roofline import prepare, row_times
+from mmchar.roofline import Rates, prepare, row_times
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ def sweep(
     """
     import pandas as pd
 
-    rates, sheets = efficiency or Efficiency(), [gpu if isinstance(gpu, Gpu) else get_gpu(gpu) for gpu in gpus]
+    rates, sheets = Rates(efficiency or Efficiency()), [gpu if isinstance(gpu, Gpu) else get_gpu(gpu) for gpu in gpus]
     rows = []
     for name, table in tables.items():
         columns = merge_equal(columns_of(prepare(table, attention=attention, execution=execution)))
@@ -51,7 +51,7 @@ def sweep(
     return pd.DataFrame(rows, columns=["name", "gpu", "time_s", "compute_s", "memory_s", "launch_s"])
 
 
-def _totals(columns: Columns, gpu: Gpu, rates: Efficiency, execution: str) -> tuple[float, ...]:
+def _totals(columns: Columns, gpu: Gpu, rates: Rates, execution: str) -> tuple[float, ...]:
     try:
         device_s, wait_s, bound = row_times(columns, gpu, rates, execution=execution)
     except ValueError:

@@ -19,8 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmchar import attention, operators
 
 aten = torch.ops.aten
-_WHOLE = {*operators.ATTENTION_CORES, "linear", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
-          "_upsample_nearest_exact2d", "upsample_bilinear2d"}  # fmt: skip
+# Operators that GPUs run as one kernel, though torch could take them apart.
+_WHOLE = {
+    *operators.ATTENTION_CORES,
+    *("linear", "_fused_rms_norm"),
+    *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"),
+    *("_upsample_nearest_exact2d", "upsample_bilinear2d"),
+}
 _DROPOUT = {"dropout", "feature_dropout", "alpha_dropout"}
 
 

@@ -1,0 +1,52 @@
+"""Figures of how far projections are from measurements."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+import seaborn as sns
+from matplotlib import pyplot as plt
+
+from mmchar.files import atomic_write
+from mmchar.plots import axes
+from mmchar.validation import summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+def plot_predicted_against_measured(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
+    """Predicted against measured seconds of a validated table, on one GPU and on several, both axes logarithmic.
+
+    The line is perfect agreement; the band holds the middle 80 % of all errors.
+    """
+    ax = axes(ax, width=7.0, height=6.0)
+    shown = table.assign(on=np.where(table["gpus"] > 1, "several GPUs", "one GPU"))
+    sns.scatterplot(
+        shown, x="latency_s", y="predicted_s", hue="model", style="on", palette="colorblind", s=28, alpha=0.8, ax=ax
+    )
+    overall = summary(table).iloc[-1]
+    ends = np.array([table["latency_s"].min() / 1.5, table["latency_s"].max() * 1.5])
+    low, high = (1 + overall[name] / 100 for name in ("low_latency", "high_latency"))
+    ax.plot(ends, ends, color="0.3", linewidth=1, label="predicted = measured")
+    ax.fill_between(ends, low * ends, high * ends, color="0.5", alpha=0.15, label="middle 80 % of errors")
+    ax.set(xscale="log", yscale="log", xlim=ends, xlabel="measured by others (s)", ylabel="projected (s)")
+    ax.set_title(f"{len(table)} measurements, median absolute error {overall['mdape_latency']:.1f} %")
+    ax.legend(fontsize="small")
+    return ax
+
+
+def save_predicted_against_measured(table: "pd.DataFrame", path: str | Path) -> Path:
+    """The path of the figure, as PNG or SVG by suffix; the same table gives the same bytes."""
+    path = Path(path)
+    with matplotlib.rc_context({"svg.hashsalt": "mmchar"}):
+        figure, ax = plt.subplots(figsize=(7.0, 6.0))
+        plot_predicted_against_measured(table, ax=ax)
+        buffer = io.BytesIO()
+        options: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {"dpi": 150}
+        figure.savefig(buffer, format=path.suffix[1:], bbox_inches="tight", **options)
+    plt.close(figure)
+    return atomic_write(path, buffer.getvalue())
