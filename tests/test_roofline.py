@@ -16,8 +16,8 @@ from mmchar.tiles import padded_attention_flop
 
 PERFECT = Efficiency(
     matmul=1.0, matmul_hopper=1.0, convolution=1.0, convolution_large=1.0, convolution_3d=1.0, fill_depth=0.0,
-    small_tile=1.0, flash=1.0, flash_mma=1e9, softmax_depth=0.0, mem_efficient=1.0, bandwidth=1.0, pointwise=1.0, kernel_s=0.0, dispatch_s=0.0,
-    dispatch_compiled_s=0.0,
+    small_tile=1.0, flash=1.0, flash_mma=1e9, softmax_depth=0.0, mem_efficient=1.0, bandwidth=1.0, pointwise=1.0,
+    kernel_s=0.0, dispatch_s=0.0, dispatch_compiled_s=0.0,
 )  # fmt: skip
 RATES = Efficiency()
 BLANK = {
