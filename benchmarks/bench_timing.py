@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import torch
 
+from mmchar.idle import span_s
+from mmchar.kernels import run_kernels
 from mmchar.models import load
 from mmchar.profiling import attention_backend, measure_stage
 from mmchar.stages import stages
@@ -64,7 +66,7 @@ def bench_profiling() -> None:
     with attention_backend("flash"):
         for stage in stages(model.spec):
             timed, profiles = measure_stage(model, stage, samples=ROUNDS, warmup=2)
-            operators = statistics.median(sum(one.time_s) + one.other_s for one in profiles)
+            operators = statistics.median(sum(one.time_s) + one.free_s + one.other_s for one in profiles)
             span = statistics.median(one.span_s for one in profiles)
             print(
                 f"profiling, tiny {timed.label}: {timed.median_s * 1e3:7.2f} ms; operators under the profiler "
@@ -82,6 +84,9 @@ def bench_compute_bound() -> None:
     print(
         f"profiling, 8 x Linear(1024): {plain.median_s * 1e3:.2f} ms; operators under the profiler {ratio:.3f}x (1.2)"
     )
+    passes = [run_kernels(lambda: layers(x), DEVICE) for _ in range(5)]
+    ratio = statistics.median(span_s(kernels) for kernels in passes) / plain.median_s
+    print(f"kernels only, 8 x Linear(1024): span of the kernels, without a tracer, {ratio:.3f}x (1.2)")
 
 
 if __name__ == "__main__":

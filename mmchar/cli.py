@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mmchar import __version__
+from mmchar import __version__, cli_campaign
+from mmchar.backends import MEASURED
+from mmchar.levers import EXECUTIONS, GUIDANCES, QUANTIZATIONS, Levers
+from mmchar.levers import FIELDS as LEVERS
 from mmchar.request import FIELDS, Request, from_mapping
 
 if TYPE_CHECKING:
@@ -185,7 +188,10 @@ def run_validate(args: argparse.Namespace) -> int:
 
 
 def run_measure(args: argparse.Namespace) -> int:
-    """Measure one generation on this machine."""
+    """Measure one generation on this machine, or what a grid asks for, or the machine's ceilings."""
+    mode = cli_campaign.check_mode(args, vars(_parser().parse_args(["measure"])))
+    if mode:
+        return cli_campaign.RUN[mode](args)
     from mmchar.profiling import measure, summarize_measured
 
     table = measure(
@@ -196,6 +202,8 @@ def run_measure(args: argparse.Namespace) -> int:
         attention=args.attention,
         tiny=args.tiny,
         samples=args.samples,
+        levers=_levers(args),
+        stages=args.stages.split(",") if args.stages else None,
     )
     if args.out:
         from mmchar.records import save_measured
@@ -325,11 +333,14 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("--figure", metavar="FILE", help="where to draw predicted against measured (.png or .svg)")
     _finish(validate, run_validate)
 
-    measure = commands.add_parser("measure", help="measured time of one generation on this machine")
-    _model_options(measure, dtype=None)
+    measure = commands.add_parser("measure", help="measured time of one generation, or of a grid, on this machine")
+    _model_options(measure, dtype=None, needs_model=False)
     measure.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    measure.add_argument("--attention", choices=("flash", "eager"), default="flash")
+    measure.add_argument("--attention", choices=MEASURED, default="flash")
     measure.add_argument("--samples", type=int, default=5, help="timed runs of each stage")
+    measure.add_argument("--stages", help="only these stages, e.g. denoise,decode_image")
+    _lever_options(measure)
+    cli_campaign.add_options(measure)
     _finish(measure, run_measure)
 
     claims = commands.add_parser("claims", help="the paper's claims judged by projections of its models")
@@ -357,8 +368,11 @@ def _finish(parser: argparse.ArgumentParser, run: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _model_options(parser: argparse.ArgumentParser, dtype: str | None = "bfloat16") -> None:
-    parser.add_argument("model", metavar="MODEL", help="a zoo name, a model file, or a folder of configs")
+def _model_options(
+    parser: argparse.ArgumentParser, dtype: str | None = "bfloat16", *, needs_model: bool = True
+) -> None:
+    many = None if needs_model else "?"
+    parser.add_argument("model", metavar="MODEL", nargs=many, help="a zoo name, a model file, or a folder of configs")
     for name in FIELDS:
         kind = {"steps": _steps, "guidance": _number}.get(name, _whole)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="request; the model's default if not given")
@@ -366,6 +380,22 @@ def _model_options(parser: argparse.ArgumentParser, dtype: str | None = "bfloat1
     parser.add_argument("--tiny", action="store_true", help="the scaled-down variant of the model")
     parser.add_argument("--no-cache", action="store_true", help="count afresh")
     parser.add_argument("--out", help="where to write the whole table (.parquet or .csv; a folder for measure)")
+
+
+def _lever_options(parser: argparse.ArgumentParser) -> None:
+    default = Levers()
+    parser.add_argument("--execution", choices=EXECUTIONS, default=default.execution, help="compiled: repeated blocks")
+    parser.add_argument("--quantization", choices=QUANTIZATIONS, default=default.quantization, help="through torchao")
+    parser.add_argument("--channels-last", action="store_true", help="convolutions in channels-last layout")
+    parser.add_argument("--fused-qkv", action="store_true", help="one projection for q, k and v in the denoiser")
+    parser.add_argument("--cfg", choices=GUIDANCES, default=default.cfg, help="guidance in one execution or in two")
+    parser.add_argument("--layer-skip", type=_whole, default=0, help="self-speculation: skip every k-th layer")
+    parser.add_argument("--draft-tokens", type=_whole, default=default.draft_tokens, help="drafted per verification")
+    parser.add_argument("--acceptance", type=_number, help="chance that a drafted token is accepted, 0 to 1")
+
+
+def _levers(args: argparse.Namespace) -> Levers:
+    return Levers(**{name: getattr(args, name) for name in LEVERS})
 
 
 def _whole(text: str) -> int:

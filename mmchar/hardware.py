@@ -23,6 +23,7 @@ _PACKAGES = {
     "diffusers": "needed to build diffusion models: pip install diffusers",
     "transformers": "needed to build transformers and text encoders: pip install transformers",
     "flash-attn": "optional: PyTorch's own flash kernels serve; with a CUDA compiler: pip install -e .[flash-attn]",
+    "torchao": "optional: the int8 and fp8 levers of mmchar measure: pip install -e .[quantize]",
     "papermill": "needed for mmchar study only: pip install papermill",
 }
 

@@ -5,26 +5,33 @@ Two separate passes per stage: :func:`mmchar.timing.measure_time` times whole ex
 """
 
 import os
-import statistics
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from mmchar import counting
-from mmchar.attention import BACKENDS, ITEM_BYTES, use_backend
-from mmchar.models import Model, check_device, load
+from mmchar.attention import ITEM_BYTES, use_backend
+from mmchar.backends import attention_backend, byte_model, check_backend, check_shapes
+from mmchar.energy import energy_counter
+from mmchar.execution import (
+    apply_levers,
+    check_levers,
+    choose_stages,
+    split_guidance,
+)
+from mmchar.gpu_state import gpu_state
+from mmchar.levers import Levers
+from mmchar.models import Model, check_device, get_spec, load
 from mmchar.request import Request
-from mmchar.stages import Stage, stages
-from mmchar.timing import WIDE, Measurement, Profile, Work, measure_time, profile_once
+from mmchar.speculation import check_speculation
+from mmchar.stage_runs import measure_fully, measure_stage
+from mmchar.stages import Stage
+from mmchar.stages import stages as plan_stages
 
-_FACTS = ("samples", "median_s", "iqr_s", "span_s", "coverage", "doubts")
-_DISTURBED = 1.5  # operators that took this much longer under the profiler than a whole run without it were not alone
-_NO_KERNEL = "No available kernel"  # how PyTorch says that no attention backend allowed takes a call
-PROFILED_PASSES = 3  # a row's time is its median over this many profiled executions (fewer if fewer samples are asked)
+__all__ = ["attention_backend", "available_bytes", "measure", "measure_stage", "summarize_measured"]
 
 
 def measure(
@@ -37,6 +44,8 @@ def measure(
     tiny: bool = False,
     samples: int = 5,
     warmup: int = 1,
+    levers: Levers | None = None,
+    stages: Sequence[str] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """The operator table of one generation with measured time, from running every stage with random weights.
@@ -49,16 +58,21 @@ def measure(
         ``"cpu"`` or ``"cuda"``.
     dtype : {"float32", "bfloat16", "float16"}, optional
         Default: float32 on a CPU, bfloat16 on a GPU.
-    attention : {"flash", "eager"}
+    attention : {"flash", "eager", "math", "mem-efficient", "cudnn", "flash-attn"}
         ``"flash"`` lets PyTorch choose among its fused kernels only. A stage with a call that none of them takes (a few
         models attend without a heads dimension) may use the math path too, and says so in ``backend`` and doubts.
         ``"eager"`` is PyTorch's math path (matmul, softmax, matmul) in the model's own dtype, without its up-cast to
-        float32. It scales q and k, guards rows that are masked whole, and leaves the heads to be merged by a copy:
-        passes over memory that the byte model of eager attention does not have, and a ``clone`` row per attention.
+        float32, ``"math"`` the same with it. Both scale q and k, guard rows that are masked whole, and leave the heads
+        to be merged by a copy: passes over memory that the byte model of eager attention does not have, and a ``clone``
+        row per attention. The others are that kernel and no other; ``"flash-attn"`` is the package.
     tiny : bool
         Measure the scaled-down variant of a named model.
     samples, warmup : int
         Timed executions of each stage, and untimed ones before them.
+    levers : Levers, optional
+        Compilation, CUDA graphs, quantization and the like; a model that was given is copied before it is changed.
+    stages : sequence of str, optional
+        Measure only these stages.
     progress : bool
         A bar over the stages, on stderr.
 
@@ -68,41 +82,65 @@ def measure(
         Columns as in ``data/README.md``. ``time_s`` is the own time of all calls of the row in one execution: on a CPU
         of the operators themselves, on a GPU of their kernels; ``kernels`` is how many those are (0 on a CPU, which
         launches none). ``backend`` says which attention ran. A stage that grows a KV cache is measured at its middle
-        step: ``step`` names it, and its rows stand for all ``repeats`` steps. ``attrs`` adds device, attention,
-        threads, versions, and per stage: samples (seconds, end to end, without profiler), median_s, iqr_s, span_s
-        (seconds with tracer and profiler), coverage, as ``of_operators`` (time in rows / time of all operators) and
-        ``of_run`` (time in rows / median; the rest is Python, views, and on a GPU idle time), and doubts, a line for
-        each reason not to trust the stage's numbers (none is an empty list).
+        step: ``step`` names it, and its rows stand for all ``repeats`` steps. A stage that is compiled, captured or
+        quantized has a row per kernel name (``module_type`` is ``kernel``), without FLOPs, bytes and lengths. Rows
+        beside those of the counted table: ``views and allocations``, and ``unattributed kernels`` for what no operator
+        and no name explains.
+
+        ``attrs`` adds device, attention, levers, threads, versions, machine (of a GPU: clocks, power limit, driver,
+        other processes, before and after), and per stage: samples (seconds, end to end, without profiler), median_s,
+        iqr_s, span_s (seconds with tracer and profiler), coverage, as ``of_operators`` (time in known rows / time of
+        all operators) and ``of_run`` (time in known rows / median; the rest is Python, and on a GPU idle time),
+        idle_share and idle (None on a CPU), memory, energy_j (joules of one execution, None where the machine does not
+        tell), changed (what the levers changed, in counts), compiled (graphs and graph breaks), speculation, and
+        doubts, a line for each reason not to trust the numbers (none is an empty list).
 
     Raises
     ------
     ValueError
-        Bad name, request, device, dtype or attention, or a model that does not fit into memory, before anything is
-        built; an execution that fails, with its stage.
+        Bad name, request, device, dtype, attention, levers or stages, or a model that does not fit into memory, before
+        anything is built; an execution that fails, with its stage.
     """
-    if attention not in BACKENDS:
-        raise ValueError(f"unknown attention {attention!r}; choose one of {', '.join(BACKENDS)}")
     if samples < 1 or warmup < 0:
         raise ValueError(f"samples={samples}, warmup={warmup} is not possible; give at least 1 sample and 0 warm-ups")
-    if not isinstance(model, Model):
-        model = _load(model, request, device=device, dtype=dtype, attention=attention, tiny=tiny)
-    _check_real(model.device)
-    full = model.spec.resolve(request)
-    parts, facts = [], {}
+    levers, own = levers or Levers(), not isinstance(model, Model)
+    spec = model.spec if isinstance(model, Model) else get_spec(model, tiny=tiny)
+    full = spec.resolve(request)
+    plan = _plan(spec.name, plan_stages(spec, full), full, levers, stages)
+    if isinstance(model, Model):
+        _check_all(attention, levers, device=model.device, dtype=model.dtype)
+        if attention not in ("flash", "eager", "math"):
+            check_shapes(attention, _rows_of(counting.count(model, request), plan), device=model.device)
+    else:
+        dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+        check_device(device, dtype)
+        _check_all(attention, levers, device=device, dtype=dtype)
+        model = _load(model, request, device=device, dtype=dtype, attention=attention, tiny=tiny, plan=plan)
+    asked, before = counting.what_was_asked(model, full), gpu_state(model.device)
+    model, changed = apply_levers(model, levers, plan, own=own)
+    parts, facts, counter = [], {}, energy_counter(model.device)
     with attention_backend(attention):
-        for stage in _bar(stages(model.spec, full), model.spec.name, progress):
-            timed, profiles = measure_stage(model, stage, samples=samples, warmup=warmup)
-            parts.append(_stage_rows(model, stage, profiles))
-            facts[stage.name] = _stage_facts(timed, profiles, attention)
+        for stage in _bar(plan, spec.name, progress):
+            table, facts[stage.name] = measure_fully(model, stage, levers, attention, samples, warmup, counter)
+            facts[stage.name]["changed"] = done = changed.get(stage.component, {})
+            if done.get("compiled_blocks") == 0:
+                says = f"{spec.name} {stage.name}: the library names no repeated block of it, so nothing was compiled"
+                facts[stage.name]["doubts"].append(says)
+            parts.append(table)
+    if before and before["other_processes"]:
+        says = f"{spec.name}: {before['other_processes']} other processes are on the GPU"
+        facts[plan[0].name]["doubts"].append(says)
     table = pd.concat(parts, ignore_index=True)
     ran = table.pop("ran")
-    table = counting.as_categories(use_backend(table, attention).assign(backend=ran))
+    table = counting.as_categories(use_backend(table, byte_model(attention)).assign(backend=ran))
     table.attrs = {
-        **counting.what_was_asked(model, full),
+        **asked,
         "device": model.device,
         "attention": attention,
+        "levers": levers.given(),
         **_settings(),
-        **{key: {name: fact[key] for name, fact in facts.items()} for key in _FACTS},
+        "machine": before and {"before": before, "after": gpu_state(model.device)},
+        **{key: {name: fact[key] for name, fact in facts.items()} for key in next(iter(facts.values()))},
     }
     return table
 
@@ -110,8 +148,10 @@ def measure(
 def summarize_measured(table: pd.DataFrame) -> dict[str, Any]:
     """Totals of a measured generation, in the shape of the shell contract.
 
-    ``time_s`` is the sum over stages of ``median_s * repeats``; no generation was run from end to end. ``categories``
-    holds seconds of operators, ``value * repeats``, which leaves out Python and idle time.
+    ``time_s`` is the sum over stages of ``median_s * repeats``; no generation was run from end to end; ``energy_j``
+    likewise, None where the machine does not tell it of every stage. ``peak_bytes`` is the most that any stage
+    allocates beyond what is there when it starts. ``categories`` holds seconds of operators, ``value * repeats``, which
+    leaves out Python and idle time.
     """
     facts = table.attrs
     repeats = table.groupby("stage", observed=True, sort=False)["repeats"].max()
@@ -120,12 +160,17 @@ def summarize_measured(table: pd.DataFrame) -> dict[str, Any]:
         row = {"stage": name, "repeats": int(repeats[name]), "median_s": facts["median_s"][name]}
         row |= {"iqr_s": facts["iqr_s"][name], "samples": list(samples)}
         covered = facts["coverage"][name]
-        rows.append({**row, "coverage": covered["of_operators"], "coverage_of_run": covered["of_run"]})
+        row |= {"coverage": covered["of_operators"], "coverage_of_run": covered["of_run"]}
+        row |= {key: facts[key][name] for key in ("idle_share", "energy_j", "memory", "changed", "speculation")}
+        row["launch_bound"] = facts["idle"][name] and facts["idle"][name]["launch_bound"]
+        rows.append(row)
     total = (table["time_s"] * table["repeats"]).groupby(table["category"].astype(str)).sum()
     scale = "the scaled-down variant, not the published model; " if facts["tiny"] else ""
     return {
-        **{key: facts[key] for key in ("model", "device", "dtype", "attention", "tiny")},
+        **{key: facts[key] for key in ("model", "device", "dtype", "attention", "tiny", "levers", "machine")},
         "time_s": sum(row["median_s"] * row["repeats"] for row in rows),
+        "energy_j": _total([row["energy_j"] for row in rows], [row["repeats"] for row in rows]),
+        "peak_bytes": max((row["memory"]["peak_bytes"] for row in rows if row["memory"]), default=None),
         "stages": rows,
         "categories": {name: float(value) for name, value in total.items()},
         "doubts": [line for lines in facts["doubts"].values() for line in lines],
@@ -134,59 +179,26 @@ def summarize_measured(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def measure_stage(model: Model, stage: Stage, *, samples: int, warmup: int) -> tuple[Measurement, list[Profile]]:
-    """The timing of one stage without a profiler, and its profiled executions; a growing stage at its middle step."""
-    module, middle = model.components[stage.component], stage.at(middle_step(stage))
-    device, name = model.device, f"{model.spec.name} {stage.name}"
-
-    def prepare() -> Work:
-        from mmchar import calls
-
-        return calls.prepare(model, middle)
-
-    def run() -> tuple[Measurement, list[Profile]]:
-        timed = measure_time(prepare, device=device, samples=samples, warmup=warmup, label=name)
-        return timed, [profile_once(module, prepare(), device) for _ in range(min(samples, PROFILED_PASSES))]
-
-    try:
-        try:
-            return run()
-        except RuntimeError as error:
-            if _NO_KERNEL not in str(error):
-                raise
-        with _any_kernel():  # a few models attend without a heads dimension, which only the math path takes
-            return run()
-    except RuntimeError as error:
-        size = ", ".join(f"{key} {value}" for key, value in middle.sizes.items())
-        raise ValueError(f"{name} failed on {device} in {model.dtype} ({size}): {_reason(error)}") from error
+def _total(values: list[float | None], repeats: list[int]) -> float | None:
+    """Sum of ``value * repeats``; None where a value is missing."""
+    known = [value * many for value, many in zip(values, repeats, strict=True) if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
 
 
-def middle_step(stage: Stage) -> int:
-    """The step that a stage is measured at: the middle of those that a KV cache makes different, else the first."""
-    return stage.repeats // 2 if stage.grows else 0
+def _plan(
+    name: str, plan: Sequence[Stage], request: Request, levers: Levers, names: Sequence[str] | None
+) -> tuple[Stage, ...]:
+    chosen = choose_stages(plan, names, model=name)
+    if levers.cfg == "split":
+        chosen = split_guidance(chosen, request, model=name)
+    check_speculation(levers, chosen, model=name)
+    return chosen
 
 
-@contextmanager
-def attention_backend(attention: str) -> Iterator[None]:
-    """PyTorch's attention restricted to what was asked for: fused kernels only, or the math path in the own dtype."""
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
-    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(attention == "eager")  # the CPU obeys it too
-    try:
-        with sdpa_kernel([SDPBackend.MATH] if attention == "eager" else fused):
-            yield
-    finally:
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
-
-
-def _any_kernel() -> Any:
-    """Fused kernels where they can, and the math path for what none of them takes."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+def _check_all(attention: str, levers: Levers, *, device: str, dtype: str) -> None:
+    _check_real(device)
+    check_backend(attention, device=device, dtype=dtype)
+    check_levers(levers, device=device)
 
 
 def available_bytes(device: str) -> int | None:
@@ -206,12 +218,19 @@ def available_bytes(device: str) -> int | None:
         return None
 
 
-def _load(name: str, request: Request | None, *, device: str, dtype: str | None, attention: str, tiny: bool) -> Model:
+def _load(
+    name: str,
+    request: Request | None,
+    *,
+    device: str,
+    dtype: str,
+    attention: str,
+    tiny: bool,
+    plan: Sequence[Stage],
+) -> Model:
     """The model on its device, unless what it needs, counted beforehand, is more than the device has free."""
-    dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-    check_device(device, dtype)
-    _check_real(device)
-    table = counting.count(name, request, dtype=dtype, attention=attention, tiny=tiny)
+    table = counting.count(name, request, dtype=dtype, attention=byte_model(attention), tiny=tiny)
+    check_shapes(attention, _rows_of(table, plan), device=device)
     weights = sum(table.attrs["params"].values()) * ITEM_BYTES[dtype]
     need, free = weights + int(table["live_bytes"].max()), available_bytes(device)
     if free is not None and need > free:
@@ -221,6 +240,10 @@ def _load(name: str, request: Request | None, *, device: str, dtype: str | None,
             f"{free / 1e9:.3g} GB free; measure {smaller} or a smaller dtype, or count it, which needs no memory"
         )
     return load(name, device=device, dtype=dtype, tiny=tiny)
+
+
+def _rows_of(table: pd.DataFrame, plan: Sequence[Stage]) -> pd.DataFrame:
+    return table[table["stage"].isin([stage.name for stage in plan])]
 
 
 def _check_real(device: str) -> None:
@@ -234,37 +257,6 @@ def _bar(plan: tuple[Stage, ...], name: str, progress: bool) -> Any:
     return tqdm(plan, desc=f"measure {name}", unit="stage", file=sys.stderr, disable=not progress)
 
 
-def _stage_rows(model: Model, stage: Stage, profiles: list[Profile]) -> pd.DataFrame:
-    if any(one.rows != profiles[0].rows for one in profiles):
-        raise ValueError(f"{model.spec.name} {stage.name}: two executions called different operators")
-    frame = counting.rows_frame(profiles[0].rows).assign(step=middle_step(stage), repeats=stage.repeats)
-    return counting.stage_table(frame, model, stage).assign(
-        time_s=[statistics.median(times) for times in zip(*(one.time_s for one in profiles), strict=True)],
-        time_kind="measured",
-        kernels=profiles[0].kernels,
-        ran=profiles[0].ran,
-    )
-
-
-def _stage_facts(timed: Measurement, profiles: list[Profile], attention: str) -> dict[str, Any]:
-    in_rows = statistics.median(sum(one.time_s) for one in profiles)
-    everything = statistics.median(sum(one.time_s) + one.other_s for one in profiles)
-    doubts = [] if timed.spread <= WIDE else [repr(timed)]  # NaN, of a single sample, is a doubt too
-    if in_rows > _DISTURBED * timed.median_s:
-        doubts.append(f"{timed.label}: its operators took {in_rows / timed.median_s:.1f}x as long under the profiler")
-    unfused = profiles[0].ran.count("math") if attention == "flash" else 0
-    if unfused:
-        doubts.append(f"{timed.label}: no fused kernel takes the attention of {unfused} rows; the math path ran")
-    return {
-        "samples": list(timed.samples_s),
-        "median_s": timed.median_s,
-        "iqr_s": timed.iqr_s if timed.n > 1 else None,
-        "span_s": statistics.median(one.span_s for one in profiles),
-        "coverage": {"of_operators": in_rows / everything, "of_run": in_rows / timed.median_s},
-        "doubts": doubts,
-    }
-
-
 def _settings() -> dict[str, Any]:
     import torch
 
@@ -274,10 +266,3 @@ def _settings() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": package_versions("mmchar", "torch", "diffusers", "transformers"),
     }
-
-
-def _reason(error: RuntimeError) -> str:
-    text = " ".join(str(error).split())[:200]
-    if "memory" in text:
-        return f"out of memory; use a smaller request or dtype ({text})"
-    return text

@@ -35,11 +35,11 @@ def package_versions(*packages: str) -> dict[str, str | None]:
 def _git_commit() -> str | None:
     """Commit of the checkout that this file lies in, with "-dirty" when its code differs; None outside a checkout."""
     git = ("git", "-C", str(SOURCE))
-    if Path(_output(*git, "rev-parse", "--show-toplevel") or "/") != SOURCE:
+    if Path(command_output(*git, "rev-parse", "--show-toplevel") or "/") != SOURCE:
         return None
-    commit = _output(*git, "rev-parse", "--verify", "HEAD")
+    commit = command_output(*git, "rev-parse", "--verify", "HEAD")
     code = ("mmchar", ":(glob)notebooks/*.ipynb", "pyproject.toml")  # not the results and figures that a study rewrites
-    changed = commit and _output(*git, "status", "--porcelain", "--", *code)
+    changed = commit and command_output(*git, "status", "--porcelain", "--", *code)
     return f"{commit}-dirty" if changed else commit or None
 
 
@@ -52,10 +52,10 @@ def _machine() -> dict[str, Any]:
 
 
 def _gpu_lines() -> list[str]:
-    return _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader").splitlines()
+    return command_output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader").splitlines()
 
 
-def _output(*command: str) -> str:
+def command_output(*command: str) -> str:
     """What a command prints, or "" where it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)

@@ -27,6 +27,7 @@ _RAN = {
     "aten::_scaled_dot_product_efficient_attention": "mem-efficient",
     "aten::_scaled_dot_product_cudnn_attention": "cudnn",
     "aten::_scaled_dot_product_attention_math": "math",
+    "mmchar::scaled_dot_product_attention": "flash-attn",
 }
 
 
@@ -159,8 +160,9 @@ def _sample_cuda(work: Work, device: str) -> float:
 class Profile:
     """One profiled execution: the traced rows, and per row its seconds, kernels and attention backend.
 
-    ``other_s`` is the time of operators that belong to no row (views, allocations), ``span_s`` that of the whole
-    execution with tracer and profiler on.
+    ``free_s`` is the time of operators without a row because they move no data (views, allocations; on a CPU),
+    ``other_s`` that of what nothing is known of, in ``other_kernels`` kernels; ``span_s`` that of the whole execution
+    with tracer and profiler on. Without a tracer a row is what runs under one name.
     """
 
     rows: "list[Row]"
@@ -169,6 +171,8 @@ class Profile:
     ran: list[str]
     other_s: float
     span_s: float
+    free_s: float = 0.0
+    other_kernels: int = 0
 
 
 def profile_once(module: Any, work: Work, device: str) -> Profile:
@@ -190,29 +194,38 @@ def profile_once(module: Any, work: Work, device: str) -> Profile:
     with profile(activities=activities) as profiler:
         span = measure_time(lambda: traced, device=device, warmup=0, samples=1)
     rows, events = kept["rows"], profiler.events()
-    spent = gpu_time(events, len(rows)) if on_gpu else cpu_time(events, len(rows))
-    return Profile(rows, *spent, span.median_s)
+    if on_gpu:
+        time_s, launched, ran, other_s, other_kernels = gpu_time(events, len(rows))
+        return Profile(rows, time_s, launched, ran, other_s, span.median_s, other_kernels=other_kernels)
+    time_s, ran, free_s, other_s = cpu_time(events, len(rows))
+    return Profile(rows, time_s, [0] * len(rows), ran, other_s, span.median_s, free_s=free_s)
 
 
-def cpu_time(events: Any, rows: int) -> tuple[list[float], list[int], list[str], float]:
-    """Per row the seconds of its operators, 0 kernels and the attention backend that ran; seconds outside any row.
+def cpu_time(events: Any, rows: int) -> tuple[list[float], list[str], float, float]:
+    """Per row the seconds of its operators and the attention backend that ran; seconds of free and of unseen operators.
 
     The operators of a row are the direct children of its ranges. A dispatch mode makes every operator appear twice, as
-    the call that was caught and, inside, as the one that ran; without a range around it that is one outside any row.
+    the call that was caught and, inside, as the one that ran; without a range around it that is a free one. What runs
+    without having been caught is unseen.
     """
-    time_s, ran, other_s = [0.0] * rows, [""] * rows, 0.0
+    time_s, ran, free_s, unseen_s = [0.0] * rows, [""] * rows, 0.0, 0.0
     for event in events:
         row = _row_of(event)
         if row is not None:
             time_s[row] += sum(inner.time_range.elapsed_us() for inner in event.cpu_children) / 1e6
             ran[row] = ran[row] or _backend(event)
         elif _runs_unlabelled(event):
-            other_s += event.time_range.elapsed_us() / 1e6
-    return time_s, [0] * rows, ran, other_s
+            free_s += event.time_range.elapsed_us() / 1e6
+        elif _runs_unseen(event):
+            unseen_s += event.time_range.elapsed_us() / 1e6
+    return time_s, ran, free_s, unseen_s
 
 
-def gpu_time(events: Any, rows: int) -> tuple[list[float], list[int], list[str], float]:
-    """Per row the seconds and number of kernels (copies too) launched in its ranges, and the attention backend."""
+def gpu_time(events: Any, rows: int) -> tuple[list[float], list[int], list[str], float, int]:
+    """Per row the seconds and number of kernels (copies too) launched in its ranges, and the attention backend.
+
+    Last the seconds and the number of the kernels that were launched in no range.
+    """
     time_s, kernels, ran = [0.0] * rows, [0] * rows, [""] * rows
     for event in events:
         row = _row_of(event)
@@ -223,10 +236,10 @@ def gpu_time(events: Any, rows: int) -> tuple[list[float], list[int], list[str],
             time_s[row] += sum(kernel.duration for kernel in own) / 1e6
             kernels[row] += len(own)
         ran[row] = ran[row] or _backend(event)
-    total_s = sum(event.time_range.elapsed_us() for event in events if _is_kernel(event)) / 1e6
+    seen = [event.time_range.elapsed_us() / 1e6 for event in events if _is_kernel(event)]
     if not sum(kernels):
         raise RuntimeError("the profiler saw no GPU kernel; is another profiler attached, or CUPTI missing?")
-    return time_s, kernels, ran, max(0.0, total_s - sum(time_s))
+    return time_s, kernels, ran, max(0.0, sum(seen) - sum(time_s)), max(0, len(seen) - sum(kernels))
 
 
 def _row_of(event: Any) -> int | None:
@@ -255,6 +268,16 @@ def _runs_unlabelled(event: Any) -> bool:
     above = [outer.name for outer in _around(event)]
     caught = next((name for name in above if name.startswith("aten::")), "")
     return caught == event.name and not any(name.startswith(_LABEL) for name in above)
+
+
+def _runs_unseen(event: Any) -> bool:
+    """Whether it is an outermost operator that no dispatch mode caught."""
+    if not event.name.startswith("aten::"):
+        return False
+    above = [outer.name for outer in _around(event)]
+    if any(name.startswith(("aten::", _LABEL)) for name in above):
+        return False
+    return not any(inner.name.startswith((_LABEL, "PythonDispatchMode")) for inner in _inside(event))
 
 
 def _around(event: Any) -> Iterator[Any]:

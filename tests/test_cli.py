@@ -109,6 +109,17 @@ def test_gpus_lists_every_name_that_project_takes(capsys):
     assert "a100-80gb" in run(capsys, "gpus")[1]
 
 
+def test_measured_facts_that_a_cpu_does_not_tell_are_null(capsys):
+    argv = ("--tiny", "--device", "cpu", "--samples", "1", "--stages", "encode_text", "--attention", "math")
+    found = result(capsys, "measure", SD, *argv)
+    (stage,) = found["stages"]
+    assert stage["stage"] == "encode_text"
+    assert stage["idle_share"] is None and stage["launch_bound"] is None and found["machine"] is None
+    assert found["peak_bytes"] == stage["memory"]["peak_bytes"] > 0
+    assert found["attention"] == "math" and found["levers"] == {}
+    assert {"energy_j", "changed", "speculation", "coverage"} <= stage.keys()
+
+
 def test_text_output_names_the_scaled_down_variant(capsys):
     assert "scaled-down" in run(capsys, "count", SD, "--tiny")[1]
 
@@ -136,6 +147,11 @@ def test_text_output_names_the_scaled_down_variant(capsys):
         (["models", "--match", "gan-of-1999"], "no model's name holds 'gan-of-1999'"),
         (["models", "--family", "gan"], "unknown family 'gan'; choose one of"),
         (["measure", SD, "--tiny", "--samples", "0"], "samples=0"),
+        (["measure", SD, "--tiny", "--attention", "cudnn"], "attention 'cudnn' needs an NVIDIA GPU"),
+        (["measure", SD, "--tiny", "--stages", "decode"], "has no stage 'decode' for this request; it has encode_text"),
+        (["measure", SD, "--tiny", "--execution", "graphs"], "execution 'graphs' needs an NVIDIA GPU"),
+        (["measure", SD, "--tiny", "--acceptance", "0.7"], "layer_skip and acceptance go together"),
+        (["measure", SD, "--tiny", "--layer-skip", "2", "--acceptance", "1"], "layer_skip is not possible"),
         (["study", "--only", "77"], "77"),
         (["llama-2-7b", "--new-tokens", "5000"], "invalid choice"),
         (["count", "llama-2-7b", "--new-tokens", "5000"], "prompt_tokens+new_tokens=5512 is outside the reach"),

@@ -21,7 +21,7 @@ PIN_LINES = [line for line in (ROOT / "requirements.txt").read_text().splitlines
 PINS = {canonicalize_name(Requirement(line).name): Requirement(line) for line in PIN_LINES}
 EXTRAS = PROJECT["optional-dependencies"]
 PINNED_NEEDS = [Requirement(need) for need in PROJECT["dependencies"] + EXTRAS["study"] + EXTRAS["dev"]]
-ALL_NEEDS = {canonicalize_name(need.name) for need in PINNED_NEEDS} | {"flash-attn"}
+ALL_NEEDS = {canonicalize_name(need.name) for need in PINNED_NEEDS} | {"flash-attn", "torchao"}
 
 
 @pytest.mark.parametrize("need", PINNED_NEEDS, ids=lambda need: need.name)
@@ -49,6 +49,11 @@ def test_pins_are_sorted_and_unique():
 def test_flash_attn_is_an_extra_and_never_part_of_the_set_up():
     assert [Requirement(need).name for need in EXTRAS["flash-attn"]] == ["flash-attn"]
     assert "flash-attn" not in PINS
+
+
+def test_torchao_is_an_extra_that_only_quantization_needs():
+    assert [Requirement(need).name for need in EXTRAS["quantize"]] == ["torchao"]
+    assert "torchao" not in PINS
 
 
 def test_conda_takes_python_packages_from_the_pins():

@@ -10,14 +10,16 @@ import torch
 from torch import nn
 
 import mmchar
-from mmchar import profiling
+from mmchar import profiling, stage_runs
 from mmchar.models import Model, get_spec
 from mmchar.profiling import attention_backend, measure, measure_stage, summarize_measured
+from mmchar.stage_facts import stage_facts
 from mmchar.stages import Stage
 from mmchar.tables import read_table, write_table
 from mmchar.timing import Measurement, Profile
 
 SITE = ["stage", "component", "module", "module_type", "op", "category", "attention", "dtype", "repeats"]
+BESIDE = ("views and allocations", "unattributed operators")  # rows that a measured table has and a counted one not
 NUMBERS = ["batch", "heads", "q_len", "kv_len", "head_dim", "calls", "flop", "read_bytes", "write_bytes", "mask_bytes"]
 
 LLAMA = {"vocab_size": 96, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 3,
@@ -80,7 +82,7 @@ def test_rows_are_those_of_the_counted_table(specs, tables, kind, attention):
     seen = counted[~decode | (counted["repeats"] > 1) | (counted["step"] == 3)].assign(
         repeats=lambda t: t["repeats"].where(t["stage"] != "decode", 7)
     )
-    want, got = sites(seen), sites(tables[kind, attention])
+    want, got = sites(seen), sites(tables[kind, attention].query("op not in @BESIDE"))
     assert want - got == Counter()
     # the math path leaves [b, h, q, d]: merging more than one head of more than one token is one more copy
     merges = tables[kind, attention].query("category == 'Attention' and heads > 1 and q_len > 1 and backend == 'math'")
@@ -130,7 +132,7 @@ def test_what_was_measured_and_how_is_kept_with_the_table(tables):
     assert all(len(samples) == 2 for samples in facts["samples"].values())
     assert facts["median_s"]["denoise"] == pytest.approx(sum(facts["samples"]["denoise"]) / 2)
     for stage in stages:
-        assert 0.5 < facts["coverage"][stage]["of_operators"] <= 1
+        assert 0.95 <= facts["coverage"][stage]["of_operators"] <= 1
         assert facts["coverage"][stage]["of_run"] > 0
 
 
@@ -156,18 +158,31 @@ def test_summary_adds_up(tables):
 def test_numbers_not_to_be_trusted_are_named():
     rows = [SimpleNamespace()]
     steady = Measurement((1.0, 1.0, 1.0), 1, "cpu", "small denoise")
-    profile = Profile(rows, [1.1], [0], [""], other_s=0.1, span_s=3.0)
-    assert profiling._stage_facts(steady, [profile], "flash")["doubts"] == []
-    # 1.1 s in rows, 0.1 s in none, a run of 1 s
-    assert profiling._stage_facts(steady, [profile], "flash")["coverage"] == pytest.approx(
-        {"of_operators": 1.1 / 1.2, "of_run": 1.1}
-    )
+    profile = Profile(rows, [1.1], [0], [""], other_s=0.05, span_s=3.0, free_s=0.1)
+    assert stage_facts(steady, [profile])["doubts"] == []
+    # 1.1 s in rows and 0.1 s in free operators are known, 0.05 s are not; a run of 1 s
+    assert stage_facts(steady, [profile])["coverage"] == pytest.approx({"of_operators": 1.2 / 1.25, "of_run": 1.2})
     slowed = Profile(rows, [4.0], [0], [""], other_s=0.1, span_s=9.0)
-    (line,) = profiling._stage_facts(steady, [slowed], "flash")["doubts"]
+    (line,) = stage_facts(steady, [slowed])["doubts"]
     assert "small denoise: its operators took 4.0x" in line
     uneven = Measurement((1.0, 2.0, 3.0), 1, "cpu", "small denoise")
-    (line,) = profiling._stage_facts(uneven, [profile], "flash")["doubts"]
+    (line,) = stage_facts(uneven, [profile])["doubts"]
     assert "WARNING: IQR/median is 50%" in line
+    unknown = Profile(rows, [0.8], [0], [""], other_s=0.2, span_s=3.0)
+    (line,) = stage_facts(steady, [unknown])["doubts"]
+    assert "only 80% of its operators' time could be attributed" in line
+    idle = {"share": 0.4, "launch_bound": True}
+    (line,) = stage_facts(steady, [profile], {"idle": idle})["doubts"]
+    assert "launch bound, the GPU is idle for 40%" in line
+
+
+def test_one_interrupted_pass_of_three_does_not_change_the_coverage():
+    steady = Measurement((1.0, 1.0, 1.0), 1, "cpu", "small decode")
+    quiet = [Profile([], [1.0], [0], [""], other_s=0.01, span_s=3.0) for _ in range(2)]
+    interrupted = Profile([], [1.0], [0], [""], other_s=2.0, span_s=5.0)
+    assert stage_facts(steady, [*quiet, interrupted])["coverage"]["of_operators"] == pytest.approx(1.0 / 1.01)
+    assert stage_runs._passes(Measurement((0.001,), 0, "cpu")) == 3, "short work is profiled thrice, whatever is asked"
+    assert stage_runs._passes(Measurement((20.0,), 0, "cpu")) == 1
 
 
 def test_a_model_that_is_already_built_is_measured_where_it_is(specs):

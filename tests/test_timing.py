@@ -167,10 +167,11 @@ def test_cpu_time_is_that_of_the_operators_and_not_of_the_range_around_them():
     core = event("mmchar#0", 90, [event("aten::scaled_dot_product_attention", 40, [fused])])
     view = event("aten::view", 30, [event("PythonDispatchMode", 25, [event("aten::view", 5)])])
     returned = event("aten::to", 20, [event("PythonDispatchMode", 15)])  # nothing ran: its input came back
-    time_s, kernels, ran, other_s = cpu_time(everything(caught, caught_again, core, view, returned), 2)
+    unseen = event("aten::mul", 11, [event("aten::to", 3)])  # no mode caught it
+    time_s, ran, free_s, unseen_s = cpu_time(everything(caught, caught_again, core, view, returned, unseen), 2)
     assert time_s == pytest.approx([40e-6, 150e-6])  # 80 + 70 of two calls
-    assert (kernels, ran) == ([0, 0], ["flash", ""])
-    assert other_s == pytest.approx(5e-6)
+    assert ran == ["flash", ""]
+    assert (free_s, unseen_s) == (pytest.approx(5e-6), pytest.approx(11e-6))
 
 
 def test_gpu_time_is_that_of_the_kernels_launched_inside_a_range():
@@ -181,10 +182,10 @@ def test_gpu_time_is_that_of_the_kernels_launched_inside_a_range():
     loose = event("aten::_local_scalar_dense", 3, kernels=[("Memcpy DtoH", 2.0)])
     on_gpu = [("gemm", 50), ("splitK", 10), ("triton", 5), ("flash_fwd", 30), ("Memcpy DtoH", 2), ("mmchar#0", 61)]
     events = everything(linear, core, loose) + [event(name, us, device=DeviceType.CUDA) for name, us in on_gpu]
-    time_s, kernels, ran, other_s = gpu_time(events, 2)
+    time_s, kernels, ran, other_s, others = gpu_time(events, 2)
     assert time_s == pytest.approx([65e-6, 30e-6])
     assert (kernels, ran) == ([3, 1], ["", "flash"])
-    assert other_s == pytest.approx(2e-6)
+    assert (other_s, others) == (pytest.approx(2e-6), 1)
 
 
 def test_a_gpu_profile_without_kernels_is_an_error():

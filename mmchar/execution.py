@@ -1,0 +1,294 @@
+"""What the levers do: to a model before it runs, and to each execution of a stage.
+
+Every lever is refused where it cannot be had, before anything is built where that can be known, and what it changed is
+counted: nothing is left out silently.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from mmchar.levers import Levers
+from mmchar.models import Model
+from mmchar.request import Request
+from mmchar.stage import Stage
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Work = Callable[[], Any]
+_QUANTIZERS = {
+    "int8-weight-only": "Int8WeightOnlyConfig",
+    "int8-dynamic": "Int8DynamicActivationInt8WeightConfig",
+    "fp8-weight-only": "Float8WeightOnlyConfig",
+    "fp8-dynamic": "Float8DynamicActivationFloat8WeightConfig",
+}
+_FP8_PRODUCTS = (8, 9)  # compute capability from which a GPU multiplies fp8: CUDA programming guide, Ada and Hopper
+_MULTIPLE = 16  # torch._scaled_mm takes fp8 matrices whose sides are multiples of 16; the same ones for every scheme
+_SETTLE = 3  # untimed executions that a compiler and a graph capture want before the first sample
+
+
+def check_levers(levers: Levers, *, device: str) -> None:
+    """Refuse levers that this machine cannot pull, before a model is built.
+
+    Raises
+    ------
+    ValueError
+        With the lever, what it needs, and what is possible instead.
+    """
+    on_gpu = device.startswith("cuda")
+    if levers.on_graphs and not on_gpu:
+        raise ValueError(f"execution {levers.execution!r} needs an NVIDIA GPU; on a cpu use eager or compiled")
+    if levers.quantization == "none":
+        return
+    if find_spec("torchao") is None:
+        raise ValueError(f"quantization {levers.quantization!r} needs torchao: pip install 'mmchar[quantize]'")
+    if levers.quantization == "fp8-dynamic":
+        import torch
+
+        if not on_gpu or torch.cuda.get_device_capability(device) < _FP8_PRODUCTS:
+            raise ValueError(
+                "quantization 'fp8-dynamic' needs a GPU of compute capability 8.9 or newer; use int8-dynamic"
+            )
+
+
+def choose_stages(plan: Sequence[Stage], names: Sequence[str] | None, *, model: str) -> tuple[Stage, ...]:
+    """The stages of a plan that are asked for by name, in the plan's order; all where none is named."""
+    if names is None:
+        return tuple(plan)
+    have = [stage.name for stage in plan]
+    for name in names:
+        if name not in have:
+            raise ValueError(f"{model} has no stage {name!r} for this request; it has {', '.join(have)}")
+    return tuple(stage for stage in plan if stage.name in names)
+
+
+def split_guidance(plan: Sequence[Stage], request: Request, *, model: str) -> tuple[Stage, ...]:
+    """The stages with every execution of a doubled batch as two of a single one.
+
+    Raises
+    ------
+    ValueError
+        No stage denoises or decodes a batch that guidance has doubled.
+    """
+
+    def is_doubled(stage: Stage) -> bool:
+        loop = stage.name.startswith(("denoise", "parallel_decode", "decode")) and stage.repeats > 1
+        return request.guided and loop and not stage.grows and stage.sizes.get("batch") == 2 * request.batch
+
+    if not any(map(is_doubled, plan)):
+        raise ValueError(f"cfg 'split' is not possible: no stage of {model} runs guidance as a doubled batch here")
+    return tuple(
+        replace(stage, repeats=2 * stage.repeats, sizes={**stage.sizes, "batch": request.batch})
+        if is_doubled(stage)
+        else stage
+        for stage in plan
+    )
+
+
+def apply_levers(model: Model, levers: Levers, plan: Sequence[Stage], *, own: bool) -> tuple[Model, dict[str, Any]]:
+    """The model with the levers pulled that change its networks, and by network what was changed, in counts.
+
+    Parameters
+    ----------
+    plan : sequence of Stage
+        What will be measured; networks that no stage runs stay as they are.
+    own : bool
+        Whether the model may be changed in place; otherwise the networks are copied first.
+
+    Raises
+    ------
+    ValueError
+        A lever that finds nothing to change in any network.
+    """
+    changes: dict[str, Callable[[nn.Module], int]] = {}
+    if levers.channels_last:
+        changes["channels_last"] = _channels_last
+    if levers.fused_qkv:
+        changes["fused_qkv"] = _fuse_qkv
+    if levers.quantization != "none":
+        changes["quantized"] = lambda module: _quantize(module, levers.quantization)
+    if levers.execution == "compiled":
+        changes["compiled_blocks"] = _compile_blocks
+    if not changes:
+        return model, {}
+    roles = list(dict.fromkeys(stage.component for stage in plan))
+    denoisers = {stage.component for stage in plan if stage.name.startswith(("denoise", "parallel_decode"))}
+    parts = dict(model.components)
+    if not own:
+        parts |= {role: copy.deepcopy(parts[role]) for role in roles}
+    done: dict[str, Any] = {role: {} for role in roles}
+    for name, change in changes.items():
+        for role in roles:
+            done[role][name] = change(parts[role]) if name != "fused_qkv" or role in denoisers else 0
+        if not any(done[role][name] for role in roles):
+            raise ValueError(f"{name} is not possible: {_NOTHING[name]} in {', '.join(roles)} of {model.spec.name}")
+    return replace(model, components=parts), done
+
+
+_NOTHING = {
+    "channels_last": "there is no 2-D convolution",
+    "fused_qkv": "there is no denoiser whose projections the library can fuse",
+    "quantized": "there is no linear layer whose sides are multiples of 16",
+    "compiled_blocks": "the library names no repeated block",
+}
+
+
+def _channels_last(module: "nn.Module") -> int:
+    import torch
+
+    convolutions = [each for each in module.modules() if isinstance(each, torch.nn.Conv2d)]
+    for each in convolutions:
+        each.to(memory_format=torch.channels_last)  # their outputs follow the weights
+    return len(convolutions)
+
+
+def _fuse_qkv(module: Any) -> int:
+    if not hasattr(module, "fuse_qkv_projections"):
+        return 0
+    try:
+        module.fuse_qkv_projections()
+    except ValueError:  # diffusers: not for attention with added projections
+        return 0
+    return sum(bool(getattr(each, "fused_projections", False)) for each in module.modules())
+
+
+def _quantize(module: "nn.Module", scheme: str) -> int:
+    import torch
+    import torchao.quantization as torchao
+
+    def fits(layer: "nn.Module", _name: str) -> bool:
+        if not isinstance(layer, torch.nn.Linear):
+            return False
+        return layer.in_features % _MULTIPLE == 0 and layer.out_features % _MULTIPLE == 0
+
+    many = sum(fits(layer, "") for layer in module.modules())
+    if many:
+        torchao.quantize_(module, getattr(torchao, _QUANTIZERS[scheme])(), filter_fn=fits)
+    return many
+
+
+def repeated_blocks(module: "nn.Module") -> "list[nn.Module]":
+    """The blocks that a network repeats, outermost only, as its library names their classes.
+
+    diffusers: ``_repeated_blocks``, which ``compile_repeated_blocks`` reads; where there are none, and in transformers,
+    ``_no_split_modules``.
+    """
+    names: set[str] = set()
+    for part in module.modules():
+        names |= set(getattr(part, "_repeated_blocks", None) or getattr(part, "_no_split_modules", None) or ())
+    found: list[nn.Module] = []
+    inside: set[int] = set()
+    for part in module.modules():  # parents come before their children
+        if type(part).__name__ in names and id(part) not in inside:
+            found.append(part)
+            inside |= {id(child) for child in part.modules()}
+    return found
+
+
+def _compile_blocks(module: "nn.Module") -> int:
+    blocks = repeated_blocks(module)
+    for block in blocks:
+        block.compile(dynamic=False)
+    return len(blocks)
+
+
+def preparer(model: Model, stage: Stage, levers: Levers) -> Callable[[], Work]:
+    """A function that makes one execution of a stage ready to run, with its inputs, as the levers say.
+
+    Compiled and captured executions keep their KV cache, if they have one, in a static one of the stage's full length.
+    A captured execution is captured once; its inputs are always the same.
+    """
+    from mmchar import calls
+    from mmchar.static_cache import make_static, rewind
+
+    def eager() -> Work:
+        work = calls.prepare(model, stage)
+        if stage.grows and (levers.compiles or levers.on_graphs):
+            make_static(work, tokens=stage.sizes["cache"], room=stage.repeats + _SETTLE + 1)
+        return work
+
+    if levers.execution in ("eager", "compiled"):
+        return eager
+    import torch
+
+    def compiled() -> Work:
+        return torch.compile(eager(), dynamic=False)
+
+    if levers.execution == "compiled-full":
+        return compiled
+    captured: list[tuple[Work, Work]] = []  # what is replayed, and how its cache is rewound
+
+    def replayed() -> Work:
+        if not captured:
+            work = eager()
+            run = torch.compile(work, dynamic=False) if levers.compiles else work
+            captured.append((_capture(run, lambda: rewind(work), model.device), lambda: rewind(work)))
+        replay, back = captured[0]
+        back()
+        return replay
+
+    return replayed
+
+
+def _capture(work: Work, rewind: Work, device: str) -> Work:
+    """A replay of one execution, captured as a CUDA graph (PyTorch's notes on CUDA semantics, "CUDA Graphs")."""
+    import torch
+
+    with torch.cuda.device(device), torch.inference_mode():
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_SETTLE):
+                rewind()
+                work()
+        torch.cuda.current_stream().wait_stream(stream)
+        rewind()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            kept = work()
+    return lambda: (graph.replay(), kept)[1]  # the outputs live in the graph's own memory
+
+
+def settle(levers: Levers, warmup: int) -> int:
+    """Untimed executions before the first sample: those asked for, and more where something is compiled or captured."""
+    return max(warmup, _SETTLE) if levers.compiles or levers.on_graphs else warmup
+
+
+@contextmanager
+def compiling(levers: Levers) -> Iterator[dict[str, int]]:
+    """What ``torch.compile`` did meanwhile: graphs, graph breaks. Too many recompilations are an error, not eager."""
+    counts: dict[str, int] = {}
+    if not levers.compiles:
+        yield counts
+        return
+    import torch
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    settings = {"recompile_limit": 256, "accumulated_recompile_limit": 4096, "fail_on_recompile_limit_hit": True}
+    try:
+        with torch._dynamo.config.patch(**settings), _kernel_ranges():
+            yield counts
+    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+        raise ValueError(f"execution {levers.execution!r} is not possible: compiled over and over ({error})") from error
+    finally:
+        torch._dynamo.reset()  # what was compiled holds on to the model
+    counts["graphs"] = counters["stats"]["unique_graphs"]
+    counts["graph_breaks"] = sum(counters["graph_break"].values())
+
+
+def _kernel_ranges() -> Any:
+    """Inductor's loops on a CPU inside ranges that the profiler sees."""
+    import torch._inductor.config as inductor
+
+    return inductor.patch({"cpp.enable_kernel_profile": True})
+
+
+def by_kernel_name(levers: Levers) -> bool:
+    """Whether time can only be told by kernel: compiled, captured and quantized executions run no eager operators."""
+    return levers.execution != "eager" or levers.quantization != "none"

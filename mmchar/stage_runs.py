@@ -1,0 +1,143 @@
+"""One stage on a real device: timed, profiled, and run once more for each fact that a pass of its own tells."""
+
+import statistics
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from mmchar import counting
+from mmchar.backends import any_kernel
+from mmchar.energy import Counter
+from mmchar.execution import by_kernel_name, compiling, preparer, settle
+from mmchar.kernels import run_kernels
+from mmchar.levers import Levers
+from mmchar.models import Model
+from mmchar.speculation import CALL, measure_speculation
+from mmchar.stage import Stage
+from mmchar.stage_facts import kernel_profiles, run_extras, stage_facts
+from mmchar.timing import Measurement, Profile, Work, measure_time, profile_once
+
+_Found = TypeVar("_Found")
+_NO_KERNEL = "No available kernel"  # how PyTorch says that no attention backend allowed takes a call
+PROFILED_PASSES = 3  # a row's time is its median over this many profiled executions
+_SHORT_S = 1.0  # a longer execution is profiled no more often than it is timed
+
+
+def measure_stage(
+    model: Model, stage: Stage, *, samples: int, warmup: int, attention: str = "flash", levers: Levers | None = None
+) -> tuple[Measurement, list[Profile]]:
+    """The timing of one stage without a profiler, and its profiled executions; a growing stage at its middle step."""
+    levers, middle = levers or Levers(), stage.at(middle_step(stage))
+    prepare = preparer(model, middle, levers)
+
+    def run() -> tuple[Measurement, list[Profile]]:
+        timed = _time(model, stage, prepare, samples=samples, warmup=settle(levers, warmup))
+        return timed, _profile(model, middle, prepare, levers, _passes(timed))[0]
+
+    return _run(model, middle, attention, run)
+
+
+def measure_fully(
+    model: Model, stage: Stage, levers: Levers, attention: str, samples: int, warmup: int, counter: Counter | None
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Rows and facts of one stage, all from the same inputs, compiled or captured once."""
+    middle = stage.at(middle_step(stage))
+    prepare = preparer(model, middle, levers)
+
+    def run() -> tuple[pd.DataFrame, dict[str, Any]]:
+        timed = _time(model, stage, prepare, samples=samples, warmup=settle(levers, warmup))
+        profiles, kernels = _profile(model, middle, prepare, levers, _passes(timed))
+        most = stage.repeats if stage.grows else sys.maxsize
+        extras = run_extras(prepare, model.device, median_s=timed.median_s, most=most, counter=counter, passes=kernels)
+        facts = stage_facts(timed, profiles, extras, attention=attention)
+        facts["speculation"] = None
+        if levers.layer_skip and stage.call == CALL:
+            facts["speculation"] = measure_speculation(model, middle, levers, samples=samples, warmup=warmup)
+        return _stage_rows(model, stage, profiles), facts
+
+    with compiling(levers) as compiled:
+        table, facts = _run(model, middle, attention, run)
+    return table, {**facts, "compiled": dict(compiled)}
+
+
+def _time(model: Model, stage: Stage, prepare: Callable[[], Work], *, samples: int, warmup: int) -> Measurement:
+    name = f"{model.spec.name} {stage.name}"
+    return measure_time(prepare, device=model.device, samples=samples, warmup=warmup, label=name)
+
+
+def _passes(timed: Measurement) -> int:
+    """Profiled executions: one alone may be interrupted, so short work is always run several times."""
+    return PROFILED_PASSES if timed.median_s < _SHORT_S else min(timed.n, PROFILED_PASSES)
+
+
+def _profile(
+    model: Model, stage: Stage, prepare: Callable[[], Work], levers: Levers, times: int
+) -> tuple[list[Profile], Any]:
+    if not by_kernel_name(levers):
+        module = model.components[stage.component]
+        return [profile_once(module, prepare(), model.device) for _ in range(times)], None
+    kernels = [run_kernels(prepare(), model.device) for _ in range(times)]
+    return kernel_profiles(kernels, on_gpu=model.device.startswith("cuda")), kernels
+
+
+def _run(model: Model, stage: Stage, attention: str, run: Callable[[], _Found]) -> _Found:
+    """What a run finds; with ``flash``, once more with the math path where no fused kernel takes an attention call."""
+    import torch
+
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            try:
+                return run()
+            except RuntimeError as error:
+                if attention != "flash" or _NO_KERNEL not in str(error):
+                    raise
+            stack.enter_context(any_kernel())  # a few models attend without a heads dimension
+            return run()
+    except RuntimeError as error:
+        size = ", ".join(f"{key} {value}" for key, value in stage.sizes.items())
+        name = f"{model.spec.name} {stage.name}"
+        raise ValueError(f"{name} failed on {model.device} in {model.dtype} ({size}): {_reason(error)}") from error
+
+
+def middle_step(stage: Stage) -> int:
+    """The step that a stage is measured at: the middle of those that a KV cache makes different, else the first."""
+    return stage.repeats // 2 if stage.grows else 0
+
+
+def _stage_rows(model: Model, stage: Stage, profiles: list[Profile]) -> pd.DataFrame:
+    """The rows of one stage with their median times, and a row each for what is free and for what is unattributed."""
+    from mmchar.trace import Row
+
+    if any(one.rows != profiles[0].rows for one in profiles):
+        raise ValueError(f"{model.spec.name} {stage.name}: two executions called different operators")
+    free_s = statistics.median(one.free_s for one in profiles)
+    other_s = statistics.median(one.other_s for one in profiles)
+    times = [statistics.median(each) for each in zip(*(one.time_s for one in profiles), strict=True)]
+    rows, kernels = list(profiles[0].rows), list(profiles[0].kernels)
+    on_gpu = model.device.startswith("cuda")
+    other = "unattributed kernels" if on_gpu else "unattributed operators"
+    for op, category, spent_s, launched in (
+        ("views and allocations", "Data movement", free_s, 0),
+        (other, "Uncounted", other_s, profiles[0].other_kernels),
+    ):
+        if spent_s:
+            rows.append(Row("", "", op, category))
+            times, kernels = [*times, spent_s], [*kernels, launched]
+    frame = counting.rows_frame(rows).assign(step=middle_step(stage), repeats=stage.repeats)
+    return counting.stage_table(frame, model, stage).assign(
+        time_s=times,
+        time_kind="measured",
+        kernels=kernels,
+        ran=[*profiles[0].ran, *[""] * (len(rows) - len(profiles[0].ran))],
+    )
+
+
+def _reason(error: RuntimeError) -> str:
+    text = " ".join(str(error).split())[:200]
+    if "memory" in text:
+        return f"out of memory; use a smaller request or dtype ({text})"
+    return text

@@ -1,0 +1,67 @@
+"""A KV cache of fixed length in place of one that grows: what a compiled or captured decode step needs.
+
+A work of :mod:`mmchar.calls` holds its filled cache; its layers are exchanged for transformers' static ones, which hold
+the same keys and values, have room for the tokens to come, and are attended to in full, under a mask.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+
+def make_static(work: Callable[[], Any], *, tokens: int, room: int) -> int:
+    """Exchange the growing layers of every cache that a work holds, in place; how many layers were exchanged.
+
+    Parameters
+    ----------
+    tokens : int
+        Tokens in the layers that grow; others hold what a cross attention looks at, and get no room. They are exchanged
+        all the same: transformers masks the room only where every layer is static.
+    room : int
+        Tokens that a growing layer has room for beyond those in it.
+
+    Raises
+    ------
+    ValueError
+        A layer of a kind that has no static form here.
+    """
+    from transformers.cache_utils import DynamicLayer
+
+    exchanged = 0
+    for cache in _caches(work):
+        for index, layer in enumerate(cache.layers):
+            if type(layer) is not DynamicLayer:
+                raise ValueError(f"no static KV cache for layers of kind {type(layer).__name__}; use execution eager")
+            grows = layer.keys.shape[-2] == tokens
+            cache.layers[index] = _static(layer, room if grows else 0)
+            exchanged += 1
+    return exchanged
+
+
+def rewind(work: Callable[[], Any]) -> None:
+    """Set every static cache that a work holds back to the tokens that it was made with."""
+    for cache in _caches(work):
+        for layer in cache.layers:
+            if hasattr(layer, "filled"):
+                layer.cumulative_length.fill_(layer.filled)
+
+
+def _static(layer: Any, room: int) -> Any:
+    from transformers.cache_utils import StaticLayer
+
+    filled = layer.keys.shape[-2]
+    static = StaticLayer(max_cache_len=filled + room)
+    static.lazy_initialization(layer.keys, layer.values)
+    static.keys[..., :filled, :].copy_(layer.keys)
+    static.values[..., :filled, :].copy_(layer.values)
+    static.cumulative_length.fill_(filled)
+    static.filled = filled
+    return static
+
+
+def _caches(work: Callable[[], Any]) -> list[Any]:
+    """The self-attention caches in a function's closure; those of a cross attention have their final length."""
+    from transformers.cache_utils import Cache, EncoderDecoderCache
+
+    held = [cell.cell_contents for cell in work.__closure__ or ()]
+    found = [each.self_attention_cache for each in held if isinstance(each, EncoderDecoderCache)]
+    return found + [each for each in held if isinstance(each, Cache) and not isinstance(each, EncoderDecoderCache)]

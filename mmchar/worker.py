@@ -1,0 +1,273 @@
+"""The process that measures the points of a campaign, one after the other, and how a campaign talks to it.
+
+PyTorch is loaded once for many points, and a kernel that crashes takes down the worker and not the campaign. Orders and
+answers are lines of JSON; a result is written to disk by the worker itself, the moment it is there.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import queue
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from mmchar.grids import Point
+from mmchar.provenance import SOURCE
+
+_END_S = 3.0  # for a worker that is told to stop, before it is killed
+_VERSIONS = ("mmchar", "torch", "transformers", "diffusers")
+
+
+class WorkerDied(RuntimeError):
+    """The worker ended without an answer."""
+
+
+class Worker:
+    """A running worker; its first answer, without an order, is `machine`."""
+
+    def __init__(self, device: str) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the worker
+        answers, theirs = os.pipe()
+        command = [sys.executable, "-m", "mmchar.worker", device, str(theirs)]
+        paths = os.pathsep.join([str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(  # a session of its own: Ctrl-C is for the campaign, which ends the worker
+            command, stdin=subprocess.PIPE, stdout=self._errors, stderr=self._errors, pass_fds=(theirs,),
+            start_new_session=True, env={**os.environ, "PYTHONPATH": paths},
+        )  # fmt: skip
+        os.close(theirs)
+        self._answers, self._line = answers, b""
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
+    def ask(self, order: dict[str, Any]) -> None:
+        """Give one order; the answer is fetched with `answer`."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise WorkerDied(self._last_words()) from error
+
+    def answer(self, wait_s: float) -> dict[str, Any] | None:
+        """The next answer, None if there is none within so many seconds.
+
+        Raises
+        ------
+        WorkerDied
+            With the signal or exit code that it ended with, and its last line.
+        """
+        end = time.monotonic() + wait_s
+        while b"\n" not in self._line:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([self._answers], [], [], left)[0]:
+                return None
+            part = os.read(self._answers, 1 << 16)
+            if not part:
+                raise WorkerDied(self._last_words())
+            self._line += part
+        line, _, self._line = self._line.partition(b"\n")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        for end in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, end)  # a compiler's own processes too
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_S)
+                break
+        with contextlib.suppress(OSError):
+            if self._process.stdin:
+                self._process.stdin.close()
+        with contextlib.suppress(OSError):
+            os.close(self._answers)
+        self._errors.close()
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_S)
+        code = self._process.returncode
+        how = f"exit code {code}"
+        if code is not None and code < 0:
+            how = f"signal {signal.Signals(-code).name}"
+            if code == -signal.SIGKILL:
+                how += ", as the system does when memory runs out"
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f"the worker ended ({how})" + (f": {' '.join(lines[-1].split())[:200]}" if lines else "")
+
+
+def main(device: str, answers: int) -> None:
+    """Serve orders from stdin until it closes."""
+    out = os.fdopen(answers, "w")
+
+    def reply(answer: dict[str, Any]) -> None:
+        out.write(json.dumps(answer, allow_nan=False) + "\n")
+        out.flush()
+
+    orders: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_listen, args=(orders,), daemon=True).start()
+    reply(machine(device))
+    actions: dict[str, Callable[..., dict[str, Any]]] = {"expect": expect_point, "measure": measure_point}
+    while True:
+        order = json.loads(orders.get())
+        point = Point(**{**order["point"], "stages": order["point"]["stages"] and tuple(order["point"]["stages"])})
+        reply(actions[order["do"]](point, **order.get("with", {})))
+
+
+def _listen(orders: "queue.Queue[str]") -> None:
+    for line in sys.stdin:
+        orders.put(line)
+    os._exit(0)  # the campaign has ended, however: what is being measured is nobody's any more
+
+
+def machine(device: str) -> dict[str, Any]:
+    """By device its name (never a host's) and memory in bytes, the GPU's compute capability, and versions.
+
+    With ``"cpu"`` no GPU is looked for.
+    """
+    import torch
+
+    from mmchar.hardware import memory_bytes, processor
+    from mmchar.provenance import package_versions
+
+    gpu = torch.cuda.get_device_properties(0) if device == "cuda" and torch.cuda.is_available() else None
+    cpu = f"{processor()}, {torch.get_num_threads()} threads"
+    return {
+        "hardware": {"cpu": cpu, "cuda": gpu.name if gpu else "no GPU"},
+        "capability": [gpu.major, gpu.minor] if gpu else None,
+        "memory_bytes": {"cpu": memory_bytes(), "cuda": gpu.total_memory if gpu else None},
+        "versions": package_versions(*_VERSIONS),
+    }
+
+
+def expect_point(point: Point) -> dict[str, Any]:
+    """What a point needs and takes (`mmchar.expected`), and why it cannot be measured here: "" where it can."""
+    from mmchar.expected import expected
+
+    try:
+        guess = expected(point)
+        return {**guess, "skip": _why_not(point, guess)}
+    except Exception as error:  # noqa: BLE001  what the library says of a model belongs into the row
+        return {"skip": "", "failed": _one_line(error)}
+
+
+def _why_not(point: Point, guess: dict[str, float]) -> str:
+    from mmchar import levers
+    from mmchar.backends import check_backend
+    from mmchar.execution import check_levers
+    from mmchar.models import check_device
+    from mmchar.profiling import available_bytes
+
+    try:
+        check_device(point.device, point.dtype)
+        check_backend(point.attention, device=point.device, dtype=point.dtype)
+        check_levers(levers.from_mapping(point.levers), device=point.device)
+    except ValueError as error:
+        return str(error)
+    need, free = guess["need_bytes"], available_bytes(point.device)
+    if free is not None and need > free:
+        weights = guess["weight_bytes"]
+        has = f"{point.device} has {free / 1e9:.3g} GB free"
+        return f"it needs {need / 1e9:.3g} GB (weights {weights / 1e9:.3g}), and {has}"
+    return _no_kernel(point)
+
+
+def _no_kernel(point: Point) -> str:
+    from mmchar import counting
+    from mmchar.backends import byte_model, check_shapes
+    from mmchar.request import from_mapping
+
+    asked = from_mapping(point.request)
+    table = counting.count(
+        point.model, asked, dtype=point.dtype, attention=byte_model(point.attention), tiny=point.tiny
+    )
+    rows = table[table["stage"].isin(point.stages)] if point.stages else table
+    try:
+        check_shapes(point.attention, rows, device=point.device)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def measure_point(point: Point, *, out: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Measure one point and write its row and table; the row without facts is the answer, with ``again``.
+
+    ``again`` is False where this process should measure nothing more, because a failed kernel may have left the GPU
+    unusable to it.
+    """
+    from mmchar import levers
+    from mmchar.measured import write_point
+    from mmchar.profiling import measure
+    from mmchar.request import from_mapping
+
+    start, table, again = time.monotonic(), None, True
+    status, reason = "ok", ""
+    try:
+        settings = {key: getattr(point, key) for key in ("device", "dtype", "attention", "tiny", "samples", "warmup")}
+        pulled, asked = levers.from_mapping(point.levers), from_mapping(point.request)
+        table = measure(point.model, asked, levers=pulled, stages=point.stages, progress=False, **settings)
+    except Exception as error:  # noqa: BLE001  a campaign goes on; the row says what happened
+        status, reason = "failed", _one_line(error)
+        again = point.device == "cpu" or "out of memory" in reason
+    row = {**row, "status": status, "reason": reason, "utc": datetime.now(UTC).isoformat(timespec="seconds")}
+    row |= {"took_s": round(time.monotonic() - start, 3), "facts": dict(table.attrs) if table is not None else {}}
+    try:
+        write_point(out, _plain(row), table)
+    except OSError as error:
+        row |= {"status": "failed", "reason": f"its result could not be written: {error.strerror}", "unwritten": True}
+    del table
+    _clean_up()
+    keep = ("id", "status", "reason", "took_s", "unwritten")
+    median = {stage: float(value) for stage, value in row["facts"].get("median_s", {}).items()}
+    doubts = sum(map(len, row["facts"].get("doubts", {}).values()))
+    return {**{key: row[key] for key in keep if key in row}, "median_s": median, "doubts": doubts, "again": again}
+
+
+def _clean_up() -> None:
+    import torch
+
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        with contextlib.suppress(RuntimeError):  # a GPU that a kernel has broken; the next worker is a new one
+            torch.cuda.empty_cache()
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=_number), parse_constant=lambda _: None)  # NaN is nothing
+
+
+def _number(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+
+
+def order(do: str, point: Point, **given: Any) -> dict[str, Any]:
+    """An order to a worker, in JSON types."""
+    return {"do": do, "point": asdict(point), "with": given}
+
+
+if __name__ == "__main__":
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    main(sys.argv[1], int(sys.argv[2]))

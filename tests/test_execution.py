@@ -1,0 +1,301 @@
+"""What the levers do to a model and its executions: the same numbers come out, other kernels run, or it is refused."""
+
+import copy
+import shutil
+from importlib.util import find_spec
+
+import pytest
+import torch
+from samples import one_line
+from torch import nn
+
+import mmchar
+from mmchar import calls, execution
+from mmchar.execution import apply_levers, check_levers, choose_stages, preparer, repeated_blocks, split_guidance
+from mmchar.kernels import Kernel
+from mmchar.levers import Levers
+from mmchar.models import get_spec, load
+from mmchar.request import Request
+from mmchar.speculation import find_layers, skipped, time_per_token_s, tokens_per_round
+from mmchar.stage_facts import kernel_profiles
+from mmchar.stages import stages
+from mmchar.static_cache import make_static, rewind
+
+needs_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao: pip install mmchar[quantize]")
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return load("llama-2-7b", tiny=True, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def diffusion():
+    return load("stable-diffusion-1.5", tiny=True, device="cpu", dtype="float32")
+
+
+def stage_of(model, name):
+    (stage,) = [stage for stage in stages(model.spec) if stage.name == name]
+    return stage.at(stage.repeats // 2)
+
+
+def output(work):
+    with torch.inference_mode():
+        return work()[0]
+
+
+@pytest.mark.parametrize(
+    ("levers", "says"),
+    [
+        (Levers(execution="graphs"), "'graphs' needs an NVIDIA GPU; on a cpu use eager or compiled"),
+        (Levers(execution="compiled-graphs"), "'compiled-graphs' needs an NVIDIA GPU"),
+        (Levers(quantization="fp8-dynamic"), "compute capability 8.9|pip install 'mmchar\\[quantize\\]'"),
+    ],
+)
+def test_levers_that_a_cpu_cannot_pull_are_refused_before_anything_is_built(monkeypatch, levers, says):
+    from mmchar import profiling
+
+    monkeypatch.setattr(profiling, "load", lambda *_a, **_k: pytest.fail("built"))
+    with pytest.raises(ValueError, match=says) as caught:
+        mmchar.measure("llama-2-7b", tiny=True, levers=levers, progress=False)
+    one_line(caught)
+
+
+def test_quantization_needs_its_package(monkeypatch):
+    monkeypatch.setattr(execution, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs torchao: pip install 'mmchar\[quantize\]'"):
+        check_levers(Levers(quantization="int8-dynamic"), device="cpu")
+
+
+def test_stages_are_chosen_by_name(diffusion):
+    plan = stages(diffusion.spec)
+    assert [stage.name for stage in choose_stages(plan, ["decode_image", "denoise"], model="sd")] == [
+        "denoise",
+        "decode_image",
+    ]
+    with pytest.raises(ValueError, match="sd has no stage 'decode' for this request; it has encode_text, denoise"):
+        choose_stages(plan, ["decode"], model="sd")
+
+
+def test_split_guidance_halves_the_batch_and_doubles_the_executions():
+    spec = get_spec("stable-diffusion-1.5", tiny=True)
+    full = spec.resolve(Request(batch=3))
+    before, after = stages(spec, full), split_guidance(stages(spec, full), full, model="sd")
+    assert [stage.name for stage in after] == [stage.name for stage in before]
+    both = {stage.name: (stage.sizes["batch"], stage.repeats) for stage in after}
+    steps = {stage.name: stage.repeats for stage in before}
+    assert both == {"encode_text": (6, 1), "denoise": (3, 2 * steps["denoise"]), "decode_image": (3, 1)}
+    unguided = spec.resolve(Request(guidance=1.0))
+    with pytest.raises(ValueError, match="cfg 'split' is not possible"):
+        split_guidance(stages(spec, unguided), unguided, model="sd")
+
+
+def test_channels_last_and_fused_qkv_compute_the_same(diffusion):
+    stage = stage_of(diffusion, "denoise")
+    levers = Levers(channels_last=True, fused_qkv=True)
+    changed, done = apply_levers(diffusion, levers, [stage], own=False)
+    weights = [
+        m.weight for m in changed.components["unet"].modules() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1
+    ]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    assert done["unet"]["channels_last"] > 10 and done["unet"]["fused_qkv"] > 2
+    assert changed.components["unet"] is not diffusion.components["unet"], "what was given stays as it is"
+    assert not any(getattr(m, "fused_projections", False) for m in diffusion.components["unet"].modules())
+    want = output(calls.prepare(diffusion, stage))
+    torch.testing.assert_close(output(preparer(changed, stage, levers)()), want, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("lever", [{"channels_last": True}, {"fused_qkv": True}])
+def test_a_lever_that_finds_nothing_to_change_is_refused(llama, lever):
+    with pytest.raises(ValueError, match="is not possible: there is no .* in lm of llama-2-7b") as caught:
+        apply_levers(llama, Levers(**lever), stages(llama.spec), own=True)
+    one_line(caught)
+
+
+def test_repeated_blocks_are_those_that_the_library_names(llama, diffusion):
+    assert {type(b).__name__ for b in repeated_blocks(llama.components["lm"])} == {"LlamaDecoderLayer"}
+    assert len(repeated_blocks(llama.components["lm"])) == llama.components["lm"].config.num_hidden_layers
+    assert {type(b).__name__ for b in repeated_blocks(diffusion.components["unet"])} == {"BasicTransformerBlock"}
+    assert repeated_blocks(nn.Sequential(nn.Linear(2, 2))) == []
+
+
+@pytest.mark.parametrize("name", ["llama-2-7b", "chameleon-7b", "seamless-m4t-v2-large", "llama-3.2-11b-vision"])
+def test_a_static_cache_gives_the_same_token_and_can_be_rewound(name):
+    model = load(name, tiny=True, device="cpu", dtype="float32")
+    stage = stage_of(model, "decode")
+    want = output(calls.prepare(model, stage))
+    work = calls.prepare(model, stage)
+    assert make_static(work, tokens=stage.sizes["cache"], room=7) > 0
+    torch.testing.assert_close(output(work), want, rtol=1e-4, atol=1e-4)
+    second = output(work)  # one token further
+    rewind(work)
+    torch.testing.assert_close(output(work), want, rtol=1e-4, atol=1e-4)
+    if name == "llama-2-7b":
+        assert not torch.equal(second, want), "one more token is in the cache"
+
+
+def test_an_execution_is_captured_once_and_every_replay_starts_from_the_same_cache(monkeypatch, llama):
+    captures = []
+
+    def capture(work, rewind, device):
+        rewind()
+        captures.append(device)
+        return work  # a replay does what was captured
+
+    monkeypatch.setattr(execution, "_capture", capture)
+    stage = stage_of(llama, "decode")
+    want = output(calls.prepare(llama, stage))
+    prepare = preparer(llama, stage, Levers(execution="graphs"))
+    for _ in range(3):
+        torch.testing.assert_close(output(prepare()), want, rtol=1e-4, atol=1e-4)
+    assert captures == ["cpu"]
+
+
+def test_a_cache_of_another_kind_has_no_static_form():
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    cache.update(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4), 0)
+    cache.layers[0] = copy.copy(cache.layers[0])
+    cache.layers[0].__class__ = type("OddLayer", (type(cache.layers[0]),), {})
+    with pytest.raises(ValueError, match="no static KV cache for layers of kind OddLayer"):
+        make_static(lambda: cache, tokens=3, room=2)
+
+
+def test_speculation_formulas():
+    # 4 drafted tokens, each accepted with 0.8: 1 + 0.8 + 0.64 + 0.512 + 0.4096 = 3.3616
+    assert tokens_per_round(0.8, 4) == pytest.approx(3.3616)
+    assert (tokens_per_round(0, 4), tokens_per_round(1, 4)) == (1, 5)
+    # (4 * 5 ms + 11 ms) / 3.3616
+    assert time_per_token_s(0.005, 0.011, acceptance=0.8, draft_tokens=4) == pytest.approx(0.031 / 3.3616)
+
+
+def test_a_draft_leaves_layers_out_and_puts_them_back(llama):
+    lm = llama.components["lm"]
+    layers = list(find_layers(lm))
+    with skipped(lm, 2) as kept:
+        assert kept == len(find_layers(lm)) == len(layers) - len(layers) // 2
+        assert find_layers(lm)[0] is layers[0], "the first stays: it knows the length of the cache"
+    assert list(find_layers(lm)) == layers
+
+
+def test_self_speculation_is_measured_in_steps_and_marked_as_projected(llama):
+    levers = Levers(layer_skip=2, acceptance=0.5, draft_tokens=3)
+    table = mmchar.measure(llama, Request(new_tokens=5), samples=2, levers=levers, progress=False)
+    assert table.attrs["speculation"]["prefill"] is None
+    found = table.attrs["speculation"]["decode"]
+    assert found["draft_layers"] < found["layers"]
+    # 1 + 0.5 + 0.25 + 0.125 tokens per round
+    want = (3 * found["draft_s"] + found["verify_s"]) / 1.875
+    assert found["time_per_token_s"] == pytest.approx(want)
+    assert "projected" in found["time_kind"] and found["acceptance"] == 0.5
+    with pytest.raises(ValueError, match="no stage of stable-diffusion-1.5 decodes"):
+        mmchar.measure("stable-diffusion-1.5", tiny=True, levers=levers, progress=False)
+
+
+def test_kernels_without_a_known_name_are_one_amount_beside_the_rows():
+    one = [Kernel("nvjet_a", 0, 2), Kernel("odd", 2, 3), Kernel("nvjet_a", 4, 5), Kernel("strange", 5, 7)]
+    two = [Kernel("nvjet_a", 0, 2), Kernel("triton_poi_fused_add_3", 2, 3)]
+    first, second = kernel_profiles([one, two], on_gpu=True)
+    assert [(row.op, row.category, row.calls) for row in first.rows] == [
+        ("nvjet_a", "Linear", 2),
+        ("triton_poi_fused_add", "Elementwise", 0),
+    ]
+    assert (first.time_s, first.kernels, first.other_s, first.other_kernels) == ([3, 0], [2, 0], 3, 2)
+    assert (second.time_s, second.rows == first.rows, second.other_s) == ([2, 1], True, 0)
+
+
+@needs_torchao
+@pytest.mark.parametrize("scheme", ["int8-weight-only", "int8-dynamic", "fp8-weight-only"])
+def test_quantized_layers_run_and_are_counted(llama, scheme):
+    stage = stage_of(llama, "decode")
+    changed, done = apply_levers(llama, Levers(quantization=scheme), [stage], own=False)
+    linears = [m for m in llama.components["lm"].modules() if isinstance(m, nn.Linear)]
+    fits = [m for m in linears if m.in_features % 16 == 0 and m.out_features % 16 == 0]
+    assert done == {"lm": {"quantized": len(fits)}} and 0 < len(fits) < len(linears)
+    want, got = (output(calls.prepare(model, stage)) for model in (llama, changed))
+    assert not torch.equal(got, want), "the weights were rounded"
+    assert torch.nn.functional.cosine_similarity(got.flatten(), want.flatten(), dim=0) > 0.9
+    table = mmchar.measure(llama, samples=1, levers=Levers(quantization=scheme), stages=["decode"], progress=False)
+    assert set(table["module_type"]) == {"kernel"}
+    assert table.attrs["changed"]["decode"] == done["lm"]
+    assert table.attrs["coverage"]["decode"]["of_operators"] >= 0.95
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["compiled", "compiled-full"])
+def test_compiled_steps_are_timed_and_attributed_by_kernel(how):
+    model = load("seamless-m4t-v2-large", tiny=True, device="cpu", dtype="float32")
+    stage, levers = stage_of(model, "decode"), Levers(execution=how)
+    want = output(calls.prepare(model, stage))
+    changed, done = apply_levers(model, levers, [stage], own=False)
+    with execution.compiling(levers) as counts, torch.inference_mode():
+        first = preparer(changed, stage, levers)()()[0]
+        again = preparer(changed, stage, levers)()()[0]
+    torch.testing.assert_close(first, want, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(again, want, rtol=1e-3, atol=1e-3)
+    assert counts["graphs"] >= 1 and counts["graph_breaks"] == 0
+    assert bool(done) == (how == "compiled")
+    table = mmchar.measure(model, samples=2, levers=levers, stages=["decode"], progress=False)
+    assert set(table["module_type"]) == {"kernel"}
+    assert any("cpp_fused" in op for op in table["op"])
+    assert table.attrs["compiled"]["decode"]["graphs"] == counts["graphs"], "one compilation serves every execution"
+    assert table.attrs["coverage"]["decode"]["of_operators"] >= 0.95
+    assert not any(getattr(m, "_compiled_call_impl", None) for m in model.components["model"].modules())
+
+
+@needs_compiler
+def test_being_compiled_over_and_over_is_an_error_and_not_eager():
+    levers = Levers(execution="compiled-full")
+    limit = torch._dynamo.exc.FailOnRecompileLimitHit("limit reached")
+    with pytest.raises(ValueError, match="compiled over and over"), execution.compiling(levers):
+        raise limit
+
+
+def test_a_component_without_repeated_blocks_is_in_doubt(monkeypatch, llama):
+    from mmchar import profiling
+
+    def nothing(model, levers, plan, *, own):
+        return model, {"lm": {"compiled_blocks": 0}}
+
+    monkeypatch.setattr(profiling, "apply_levers", nothing)
+    levers = Levers(execution="compiled")
+    table = mmchar.measure(llama, samples=1, levers=levers, stages=["prefill"], progress=False)
+    assert any("nothing was compiled" in line for line in table.attrs["doubts"]["prefill"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("how", ["graphs", "compiled", "compiled-full", "compiled-graphs"])
+@pytest.mark.parametrize("name", ["llama-2-7b", "stable-diffusion-1.5"])
+def test_on_a_gpu_every_execution_runs_and_its_kernels_are_known(name, how):
+    stage = "decode" if name == "llama-2-7b" else "denoise"
+    table = mmchar.measure(
+        name, device="cuda", tiny=True, samples=3, levers=Levers(execution=how), stages=[stage], progress=False
+    )
+    assert table["kernels"].sum() > 0
+    assert table.attrs["idle"][stage]["kernels"] > 0
+    assert 0 <= table.attrs["idle_share"][stage] < 1
+    assert table.attrs["coverage"][stage]["of_operators"] >= 0.95
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_replay_repeats_the_same_token():
+    model = load("llama-2-7b", tiny=True, device="cuda", dtype="float32")
+    stage = stage_of(model, "decode")
+    want = output(calls.prepare(model, stage))
+    prepare = preparer(model, stage, Levers(execution="graphs"))
+    with torch.inference_mode():
+        for _ in range(3):
+            torch.testing.assert_close(prepare()()[0], want, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.gpu
+@needs_torchao
+@pytest.mark.parametrize("scheme", ["int8-weight-only", "int8-dynamic", "fp8-weight-only", "fp8-dynamic"])
+def test_on_a_gpu_quantized_models_run(scheme):
+    table = mmchar.measure(
+        "llama-2-7b", device="cuda", tiny=True, samples=2, levers=Levers(quantization=scheme), progress=False
+    )
+    assert table["kernels"].sum() > 0
