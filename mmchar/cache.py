@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 COUNTING = (
     *("architectures", "attention", "audio_calls", "calls", "closed_forms", "core_calls", "counting"),
     *("diffusion_calls", "diffusion_stages", "hstu", "inputs", "language_calls", "language_forms", "language_stages"),
-    *("models", "operators", "projectors", "request", "speech_calls", "stage", "stages", "trace", "video_calls"),
+    *("model_files", "models", "operators", "projectors", "request", "speech_calls", "stage", "stages", "trace"),
+    *("video_calls",),
 )
 
 

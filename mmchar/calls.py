@@ -22,7 +22,8 @@ def prepare(model: Model, stage: Stage) -> Work:
         The stage names a call that no group has.
     """
     for group in GROUPS:
-        if stage.call in vars(group):
+        call = vars(group).get(str(stage.call))  # a model file may name it: only what the group itself defines
+        if callable(call) and getattr(call, "__module__", "") == group.__name__ and not stage.call.startswith("_"):
             make = Inputs(model.device, model.dtype)
-            return vars(group)[stage.call](model.components[stage.component], make, **stage.sizes)
+            return call(model.components[stage.component], make, **stage.sizes)
     raise ValueError(f"{model.spec.name}: stage {stage.name!r} asks for an unknown call {stage.call!r}")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mmchar.parallel import Degrees
+    from mmchar.slurm import SlurmOptions
 
 DEGREES = {
     "gpus": "how many share the generation; the product of the degrees below",
@@ -55,12 +56,12 @@ def run_models(args: argparse.Namespace) -> int:
     from mmchar.models import list_models
 
     table = list_models()
-    if args.family:
+    if args.family is not None:
         families = sorted(set(table["family"]))
         if args.family not in families:
             raise ValueError(f"unknown family {args.family!r}; choose one of {', '.join(families)}")
         table = table[table["family"] == args.family]
-    if args.match:
+    if args.match is not None:
         table = table[table["model"].str.contains(args.match, case=False, regex=False)]
         if table.empty:
             raise ValueError(f"no model's name holds {args.match!r}; 'mmchar models' lists all")
@@ -223,6 +224,7 @@ def run_measure(args: argparse.Namespace) -> int:
 
 def run_study(args: argparse.Namespace) -> int:
     """Run the notebooks."""
+    slurm = _slurm(args)
     from mmchar.study import study, study_exit_code
 
     statuses = study(
@@ -233,8 +235,61 @@ def run_study(args: argparse.Namespace) -> int:
         quick=args.quick,
         jobs=args.jobs,
         render_dir=args.render,
+        force=args.force,
+        dry_run=args.dry_run,
+        slurm=slurm,
     )
-    return study_exit_code(statuses)
+    return 0 if args.dry_run else study_exit_code(statuses)
+
+
+def run_runs(args: argparse.Namespace) -> int:
+    """List the runs of a folder, show one, or compare two."""
+    from mmchar.records import read_runs
+    from mmchar.runs import diff_runs, show_run, text_of
+
+    match args.what:
+        case []:
+            table = read_runs(args.results)
+            if args.json:
+                _print_json(json.loads(table.to_json(orient="records")))
+            else:
+                _print_table(table[["run", "id", "status", "checks", "utc", "message"]].fillna(""))
+        case ["show", name]:
+            shown = show_run(args.results, name)
+            if args.json:
+                _print_json(shown)
+            else:
+                _print_shown(shown)
+        case ["diff", first, second]:
+            rows = diff_runs(args.results, first, second)
+            if args.json:
+                _print_json(rows)
+            else:
+                for row in rows:
+                    change = f": {text_of(row['first'])} -> {text_of(row['second'])}" if row["first"] != "" else ""
+                    print(f"{row['what']:<10} {row['name']}{change}")
+                print(f"{len(rows)} differences" if rows else "no difference")
+        case _:
+            raise ValueError(f"mmchar runs {' '.join(args.what)}: give nothing, 'show ID' or 'diff A B'")
+    return 0
+
+
+def _print_shown(shown: dict[str, Any]) -> None:
+    """Print a run: single values on a line each, then what belongs together, indented."""
+    from mmchar.runs import text_of
+
+    for key, value in shown.items():
+        if not isinstance(value, dict | list):
+            print(f"{key:<12}{text_of(value)}".rstrip())
+    for key in ("versions", "hardware", "parameters", "figures"):
+        print(f"{key}:")
+        for name, value in shown[key].items():
+            print(f"  {name:<14} {text_of(value)}".rstrip())
+    print("tables:", *(f"\n  {name} ({entry['rows']} rows)" for name, entry in shown["tables"].items()), sep="")
+    print("files:", *(f"\n  {file}" for file in shown["files"]), sep="")
+    verdicts = [check["verdict"] for check in shown["checks"]]
+    counted = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
+    print(f"checks: {counted or 'none'}")
 
 
 def run_gpus(args: argparse.Namespace) -> int:
@@ -357,7 +412,15 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--quick", action="store_true", help="small parameters, for tests")
     study.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
     study.add_argument("--render", metavar="FOLDER", help="folder for the executed notebooks of good runs")
+    study.add_argument("--force", action="store_true", help="run again what has its good result")
+    study.add_argument("--dry-run", action="store_true", help="list what would run, and why; write nothing")
+    _slurm_options(study)
     study.set_defaults(run=run_study)
+
+    runs = commands.add_parser("runs", help="list the runs behind figures and tables, show one, or compare two")
+    runs.add_argument("what", nargs="*", metavar="show ID | diff A B", help="an id or the name of a run's folder")
+    runs.add_argument("--results", default="results", help="folder of the runs")
+    _finish(runs, run_runs)
 
     _finish(commands.add_parser("doctor", help="what this machine and its packages can do"), run_doctor)
     return parser
@@ -396,6 +459,34 @@ def _lever_options(parser: argparse.ArgumentParser) -> None:
 
 def _levers(args: argparse.Namespace) -> Levers:
     return Levers(**{name: getattr(args, name) for name in LEVERS})
+
+
+def _slurm_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--slurm", action="store_true", help="send the runs to a Slurm cluster as one job array")
+    parser.add_argument("--partition", help="with --slurm: where to run")
+    parser.add_argument("--time-limit", type=_whole, metavar="MIN", help="with --slurm: minutes per run")
+    parser.add_argument("--gres", help="with --slurm: GPUs that one run has for itself, e.g. gpu:1")
+    parser.add_argument("--parallel", type=_whole, metavar="N", help="with --slurm: runs at a time")
+
+
+def _slurm(args: argparse.Namespace) -> "SlurmOptions | None":
+    given = {
+        "partition": args.partition,
+        "time_limit_min": args.time_limit,
+        "gres": args.gres,
+        "parallel": args.parallel,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if not args.slurm:
+        if given:
+            name = next(iter(given)).removesuffix("_min").replace("_", "-")
+            raise ValueError(f"--{name} says what to ask of Slurm; add --slurm, or leave it out")
+        return None
+    from mmchar.slurm import SlurmOptions, check_slurm
+
+    options = SlurmOptions(**given)
+    check_slurm()
+    return options
 
 
 def _whole(text: str) -> int:

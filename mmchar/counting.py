@@ -163,7 +163,14 @@ def _trace(model: Model, stage: Stage) -> "Traced":
     from mmchar.calls import prepare
     from mmchar.trace import trace
 
-    return trace(model.components[stage.component], prepare(model, stage))
+    component = model.components[stage.component]
+    try:
+        return trace(component, prepare(model, stage))
+    except Exception as error:  # configs that a class takes, and that do not go with each other
+        sizes = ", ".join(f"{name} {size}" for name, size in stage.sizes.items())
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        where = f"{model.spec.name}, stage {stage.name!r} ({sizes})"
+        raise ValueError(f"{where}: {type(component).__name__} does not run: {said}") from error
 
 
 def rows_frame(rows: "list[Row]") -> pd.DataFrame:

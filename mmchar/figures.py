@@ -1,6 +1,7 @@
 """Figures on disk: svg, png, and a caption that says what the figure was made from."""
 
 import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,13 +45,18 @@ def save_figure(
 
 
 def _made_from(tables: list["pd.DataFrame"]) -> str:
-    """One sentence: models, GPUs, kinds of time, and the versions of the packages."""
+    """One sentence: models, GPUs, kinds of time, the runs behind it, and the versions of the packages.
+
+    The runs are the one that draws the figure, in a batch, and those in a column ``run_id``.
+    """
 
     def seen(column: str) -> list[str]:
         cells = (str(cell) for table in tables if column in table.columns for cell in table[column].dropna().unique())
         return list(dict.fromkeys(cell for cell in cells if cell))
 
     lists = {"models": seen("model"), "GPU": seen("gpu"), "time": seen("time_kind")}
+    own = os.environ.get("MMCHAR_RUN_ID")  # set by a batch; a figure drawn by hand belongs to no run
+    lists["run"] = list(dict.fromkeys(([own] if own else []) + seen("run_id")))
     parts = [f"{label}: {', '.join(cells)}" for label, cells in lists.items() if cells]
     made_by = ", ".join(f"{name} {version}" for name, version in versions().items() if version)
     return "Made from " + "; ".join([*parts, f"versions: {made_by}"]) + "."

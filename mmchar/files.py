@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 
 
@@ -27,10 +29,57 @@ def atomic_write(path: str | Path, data: bytes | str) -> Path:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+        flush_folder(path.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
     return path
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush a folder's own entries to disk, so that a file renamed in it is still there after a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems cannot; the file itself is flushed
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def set_aside(path: Path) -> Path:
+    """The new place of a damaged file or folder: ``<name>.damaged-<utc>`` beside it. Nothing of it is lost."""
+    utc = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    aside = path.with_name(f"{path.name}.damaged-{utc}")
+    if aside.exists():  # two within one second
+        aside = aside.with_name(f"{aside.name}-{uuid.uuid4().hex[:4]}")
+    os.rename(path, aside)
+    return aside
+
+
+def replace_folder(folder: Path, new: Path) -> None:
+    """Put the folder `new` in the place of `folder`; cut off anywhere, `finish_replace` completes or undoes it."""
+    earlier = _earlier(folder)
+    if folder.exists():
+        os.rename(folder, earlier)
+    os.rename(new, folder)
+    flush_folder(folder.parent)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def finish_replace(folder: Path) -> None:
+    """Bring back the earlier folder if a replacement was cut off before the new one was in its place."""
+    earlier = _earlier(folder)
+    if not earlier.exists():
+        return
+    if folder.exists():
+        shutil.rmtree(earlier, ignore_errors=True)
+    else:
+        os.rename(earlier, folder)
+
+
+def _earlier(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.earlier")
 
 
 def checksum(data: bytes) -> str:

@@ -101,7 +101,7 @@ def _number(config: Mapping[str, Any], name: str, default: int) -> int:
 def _field(part: Component, config: Any, role: str, name: str, kind: Any) -> Any:
     """A field without which a request has no sizes."""
     value = config.get(name) if isinstance(config, Mapping) else None
-    if not isinstance(value, kind):
-        what = {int: "a whole number", Mapping: "an object"}.get(kind, "a list")
+    if not isinstance(value, kind) or (kind is int and value < 1):
+        what = {int: "a whole number of 1 or more", Mapping: "an object"}.get(kind, "a list")
         raise ValueError(f"{part.source}: component {role!r}: the field {name!r} is {value!r}; {part.cls} needs {what}")
     return value

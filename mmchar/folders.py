@@ -5,6 +5,7 @@ Nothing else is read: no weights, no pickle, no code, no network.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -106,7 +107,7 @@ def spec_from_parts(where: str | Path, cls: str, parts: Mapping[str, Component])
         request, limits, options = image_sizes(zoo, template.size, parts, options)
     return replace(
         zoo,
-        name=Path(where).absolute().name,
+        name=re.sub(r"[^\w.-]+|^[^\w]+|\.+$", "-", Path(where).absolute().name),  # results are called by it
         year=0,
         summary=f"{cls} from a folder, which generates as {zoo.name} does",
         components=parts,

@@ -93,7 +93,7 @@ class Gpu:
         able = [name for name in TORCH_DTYPES if name in self.peak_flop_s]
         if dtype not in able:
             order = sorted(able, key=lambda name: name == "float32")
-            raise ValueError(f"{self.name} has no {dtype}; use {' or '.join(order)}")
+            raise ValueError(f"{self.name} has no {dtype or 'dtype without a name'}; use {' or '.join(order)}")
 
     def ridge_flop_per_byte(self, dtype: str) -> float:
         """FLOP per byte at which this GPU turns from memory bound to compute bound, at data sheet peaks."""

@@ -9,7 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmchar.request import FIELDS, Request, resolve
+from mmchar.model_files import read_model_file
+from mmchar.request import Request, resolve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,12 +18,7 @@ if TYPE_CHECKING:
 
 ZOO = Path(__file__).parent / "zoo"
 OWN = {"HSTU": "mmchar.hstu", "LinearAdaptor": "mmchar.projectors", "OutputProjector": "mmchar.projectors"}
-LIBRARIES = ("transformers", "diffusers", "mmchar")
 DTYPES = ("float32", "bfloat16", "float16")
-_SPEC_KEYS = {"name", "family", "year", "summary", "components", "options", "request", "request_source", "tiny_request"}
-_SPEC_OPTIONAL = {"limits", "tiny_limits", "notes", "papers"}
-_COMPONENT_KEYS = {"library", "class", "config", "source"}
-_COMPONENT_OPTIONAL = {"tiny", "published_params", "params_source", "params_reason"}
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,7 @@ def get_spec(name: str, *, tiny: bool = False) -> ModelSpec:
         path = Path(name)
     elif name in zoo_names():
         path = ZOO / f"{name}.json"
-    elif Path(name).is_dir():
+    elif name and Path(name).is_dir():
         return _folder_spec(name, tiny=tiny)
     else:
         near = difflib.get_close_matches(str(name), zoo_names(), 1)
@@ -269,7 +265,11 @@ def _default_dtype(dtype: "torch.dtype") -> Iterator[None]:
 
 def _overridden(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A config with some values changed, also inside the configs that it holds."""
-    inner = {key: _overridden(config[key], new) for key, new in changes.items() if isinstance(config.get(key), dict)}
+    inner = {
+        key: _overridden(config[key], new)
+        for key, new in changes.items()
+        if isinstance(config.get(key), dict) and isinstance(new, dict)
+    }
     return {**config, **changes, **inner}
 
 
@@ -278,41 +278,10 @@ def _one_line(error: Exception) -> str:
 
 
 def _read_spec(path: Path) -> ModelSpec:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"no model file {path}; 'mmchar models' lists the zoo") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path.name} is not a readable model file: {_one_line(error)}") from error
-    _check_keys(path.name, raw, _SPEC_KEYS, _SPEC_OPTIONAL)
-    components = {}
-    for role, part in raw["components"].items():
-        _check_keys(f"{path.name}, component {role!r}", part, _COMPONENT_KEYS, _COMPONENT_OPTIONAL)
-        if part["library"] not in LIBRARIES:
-            raise ValueError(
-                f"{path.name}, component {role!r}: library {part['library']!r} is not one of {', '.join(LIBRARIES)}"
-            )
-        if not part["source"]:
-            raise ValueError(f"{path.name}, component {role!r}: 'source' is empty; say where the config comes from")
-        components[role] = Component(**{("cls" if key == "class" else key): value for key, value in part.items()})
-    for name in raw["request"]:
-        if name not in FIELDS:
-            raise ValueError(f"{path.name}: unknown request field {name!r}; fields are {', '.join(FIELDS)}")
-    return ModelSpec(
-        **{
-            **raw,
-            "components": components,
-            "notes": tuple(raw.get("notes", ())),
-            "papers": tuple(raw.get("papers", ())),
-        }
-    )
-
-
-def _check_keys(where: str, raw: Any, needed: set[str], optional: set[str]) -> None:
-    if not isinstance(raw, dict):
-        raise ValueError(f"{where}: expected an object, found {type(raw).__name__}")
-    for key in sorted(needed - raw.keys()):
-        raise ValueError(f"{where}: the field {key!r} is missing")
-    for key in sorted(raw.keys() - needed - optional):
-        near = difflib.get_close_matches(key, sorted(needed | optional), 1)
-        raise ValueError(f"{where}: unknown field {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    raw = read_model_file(path)
+    parts = {
+        role: Component(**{("cls" if key == "class" else key): value for key, value in part.items()})
+        for role, part in raw["components"].items()
+    }
+    lists = {name: tuple(raw.get(name, ())) for name in ("notes", "papers")}
+    return ModelSpec(**{**raw, "components": parts, **lists})

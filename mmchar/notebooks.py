@@ -47,14 +47,14 @@ def cell_tags(cell: Notebook) -> list[str]:
     return cell.get("metadata", {}).get("tags", [])
 
 
-def _is_added(cell: Notebook) -> bool:
+def is_added(cell: Notebook) -> bool:
     """Whether papermill put the cell in, so that it has no number in the notebook as written."""
     return bool({"injected-parameters", "papermill-error-cell-tag"} & set(cell_tags(cell)))
 
 
 def last_cell(executed: Notebook) -> tuple[int, str]:
     """Number of the cell that raised, or was running when all ended, and its error; (0, "") if there is none."""
-    cells = [cell for cell in executed["cells"] if not _is_added(cell)]
+    cells = [cell for cell in executed["cells"] if not is_added(cell)]
     unanswered = []
     for number, cell in enumerate(cells, start=1):
         for output in cell.get("outputs", []):
@@ -65,6 +65,24 @@ def last_cell(executed: Notebook) -> tuple[int, str]:
             unanswered.append(number)
     timed = any("execution" in cell.get("metadata", {}) for cell in cells)  # Jupyter itself does not note times
     return (unanswered[0] if timed and unanswered else 0), ""
+
+
+def without_attempt(executed: Notebook, attempt: str, folder: str) -> Notebook:
+    """The executed notebook as if it had run in `folder` and not in `attempt`, without the paths that papermill notes.
+
+    What papermill put into the parameters only to say so is taken out again.
+    """
+    defaults = [cell_source(cell) for cell in executed["cells"] if "parameters" in cell_tags(cell)]
+    executed = json.loads(json.dumps(executed).replace(f"/{attempt}", f"/{folder}"))
+    for key in ("input_path", "output_path", "environment_variables"):
+        executed.get("metadata", {}).get("papermill", {}).pop(key, None)
+    for cell in [cell for cell in executed["cells"] if "injected-parameters" in cell_tags(cell)]:
+        lines = cell_source(cell).splitlines(keepends=True)
+        lines = [line for line in lines if not (line.startswith("out_dir = ") and line.strip() in "".join(defaults))]
+        cell["source"] = lines
+        if "".join(lines).strip() in ("", "# Parameters"):
+            executed["cells"].remove(cell)
+    return executed
 
 
 def render(executed: str | Path, destination: str | Path) -> Path:
@@ -82,7 +100,7 @@ def render(executed: str | Path, destination: str | Path) -> Path:
         raise ValueError(f"{path.name} did not run to its end (cell {cell}: {error or 'not finished'}); run it again")
     number = 0
     for item in notebook["cells"]:
-        number += not _is_added(item)
+        number += not is_added(item)
         _refuse_paths(path, number, item)
     atomic_write(destination, json.dumps(_stable(notebook), indent=1, ensure_ascii=False, sort_keys=True) + "\n")
     return destination

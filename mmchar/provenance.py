@@ -19,7 +19,7 @@ def provenance() -> dict[str, Any]:
     Holds no host name, user name or path. What is not installed has version None; a source outside git, commit None.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"versions": versions(), "git_commit": _git_commit(), **_machine(), "utc": now}
+    return {"versions": versions(), "git_commit": _git_commit(), **machine(), "utc": now}
 
 
 def versions() -> dict[str, str | None]:
@@ -44,7 +44,8 @@ def _git_commit() -> str | None:
 
 
 @functools.cache
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """System, cpu, cores, memory_bytes, gpus (their names) and gpu_driver of this machine; asked once per process."""
     gpus = [line.split(", ") for line in _gpu_lines()]
     system = f"{platform.system()} {platform.machine()}"
     found = {"system": system, "cpu": processor(), "cores": cores(), "memory_bytes": memory_bytes()}

@@ -4,14 +4,27 @@ A result is a folder: ``tables/*.parquet`` (small ones as CSV too), ``figures/*`
 last and names every other file with its sha256. A folder whose `read_result` raises is not a result.
 """
 
+import contextlib
 import json
 import math
+import re
+import shutil
 import uuid
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmchar.figures import save_figure
-from mmchar.files import atomic_write, canonical_json, check_file_name, checksum
+from mmchar.files import (
+    atomic_write,
+    canonical_json,
+    check_file_name,
+    checksum,
+    finish_replace,
+    replace_folder,
+    set_aside,
+)
+from mmchar.locks import held, is_held, run_lock
 from mmchar.provenance import provenance
 from mmchar.tables import write_table
 
@@ -25,6 +38,10 @@ _RESULT_TYPES = {"schema": int, "notebook": str, "parameters": dict, "tables": d
 _RESULT_TYPES |= {"files": dict, "provenance": dict, "sha256": str}
 
 
+class SkipRun(Exception):
+    """Raised by a notebook that cannot run here, with the reason: ``raise SkipRun("needs an NVIDIA GPU")``."""
+
+
 def save_result(
     out_dir: str | Path,
     *,
@@ -35,7 +52,9 @@ def save_result(
     checks: Any = (),
     figures_dir: str | Path | None = None,
 ) -> Path:
-    """Path of ``result.json``, written after everything that it names; a result that was there before is removed.
+    """Path of ``result.json``, written after everything that it names.
+
+    A result that was there before is good until the new one is complete, and then removed; a damaged one is set aside.
 
     Parameters
     ----------
@@ -62,17 +81,56 @@ def save_result(
         "parameters": _plain({k: v for k, v in parameters.items() if k not in ("out_dir", "figures_dir")}),
         "checks": [_check(check) for check in (checks.to_dict("records") if hasattr(checks, "to_dict") else checks)],
         "figures": {name: caption for name, (_, caption) in (figures or {}).items()},
+        "shared": bool(figures_dir),
         "provenance": provenance(),
     }
     if not tables:
         raise ValueError(f"result of {notebook!r} has no table; give at least one, as every number must be traceable")
-    discard_result(out_dir)
+    _set_aside_damaged(out_dir)
+    if not (out_dir / "result.json").exists():
+        return _write_result(out_dir, result, tables, figures or {}, figures_dir)
+    folder = out_dir.resolve()
+    new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        _write_result(new, result, tables, figures or {}, figures_dir)
+        replace_result(folder, new)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return out_dir / "result.json"
+
+
+def _write_result(out_dir: Path, result: dict, tables: dict, figures: dict, shared: str | Path | None) -> Path:
     result["tables"] = _save_tables(out_dir, tables)
     paths = [out_dir / file for entry in result["tables"].values() for file in entry["files"]]
-    paths += _save_figures(out_dir / "figures", figures or {}, list(tables.values()), figures_dir)
+    paths += _save_figures(out_dir / "figures", figures, list(tables.values()), shared)
     result["files"] = {path.relative_to(out_dir).as_posix(): checksum(path.read_bytes()) for path in paths}
     result["sha256"] = checksum(canonical_json(result).encode())
     return atomic_write(out_dir / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+
+
+def replace_result(out_dir: Path, new: Path, of_run: tuple[str, ...] = ()) -> None:
+    """Put the folder `new` in the place of `out_dir`, with the files there that no result named, less those `of_run`.
+
+    Processes that do so at once take turns.
+    """
+    with held(out_dir.parent / ".locks" / f"{out_dir.name}.replace.lock"):
+        finish_replace(out_dir)
+        named = {*_named_files(out_dir), "result.json", *of_run}
+        for path in sorted(out_dir.rglob("*")):
+            place = new / path.relative_to(out_dir)
+            if path.is_file() and path.relative_to(out_dir).as_posix() not in named and not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, place, follow_symlinks=False)
+        replace_folder(out_dir, new)
+
+
+def _set_aside_damaged(out_dir: Path) -> None:
+    """Set a folder aside, and say so, if it holds a result that is not good."""
+    if (out_dir / "result.json").exists():
+        try:
+            read_result(out_dir)
+        except ValueError as error:
+            warnings.warn(f"{error}; the folder is kept as {set_aside(out_dir.resolve()).name}", stacklevel=3)
 
 
 def _check(check: dict[str, Any]) -> dict[str, Any]:
@@ -174,34 +232,122 @@ def _inside(file: str) -> bool:
     return not Path(file).is_absolute() and ".." not in Path(file).parts
 
 
-def discard_result(out_dir: str | Path) -> None:
-    """Remove ``result.json``, then the files that it names; nothing else in the folder is touched."""
-    path = Path(out_dir) / "result.json"
+def _named_files(out_dir: Path) -> list[str]:
+    """The files that a result names, however damaged it is; none outside its folder."""
     try:
-        files = list(json.loads(path.read_bytes())["files"])
+        files = list(json.loads((out_dir / "result.json").read_bytes())["files"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         files = []
-    path.unlink(missing_ok=True)
-    for file in files:
-        if isinstance(file, str) and _inside(file):
-            (Path(out_dir) / file).unlink(missing_ok=True)
+    return [file for file in files if isinstance(file, str) and _inside(file)]
+
+
+def write_status(folder: Path, status: dict[str, Any]) -> None:
+    """Write ``status.json`` with its checksum."""
+    status = {key: value for key, value in status.items() if key != "sha256"}
+    status["sha256"] = checksum(canonical_json(status).encode())
+    atomic_write(folder / "status.json", json.dumps(status, indent=1) + "\n")
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """The content of ``status.json``; {} where there is none.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged.
+    """
+    where = f"{folder.name}/status.json"
+    try:
+        status = json.loads((folder / "status.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is damaged ({error})") from error
+    if not isinstance(status, dict) or not isinstance(status.get("status"), str):
+        raise ValueError(f"{where} is damaged (no status in it)")
+    body = {key: value for key, value in status.items() if key != "sha256"}
+    if "sha256" in status and checksum(canonical_json(body).encode()) != status["sha256"]:
+        raise ValueError(f"{where} is damaged (its checksum does not agree)")
+    return status
+
+
+def run_state(out_dir: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How the latest run into a folder ended, and the good result that it holds; {} for what there is not.
+
+    The status is that of ``status.json`` where that speaks of the result; ``running`` while a process works on the run,
+    and ``died`` where that process was killed. A good result of an earlier run stays good when a later one fails. The
+    result has also ``id`` and ``identity`` (None if it was made by hand) of its run.
+    """
+    out_dir = Path(out_dir)
+    problem = ""
+    try:
+        status = read_status(out_dir)
+    except ValueError as error:
+        status, problem = {}, str(error)
+    try:
+        result = read_result(out_dir)
+    except ValueError as error:
+        result = {}
+        problem = problem or (str(error) if (out_dir / "result.json").exists() else "")
+        if status.get("status") == "ok":
+            problem = problem or str(error)
+    of_status, earlier = status.get("result"), status.get("earlier") or {}
+    if result and of_status != result["sha256"] and earlier.get("result") != result["sha256"]:
+        status = {"status": "ok", "message": problem}  # a result made by hand, of which the batch knows nothing
+        result |= {"id": result["sha256"][:12], "identity": None}
+    elif result and status["status"] != "ok" and of_status == result["sha256"]:
+        result = {}  # its notebook failed after it was saved
+    elif result:
+        origin = status if of_status == result["sha256"] else earlier
+        result |= {"id": origin.get("id") or result["sha256"][:12], "identity": origin.get("identity")}
+    elif problem:
+        status = status | {"status": "damaged", "message": problem}
+    return _in_progress(out_dir) or status, result
+
+
+def _in_progress(out_dir: Path) -> dict[str, Any]:
+    """The status of an attempt that is not filed yet: running, or died if no process holds its lock; else {}."""
+    new = attempt_folder(out_dir)
+    if not new.exists():
+        return {}
+    status: dict[str, Any] = {}
+    with contextlib.suppress(ValueError):
+        status = read_status(new)
+    if is_held(run_lock(out_dir)):
+        return status | {"status": "running"}
+    return status | {"status": "died", "message": KILLED} if status.get("status", "running") == "running" else status
+
+
+KILLED = "the batch was killed"
+
+
+def attempt_folder(out_dir: Path) -> Path:
+    """Where a run works until it is over, beside the folder of its result."""
+    return out_dir.with_name(f".{out_dir.name}.new")
 
 
 def read_runs(results_dir: str | Path) -> "pd.DataFrame":
     """One row per run folder under `results_dir`, sorted by name.
 
-    Columns: run, notebook, status (ok, failed, died, timed out, interrupted; running, also where the batch was killed;
-    damaged where a result is not valid), seconds, cell, message, parameters (dict), checks (their number), utc,
-    mmchar, torch, git_commit, cpu, gpus.
+    Columns: run, notebook, status of the latest run (ok, failed, died, timed out, interrupted, skipped, running;
+    damaged where a file is not valid), id, seconds, cell, message, parameters (dict), checks (their number, of its good
+    result, also an earlier one), utc, mmchar, torch, git_commit, cpu, gpus.
     """
     import pandas as pd
 
     if not Path(results_dir).is_dir():
         raise ValueError(f"no folder {str(results_dir)!r}; mmchar study writes the results that it lists")
-    folders = sorted(path for path in Path(results_dir).iterdir() if path.is_dir())
-    rows = [_run_row(path) for path in folders if any((path / n).exists() for n in ("result.json", "status.json"))]
-    columns = "run notebook status seconds cell message parameters checks utc mmchar torch git_commit cpu gpus"
+    rows = [_run_row(path) for path in run_folders(results_dir)]
+    columns = "run notebook status id seconds cell message parameters checks utc mmchar torch git_commit cpu gpus"
     return pd.DataFrame(rows, columns=columns.split())
+
+
+def run_folders(results_dir: str | Path) -> list[Path]:
+    """The folders of all runs under a folder, sorted; also of those that have only begun."""
+    paths = [path for path in Path(results_dir).iterdir() if path.is_dir()]
+    folders = [path for path in paths if any((path / name).exists() for name in ("result.json", "status.json"))]
+    begun = [path.with_name(path.name[1:-4]) for path in folders if re.fullmatch(r"\.[^.].*\.new", path.name)]
+    return sorted({path for path in folders if not path.name.startswith(".")} | set(begun))
 
 
 def read_checks(results_dir: str | Path) -> "pd.DataFrame":
@@ -211,37 +357,26 @@ def read_checks(results_dir: str | Path) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    runs = read_runs(results_dir)
+    if not Path(results_dir).is_dir():
+        raise ValueError(f"no folder {str(results_dir)!r}; mmchar study writes the results that it lists")
     rows = []
-    for run in runs.loc[runs["status"] == "ok", "run"]:
-        result = read_result(Path(results_dir) / run)
+    for folder in run_folders(results_dir):
+        run, result = folder.name, run_state(folder)[1]
+        if not result or ".damaged-" in run:
+            continue
         of_run = {"run": run, "notebook": result["notebook"], "quick": result["parameters"].get("quick") is True}
         rows += [{"claim": "", "name": "", **check, **of_run} for check in result["checks"]]
     return pd.DataFrame(rows, columns=["run", "notebook", "claim", "name", "expected", "got", "verdict", "quick"])
 
 
 def _run_row(folder: Path) -> dict[str, Any]:
-    status = _read_status(folder)
-    problem, result = "", {}
-    try:
-        result = read_result(folder)
-    except ValueError as error:
-        problem = str(error)
-    if not status or (result and status["status"] != "running" and status.get("result") != result["sha256"]):
-        status = {"status": "damaged" if problem else "ok", "message": problem}  # a result made without a batch
-    elif status["status"] == "ok" and problem:
-        status |= {"status": "damaged", "message": problem}
-    made = result.get("provenance") or status.get("provenance") or {}
-    row = {"run": folder.name, "notebook": result.get("notebook", folder.name), "checks": len(result.get("checks", []))}
+    status, result = run_state(folder)
+    if ".damaged-" in folder.name:
+        status = status | {"status": "damaged"}
+    made = (result or status).get("provenance") or status.get("provenance") or {}
+    row = {"run": folder.name, "id": result.get("id") or status.get("id"), "checks": len(result.get("checks", []))}
+    row |= {"notebook": result.get("notebook", folder.name)}
     row |= {key: status.get(key) for key in ("status", "seconds", "cell", "message")}
     row |= {key: made.get(key) for key in ("utc", "git_commit", "cpu", "gpus")}
     row |= {key: made.get("versions", {}).get(key) for key in ("mmchar", "torch")}
     return row | {"parameters": result.get("parameters", status.get("parameters"))}
-
-
-def _read_status(folder: Path) -> dict[str, Any]:
-    try:
-        status = json.loads((folder / "status.json").read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return status if isinstance(status, dict) and isinstance(status.get("status"), str) else {}

@@ -44,7 +44,10 @@ def guided_batch(request: Request) -> int:
 
 def steps_of(request: Request, many: int) -> tuple[int, ...]:
     """Steps per denoiser; one number stands for all of them."""
-    return request.steps if isinstance(request.steps, tuple) else (request.steps,) * many
+    steps = request.steps if isinstance(request.steps, tuple) else (request.steps,) * many
+    if len(steps) != many:
+        raise ValueError(f"steps={','.join(map(str, steps))}: the model has {many} denoisers; give a number for each")
+    return steps
 
 
 def config(spec: ModelSpec, role: str) -> Mapping[str, Any]:

@@ -22,9 +22,15 @@ def stages(spec: ModelSpec, request: Request | None = None) -> tuple[Stage, ...]
     full = spec.resolve(request)
     if spec.family not in FAMILIES:
         raise ValueError(f"{spec.name}: unknown family {spec.family!r}; choose one of {', '.join(FAMILIES)}")
-    plan = tuple(stage for stage in FAMILIES[spec.family](spec, full) if stage.repeats > 0)
+    try:
+        plan = tuple(stage for stage in FAMILIES[spec.family](spec, full) if stage.repeats > 0)
+    except ValueError as error:
+        raise ValueError(f"{spec.name}: {error}") from error
+    except (KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{spec.name}: its options and configs do not make a {spec.family}: {what}") from error
     for stage in plan:
-        if stage.component not in spec.components:
+        if stage.component not in list(spec.components):
             have = ", ".join(spec.components)
             raise ValueError(f"{spec.name}: stage {stage.name!r} needs a component {stage.component!r}; it has {have}")
     return plan

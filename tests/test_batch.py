@@ -1,14 +1,18 @@
 """Runs of one notebook that end in every way a run can end."""
 
 import json
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
-from samples import SAVE, SLEEP, files_in, is_gone, make_notebook, one_line, wait_for
+from samples import SAVE, SLEEP, files_in, is_gone, make_notebook, make_table, one_line, wait_for
 
 from mmchar import batch
-from mmchar.batch import run_notebook
-from mmchar.records import read_result
+from mmchar.batch import run_notebook, why_run
+from mmchar.identity import notebook_identity
+from mmchar.records import read_result, run_state, save_result, write_status
 
 
 @pytest.mark.notebook
@@ -44,6 +48,108 @@ def test_a_stopped_run_is_interrupted_whether_or_not_a_kernel_started(tmp_path, 
     stop.set()
     run = run_notebook(make_notebook(tmp_path / "02_x.ipynb", SLEEP), tmp_path / "out", stop=stop)
     assert run.status == "interrupted" and not (tmp_path / "pid").exists()
+
+
+@pytest.mark.notebook
+def test_a_killed_batch_takes_its_kernel_with_it_and_is_told_at_the_next_start(tmp_path, kernels):
+    path = make_notebook(tmp_path / "02_x.ipynb", SLEEP)
+    code = "from mmchar.batch import run_notebook; run_notebook('02_x.ipynb', 'results/02_x')"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    wait_for(tmp_path / "pid")
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 30
+    while not is_gone(tmp_path / "pid"):
+        assert time.monotonic() < end, "the kernel of a killed batch goes on"
+        time.sleep(0.05)
+    before = files_in(tmp_path)
+    identity = notebook_identity(path, {})
+    assert why_run(tmp_path / "results" / "02_x", identity) == "last time it died: the batch was killed"
+    assert files_in(tmp_path) == before  # it only looked
+    stop = threading.Event()
+    stop.set()  # so that the new run ends at once
+    assert run_notebook(path, tmp_path / "results" / "02_x", stop=stop).status == "interrupted"
+
+
+def damage(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def test_what_a_killed_batch_left_is_filed_as_died_and_the_good_result_stays(tmp_path, capsys):
+    """No kernel: the files that each kind of end leaves."""
+    out_dir, new = tmp_path / "02_x", tmp_path / ".02_x.new"
+    save_result(out_dir, notebook="02_x", parameters={}, tables={"t": make_table()})
+    new.mkdir()
+    write_status(new, {"name": "02_x", "status": "running", "mark": "", "id": "new", "identity": {}})
+    (new / "run.log").write_text("a log")
+    make_notebook(new / ".02_x.part.ipynb", "print(1)")
+    batch._recover(out_dir, "02_x")
+    status, result = run_state(out_dir)
+    assert (status["status"], status["message"]) == ("died", "the batch was killed") and result["tables"]
+    good = ["result.json", "run.log", "status.json", "tables/t.csv", "tables/t.parquet"]
+    assert files_in(out_dir) == ["02_x.latest.ipynb", *good]
+    new.mkdir()  # killed again, while the notebook was written, and the status is damaged
+    write_status(new, {"name": "02_x", "status": "running", "mark": "", "id": "new", "identity": {}})
+    (new / ".02_x.part.ipynb").write_text('{"cells": [')
+    damage(out_dir / "status.json")
+    batch._recover(out_dir, "02_x")
+    assert "02_x/status.json is damaged" in capsys.readouterr().err and run_state(out_dir)[1]["tables"]
+    assert len(list(out_dir.glob("status.json.damaged-*"))) == 1
+    damage(out_dir / "result.json")
+    batch._recover(out_dir, "02_x")
+    assert not out_dir.exists() and len(list(tmp_path.glob("02_x.damaged-*"))) == 1
+    assert "02_x/result.json is damaged" in capsys.readouterr().err
+
+
+def test_files_of_the_user_in_the_folder_of_a_run_stay_through_a_new_result(tmp_path):
+    out_dir, new = tmp_path / "02_x", tmp_path / ".02_x.new"
+    for folder, table in ((out_dir, "old"), (new, "new")):
+        save_result(folder, notebook="02_x", parameters={}, tables={table: make_table()})
+    (out_dir / "notes").mkdir()
+    (out_dir / "notes" / "mine.txt").write_text("mine")
+    (out_dir / "run.log").write_text("old")
+    batch._file(out_dir, new, "02_x", {"name": "02_x", "status": "ok", "id": "a", "identity": {}})
+    kept = ["notes/mine.txt", "result.json", "status.json", "tables/new.csv", "tables/new.parquet"]
+    assert files_in(out_dir) == kept and not new.exists()
+
+
+def test_a_disk_that_is_full_at_the_end_is_named_and_the_good_result_stays(tmp_path, monkeypatch):
+    notebook = make_notebook(tmp_path / "02_x.ipynb", SAVE)
+    out_dir = tmp_path / "results" / "02_x"
+    save_result(out_dir, notebook="02_x", parameters={}, tables={"t": make_table()})
+
+    def execute(notebook, new, *_):
+        save_result(new, notebook="02_x", parameters={}, tables={"new": make_table()})
+        return 0, ""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(batch, "_execute", execute)
+    monkeypatch.setattr(batch, "replace_result", full)
+    run = run_notebook(notebook, out_dir)
+    assert (run.status, run.message) == ("failed", "No space left on device")
+    status, result = run_state(out_dir)
+    assert status["status"] == "failed" and result["tables"].keys() == {"t"}
+
+
+def test_a_run_during_which_the_code_was_edited_is_not_kept(tmp_path, monkeypatch):
+    notebook, out_dir = make_notebook(tmp_path / "02_x.ipynb", SAVE), tmp_path / "results" / "02_x"
+
+    def execute(_, new, *__):
+        save_result(new, notebook="02_x", parameters={}, tables={"t": make_table()})
+        if edits:
+            make_notebook(tmp_path / "02_x.ipynb", SAVE, "edited = 1")
+        return 0, ""
+
+    monkeypatch.setattr(batch, "_execute", execute)
+    edits = True
+    assert run_notebook(notebook, out_dir).status == "ok"
+    edits = False
+    again = [run_notebook(notebook, out_dir).message for _ in range(2)]
+    assert again == ["", "kept"]
+    monkeypatch.setattr(batch, "_execute", None)  # so that nothing can run
+    assert run_notebook(notebook, out_dir).message == "kept"
 
 
 def test_a_results_folder_that_cannot_be_written_is_named(tmp_path):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from samples import files_in, make_table, one_line
 
-from mmchar import figures, files, provenance, records, tables
+from mmchar import figures, files, locks, provenance, records, tables
 
 
 @pytest.fixture
@@ -105,12 +105,39 @@ def test_a_new_result_removes_the_files_of_the_old_one_and_no_others(save, table
     ]  # fmt: skip
 
 
-def test_a_result_that_fails_half_way_is_no_result(save, table):
+def test_a_result_that_fails_half_way_is_no_result_and_leaves_the_earlier_one(tmp_path, save, table):
+    bad = {"good": table, "bad": pd.DataFrame({"mixed": [1, {}]})}
+    with pytest.raises(ValueError, match="cannot hold"):
+        save(tables=bad)
+    with pytest.raises(ValueError, match="does not exist"):
+        records.read_result(tmp_path / "02_x")
     folder = save().parent
     with pytest.raises(ValueError, match="cannot hold"):
-        save(tables={"good": table, "bad": pd.DataFrame({"mixed": [1, {}]})})
-    with pytest.raises(ValueError, match="does not exist"):
-        records.read_result(folder)
+        save(tables=bad)
+    assert records.read_result(folder)["tables"].keys() == {"breakdown"}
+    assert [path.name for path in tmp_path.iterdir()] == ["02_x"]  # nothing half-written stays
+
+
+def test_a_damaged_result_is_set_aside_and_named_when_a_new_one_is_saved(tmp_path, save):
+    folder = save().parent
+    (folder / "tables" / "breakdown.csv").write_text("half")
+    with pytest.warns(UserWarning, match=r"breakdown.csv has changed.*kept as 02_x\.damaged-\d{8}T\d{6}Z"):
+        save()
+    assert records.read_result(folder)
+    (aside,) = tmp_path.glob("02_x.damaged-*")
+    assert (aside / "tables" / "breakdown.csv").read_text() == "half" and (aside / "result.json").exists()
+    runs = records.read_runs(tmp_path)
+    assert runs["status"].tolist() == ["ok", "damaged"] and len(records.read_checks(tmp_path)) == 1
+
+
+def test_a_replacement_that_was_cut_off_is_completed_or_undone(tmp_path, save):
+    folder = save().parent
+    folder.rename(tmp_path / ".02_x.earlier")  # killed between the two renames
+    files.finish_replace(folder)
+    assert records.read_result(folder) and not (tmp_path / ".02_x.earlier").exists()
+    (tmp_path / ".02_x.earlier").mkdir()  # killed after them
+    files.finish_replace(folder)
+    assert records.read_result(folder) and not (tmp_path / ".02_x.earlier").exists()
 
 
 @pytest.mark.parametrize(
@@ -172,12 +199,14 @@ def test_a_result_with_a_changed_or_missing_table_is_refused(save):
         records.read_result(folder)
 
 
-def test_discarding_a_tampered_result_removes_nothing_outside(tmp_path, save):
+def test_saving_over_a_tampered_result_touches_nothing_outside(tmp_path, save):
     path = save()
     (tmp_path / "secret").write_text("kept")
     path.write_text(json.dumps({"files": {"../secret": "", str(tmp_path / "secret"): "", "tables/breakdown.csv": ""}}))
-    records.discard_result(path.parent)
-    assert (tmp_path / "secret").exists() and files_in(path.parent) == ["tables/breakdown.parquet"]
+    assert records._named_files(path.parent) == ["tables/breakdown.csv"]
+    with pytest.warns(UserWarning, match="kept as"):
+        save()
+    assert (tmp_path / "secret").read_text() == "kept"
 
 
 def test_runs_are_listed_with_what_is_known_of_each(tmp_path, save):
@@ -198,11 +227,46 @@ def test_a_result_made_by_hand_after_a_failed_batch_counts(tmp_path, save):
     old = {"status": "failed", "message": "boom", "result": None}
     files.atomic_write(folder / "status.json", json.dumps(old))
     assert records.read_runs(tmp_path)["status"].tolist() == ["ok"]
-    files.atomic_write(folder / "status.json", json.dumps(old | {"status": "running"}))
-    assert records.read_runs(tmp_path)["status"].tolist() == ["running"]
     failed_after_saving = old | {"result": records.read_result(folder)["sha256"]}
     files.atomic_write(folder / "status.json", json.dumps(failed_after_saving))
     assert records.read_runs(tmp_path)["status"].tolist() == ["failed"]
+
+
+def test_a_run_that_began_is_running_while_its_lock_is_held_and_else_died(tmp_path, save):
+    new = records.attempt_folder(tmp_path / "02_x")
+    new.mkdir()
+    records.write_status(new, {"status": "running", "message": "", "id": "abc"})
+    with locks.held(locks.run_lock(tmp_path / "02_x")):
+        code = "import sys; from mmchar.records import run_state; print(run_state(sys.argv[1])[0]['status'])"
+        environment = {**os.environ, "PYTHONPATH": str(provenance.SOURCE)}
+        command = [sys.executable, "-c", code, str(tmp_path / "02_x")]
+        assert subprocess.run(command, capture_output=True, text=True, env=environment).stdout == "running\n"
+    runs = records.read_runs(tmp_path)
+    assert runs[["run", "status", "message"]].values.tolist() == [["02_x", "died", "the batch was killed"]]
+    save()  # by hand, while a batch is not done
+    assert records.read_runs(tmp_path)["checks"].tolist() == [1]
+
+
+def test_a_good_result_counts_although_a_later_run_failed(tmp_path, save):
+    folder = save().parent
+    sha256 = records.read_result(folder)["sha256"]
+    earlier = {"result": sha256, "id": "0123456789ab", "identity": {"cells": []}}
+    records.write_status(folder, {"status": "failed", "message": "boom", "result": None, "earlier": earlier})
+    runs = records.read_runs(tmp_path)
+    assert runs[["status", "message", "id", "checks"]].values.tolist() == [["failed", "boom", "0123456789ab", 1]]
+    assert len(records.read_checks(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("content", ['{"status": "ok"', "[]", "{}", '{"status": "ok", "sha256": "0"}'])
+def test_a_damaged_status_is_no_status(tmp_path, save, content):
+    folder = save().parent
+    (folder / "status.json").write_text(content)
+    with pytest.raises(ValueError, match=r"02_x/status\.json is damaged") as caught:
+        records.read_status(folder)
+    one_line(caught)
+    assert records.read_runs(tmp_path)["status"].tolist() == ["ok"]  # its result speaks for itself
+    (folder / "result.json").unlink()
+    assert records.read_runs(tmp_path)["status"].tolist() == ["damaged"]
 
 
 def test_no_runs_give_an_empty_table_and_no_folder_a_clear_line(tmp_path):

@@ -13,6 +13,7 @@ from mmchar import batch
 from mmchar import study as studying
 from mmchar.batch import RunStatus, run_notebook
 from mmchar.cli import main
+from mmchar.identity import code_cells
 from mmchar.notebooks import render
 from mmchar.provenance import SOURCE
 from mmchar.records import read_result, read_runs, save_result
@@ -123,7 +124,7 @@ def test_no_notebooks_or_no_papermill_is_one_line(tmp_path, folder, monkeypatch)
         (["--notebooks", "nothing"], "no notebooks NN_*.ipynb in"),
         (["--gpu", "h200"], "unknown gpu 'h200'; did you mean 'h200-sxm'?"),
         (["--jobs", "none"], "argument --jobs: invalid int value: 'none'"),
-        (["--force"], "unrecognized arguments: --force"),
+        (["--forced"], "unrecognized arguments: --forced"),
     ],
 )
 def test_bad_input_at_the_shell_is_one_line_and_exit_2(folder, started, monkeypatch, capsys, argv, line):
@@ -184,6 +185,41 @@ def test_a_scorecard_that_cannot_be_written_is_named(folder, checked):
     with pytest.raises(ValueError, match="cannot write to .*; choose another folder") as caught:
         study(folder, folder.parent / "results", figures_dir=folder.parent / "file" / "figures")
     one_line(caught)
+
+
+def test_a_fresh_clone_keeps_the_rows_of_notebooks_that_it_does_not_run(folder, checked, tmp_path):
+    root = folder.parent
+    study(folder, root / "results")
+    study(folder, tmp_path / "fresh", only="2")
+    table = read_table(root / "figures" / "scorecard.csv")
+    assert table["notebook"].tolist() == ["00_start"] * 2 + ["02_x"] * 2 + ["05_y"] * 2
+    (folder / "05_y.ipynb").unlink()  # rows of a notebook that is gone go with it
+    study(folder, tmp_path / "fresh", only="2")
+    assert read_table(root / "figures" / "scorecard.csv")["notebook"].tolist() == ["00_start"] * 2 + ["02_x"] * 2
+
+
+def test_a_damaged_scorecard_is_set_aside_and_named(folder, checked, capsys):
+    figures = folder.parent / "figures"
+    study(folder, folder.parent / "results", only="0")
+    (figures / "scorecard.csv").write_text("notebook\n0,0,0\n")
+    study(folder, folder.parent / "results", only="2")
+    (aside,) = figures.glob("scorecard.csv.damaged-*")
+    assert aside.read_text() == "notebook\n0,0,0\n" and aside.name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("ended", "code"),
+    [
+        (["ok", "ok"], 0),
+        (["ok", "skipped"], 0),
+        (["skipped"], 1),
+        (["ok", "died"], 1),
+        (["failed", "interrupted"], 130),
+        (["ok", "not rendered"], 1),
+    ],
+)
+def test_the_exit_code_says_how_a_study_ended(ended, code):
+    assert study_exit_code([RunStatus("01_a", status, 1.0) for status in ended]) == code
 
 
 # real runs
@@ -252,7 +288,8 @@ def test_no_path_of_the_machine_is_in_what_good_runs_write(ran):
 def test_the_runs_can_be_listed_with_the_status_of_the_batch(ran):
     runs = read_runs(ran[0] / "results").set_index("run")
     ended = {run.name: run.status for run in ran[1]}
-    assert runs["status"].to_dict() == ended | {"06_tells": "ok"}  # the run was good, only its copy was refused
+    (aside,) = [name for name in runs.index if ".damaged-" in name]  # what stood where 04 ran
+    assert runs["status"].to_dict() == ended | {"06_tells": "ok", aside: "damaged"}  # 06: only its copy was refused
     assert runs.loc["03_dies", "utc"] and runs.loc["02_raises", "cell"] == 5
 
 
@@ -271,7 +308,7 @@ def test_ctrl_c_ends_the_study_and_every_process_of_it(tmp_path, kernels):
         out = process.communicate(timeout=30)[0].splitlines()
     finally:
         process.kill()
-    assert process.returncode == 1 and is_gone(tmp_path / "notebooks" / "pid")
+    assert process.returncode == 130 and is_gone(tmp_path / "notebooks" / "pid")
     assert out[1].startswith("01_a  interrupted") and out[2].startswith("02_b  interrupted")
     assert "not started" in out[2] and not (tmp_path / "results" / "02_b").exists()
     assert read_runs(tmp_path / "results")["status"].tolist() == ["interrupted"]
@@ -294,3 +331,79 @@ def test_a_rendered_notebook_has_outputs_but_no_times_and_is_stable(ran, tmp_pat
         cell["id"] = os.urandom(4).hex()
     (tmp_path / "01_good.ipynb").write_text(json.dumps(again))
     assert render(tmp_path / "01_good.ipynb", tmp_path / "again.ipynb").read_text() == text
+
+
+FIGURE = """\
+from matplotlib.figure import Figure
+figures = {"%s_f": (Figure(), "A caption.")}
+result = dict(parameters={"steps": steps}, tables={"t": pd.DataFrame({"a": [steps]})}, figures=figures)
+checks = [{"name": "steps", "expected": 50, "got": steps, "verdict": "agrees"}]
+save_result(out_dir, notebook="%s", figures_dir=figures_dir, checks=checks, **result)"""
+
+
+def snapshot(root):
+    files = (path for path in root.rglob("*") if path.is_file() and "ran_" not in path.name)
+    return {path.relative_to(root).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.mark.notebook
+@pytest.mark.slow
+def test_a_second_start_does_what_is_missing_and_nothing_else(tmp_path, kernels, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    imports = "import pandas as pd\nfrom mmchar.records import save_result"
+    for stem in ("01_a", "02_b"):
+        once = f"open('../ran_{stem}', 'a').write('x')"
+        make_notebook(tmp_path / "notebooks" / f"{stem}.ipynb", once, imports, FIGURE % (stem, stem))
+
+    def ran():
+        return [len((tmp_path / f"ran_{stem}").read_text()) for stem in ("01_a", "02_b")]
+
+    def plan(*more):
+        return main(["study", "--dry-run", *more]), capsys.readouterr().out.splitlines()
+
+    assert plan() == (
+        0,
+        ["01_a  to run  never run", "02_b  to run  never run", "2 of 2 would run, 0 kept; nothing was done"],
+    )
+    assert not (tmp_path / "results").exists()
+    assert main(["study"]) == 0 and ran() == [1, 1]
+    id_ = read_runs("results")["id"][0]
+    caption = (tmp_path / "figures" / "01_a_f.md").read_text()
+    assert caption.startswith("A caption.\n\nMade from run: ") and id_ in caption  # from a figure to its run
+    assert main(["runs", "show", id_]) == 0 and "A caption." in capsys.readouterr().out
+
+    before = snapshot(tmp_path)
+    assert plan()[1] == ["01_a  kept", "02_b  kept", "0 of 2 would run, 2 kept; nothing was done"]
+    assert plan("--force")[1][0] == "01_a  to run  forced"
+    assert snapshot(tmp_path) == before
+    (tmp_path / "figures" / "01_a_f.svg").unlink()
+    (tmp_path / "figures" / "02_b_f.md").write_text("of another run")
+    path = tmp_path / "notebooks" / "02_b.ipynb"
+    text = path.read_text()
+    path.write_text(text.replace("# A question?", "# Another question?"))
+    assert main(["study"]) == 0 and ran() == [1, 1]
+    assert capsys.readouterr().out.splitlines()[1].split() == ["01_a", "ok", "0.0", "kept"]
+    now = snapshot(tmp_path / "figures")
+    assert {name: data for name, (data, _) in now.items()} == {
+        name.removeprefix("figures/"): data for name, (data, _) in before.items() if name.startswith("figures/")
+    }
+
+    path.write_text(text.replace('"source": "import pandas', '"source": "1 / 0\\nimport pandas'))
+    assert plan()[1][1] == "02_b  to run  code cell 4 changed"
+    assert main(["study"]) == 1 and ran() == [1, 2]
+    assert plan()[1][-2] == "02_b  to run  last time it failed: ZeroDivisionError: division by zero"
+    runs = read_runs("results").set_index("run")
+    assert runs.loc["02_b", ["status", "cell", "checks"]].tolist() == ["failed", 4, 1]  # the earlier result is good
+    assert set(read_table("figures/scorecard.csv")["notebook"]) == {"01_a", "02_b"}
+    assert (
+        "Of an earlier run, as the latest did not end well: 02_b.\n" in (tmp_path / "figures/scorecard.md").read_text()
+    )
+    assert read_result("results/02_b") and "1 / 0" in (tmp_path / "results/02_b/02_b.latest.ipynb").read_text()
+    assert "1 / 0" not in (tmp_path / "results/02_b/02_b.ipynb").read_text()
+
+    path.write_text(text)
+    assert main(["study", "--force", "--only", "1"]) == 0 and main(["study"]) == 0 and ran() == [2, 3]
+    assert not (tmp_path / "results" / "02_b" / "02_b.latest.ipynb").exists()
+    assert plan()[1][-1].startswith("0 of 2 would run")
+    executed = tmp_path / "results" / "02_b" / "02_b.ipynb"
+    assert code_cells(executed) == code_cells(path)  # a run can be compared by what lies in its folder

@@ -1,0 +1,149 @@
+"""Locks between processes: one process at a time writes a run, and one at a time measures on a device.
+
+All are locks of the operating system on a file, so that a process that is killed lets go of what it held.
+"""
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+WAIT_S = 24 * 3600.0  # a measuring run of others may take the night
+
+
+def run_lock(out_dir: Path) -> Path:
+    """The file whose lock a process holds while it works on the run in `out_dir`."""
+    return out_dir.parent / ".locks" / f"{out_dir.name}.lock"
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds the lock; creates nothing."""
+    from filelock import FileLock, Timeout
+
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0, mode=0o666):
+            return False
+    except (Timeout, OSError):
+        return True
+
+
+@contextlib.contextmanager
+def held(path: Path, *, waits: Callable[[float], None] | None = None) -> Iterator[None]:
+    """Hold the lock; while others hold it, `waits` is called with the seconds waited so far, and may raise to give up.
+
+    Parameters
+    ----------
+    path : Path
+        The lock's file; it is made and stays.
+    waits : callable, optional
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, mode=0o666, is_singleton=True)  # a singleton may be taken again by its own thread
+    start = time.monotonic()
+    while True:
+        try:
+            lock.acquire(timeout=0.2, poll_interval=0.05)
+            break
+        except Timeout:
+            if waits:
+                waits(time.monotonic() - start)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def measuring(device: str, *, wait_s: float = WAIT_S) -> Iterator[None]:
+    """Hold a device for one measuring run; waits for other runs, with one line on stderr.
+
+    On a CPU the lock is the host's, on a GPU that of its UUID, so that runs on two GPUs go side by side. A process that
+    holds a device may take it again.
+
+    Parameters
+    ----------
+    device : str
+        ``cpu``, ``cuda`` or ``cuda:N``.
+    wait_s : float
+        Seconds to wait at most.
+
+    Raises
+    ------
+    ValueError
+        If the device is still taken after `wait_s`, or there is no such device.
+    """
+    name = "host" if device == "cpu" else _gpu_uuid(device)
+    told = False
+
+    def waits(waited_s: float) -> None:
+        nonlocal told
+        if waited_s >= wait_s:
+            raise ValueError(
+                f"{device} is still taken by another measuring run after {wait_s:g} s; wait for it or give more time"
+            )
+        if not told:
+            print(f"mmchar: waiting for another measuring run on {device} to end", file=sys.stderr, flush=True)
+        told = True
+
+    with held(_shared_folder() / f"{name}.lock", waits=waits):
+        yield
+
+
+def _shared_folder() -> Path:
+    """A folder that every user of this host can write to.
+
+    It is not sticky: Linux refuses to open another user's file for writing in a sticky one (fs.protected_regular).
+    """
+    folder = Path(tempfile.gettempdir()) / "mmchar-locks"
+    folder.mkdir(exist_ok=True)
+    with contextlib.suppress(PermissionError):  # it is another user's, who has done this
+        folder.chmod(0o777)
+    return folder
+
+
+def _gpu_uuid(device: str) -> str:
+    """UUID of a GPU as the driver gives it, e.g. ``GPU-2b1c…``; of ``cuda``, the current one."""
+    import torch
+
+    try:
+        index = torch.device(device).index
+        found = torch.cuda.get_device_properties(torch.cuda.current_device() if index is None else index)
+    except (RuntimeError, AssertionError) as error:  # no such device; a build of torch without CUDA
+        raise ValueError(f"cannot measure on {device!r}: torch sees {torch.cuda.device_count()} GPUs") from error
+    return f"GPU-{found.uuid}"
+
+
+def other_processes(device: str) -> list[dict[str, object]]:
+    """The processes of others on a GPU: ``pid``, ``name`` and ``memory_mib`` (None where the driver does not tell).
+
+    [] on a CPU and where nvidia-smi is missing. In a container the numbers are the host's, so that our own process
+    may be among them.
+    """
+    import os
+
+    if device == "cpu":
+        return []
+    query = ("nvidia-smi", "--query-compute-apps=gpu_uuid,pid,name,used_memory", "--format=csv,noheader,nounits")
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    uuid, found = _gpu_uuid(device), []
+    for line in done.stdout.splitlines():
+        on, pid, *name, memory = (part.strip() for part in line.split(","))
+        if on == uuid and int(pid) != os.getpid():
+            found.append(
+                {
+                    "pid": int(pid),
+                    "name": Path(",".join(name)).name,
+                    "memory_mib": int(memory) if memory.isdigit() else None,
+                }
+            )
+    return found

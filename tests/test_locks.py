@@ -1,0 +1,119 @@
+"""One process at a time: the others wait and say so, give up with one line, or are let in by a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import types
+
+import pytest
+from samples import one_line, wait_for
+
+from mmchar import locks
+from mmchar.provenance import SOURCE
+
+HOLD = """
+import pathlib, sys, tempfile, time
+tempfile.tempdir = sys.argv[1]
+from mmchar.locks import measuring
+with measuring("cpu"):
+    pathlib.Path(sys.argv[2]).write_text("held")
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def shared(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks.tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def holder(shared):
+    """Another process that measures."""
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(shared), str(shared / "held")], env=environment)
+    try:
+        wait_for(shared / "held")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_second_measuring_run_waits_says_so_once_and_gives_up_in_one_line(holder, capsys):
+    taken = pytest.raises(ValueError, match=r"cpu is still taken by another measuring run after 0\.5 s")
+    with taken as caught, locks.measuring("cpu", wait_s=0.5):
+        pytest.fail("two processes measure at once")
+    one_line(caught)
+    assert capsys.readouterr().err == "mmchar: waiting for another measuring run on cpu to end\n"
+
+
+def test_a_killed_process_lets_go(holder, shared):
+    path = shared / "mmchar-locks" / "host.lock"
+    assert locks.is_held(path)
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with locks.measuring("cpu", wait_s=10):
+        pass
+    assert not locks.is_held(path)
+
+
+def test_a_process_may_take_its_own_device_again(shared):
+    with locks.measuring("cpu"), locks.measuring("cpu", wait_s=0):
+        pass
+    with pytest.raises(KeyError), locks.measuring("cpu"):
+        raise KeyError
+    assert not locks.is_held(shared / "mmchar-locks" / "host.lock")
+
+
+def test_each_gpu_has_a_lock_of_its_own_that_every_user_can_take(shared, monkeypatch):
+    monkeypatch.setattr(locks, "_gpu_uuid", lambda device: f"GPU-{device[-1]}")
+    with locks.measuring("cuda:0"), locks.measuring("cuda:1"), locks.measuring("cpu"):
+        assert {path.name for path in (shared / "mmchar-locks").iterdir()} >= {"GPU-0.lock", "GPU-1.lock", "host.lock"}
+    folder = shared / "mmchar-locks"
+    assert folder.stat().st_mode & 0o1777 == 0o777  # not sticky: see _shared_folder
+
+
+def test_no_gpu_is_one_line(shared):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU")
+    none = pytest.raises(ValueError, match="cannot measure on 'cuda:7': torch sees 0 GPUs")
+    with none as caught, locks.measuring("cuda:7"):
+        pass
+    one_line(caught)
+
+
+SMI = """\
+GPU-a, 41, /usr/bin/python3, 1024
+GPU-b, 42, other, 10
+GPU-a, {own}, python, 5
+GPU-a, 43, a, b, [N/A]
+"""
+
+
+def test_other_processes_on_the_gpu_are_listed_without_paths(monkeypatch):
+    assert locks.other_processes("cpu") == []
+    monkeypatch.setattr(locks, "_gpu_uuid", lambda device: "GPU-a")
+    answer = types.SimpleNamespace(stdout=SMI.format(own=os.getpid()))
+    monkeypatch.setattr(locks.subprocess, "run", lambda *_, **__: answer)
+    assert locks.other_processes("cuda") == [
+        {"pid": 41, "name": "python3", "memory_mib": 1024},
+        {"pid": 43, "name": "a,b", "memory_mib": None},
+    ]
+
+
+def test_without_nvidia_smi_no_other_process_is_known(monkeypatch):
+    monkeypatch.setattr(locks, "_gpu_uuid", lambda device: "GPU-a")
+    monkeypatch.setenv("PATH", "")
+    assert locks.other_processes("cuda") == []
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_known_by_the_uuid_of_its_driver(shared):
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
+    assert locks._gpu_uuid("cuda") in listed
+    with locks.measuring("cuda"):
+        assert (shared / "mmchar-locks" / f"{locks._gpu_uuid('cuda')}.lock").exists()
