@@ -26,7 +26,8 @@ _PASSES = 3  # profiled executions at most
 _EXTRAS = {"cpu": 1, "cuda": 5}  # executions for idle time and memory
 _ENERGY_S = 1.0  # the energy counter is read over a second per stage
 _PARAMS_S = {"cpu": 100e6, "cuda": 1e9}  # random parameters made in a second
-_COMPILE_S = {"eager": 0.0, "compiled": 30.0, "compiled-full": 90.0, "graphs": 5.0, "compiled-graphs": 100.0}
+_COMPILE_CALL_S = {"compiled-full": 20e-3, "compiled-graphs": 20e-3}  # of compiling, per operator of the execution
+_COMPILE_S = {"eager": 0.0, "compiled": 20.0, "compiled-full": 3.0, "graphs": 3.0, "compiled-graphs": 6.0}
 _START_S = 2.0
 
 
@@ -42,13 +43,13 @@ def expected(point: Point) -> dict[str, float]:
     params, spec = sum(table.attrs["params"].values()), get_spec(point.model, tiny=point.tiny)
     weight_bytes = params * ITEM_BYTES[point.dtype]
     seconds = _START_S + params / _PARAMS_S[point.device]
-    runs = counting.executions(table)
+    runs, live = counting.executions(table), []
     for stage in choose_stages(stages(spec, spec.resolve(request)), point.stages, model=spec.name):
         rows = table[table["stage"] == stage.name]
         whole = rows[["flop", "read_bytes", "write_bytes", "calls"]].multiply(rows["repeats"], axis=0).sum()
+        live.append(int(rows["live_bytes"].max()))
         seconds += stage_s(point, (whole / float(runs[stage.name])).to_dict())
-    need_bytes = weight_bytes + int(table["live_bytes"].max())
-    return {"weight_bytes": weight_bytes, "need_bytes": need_bytes, "expect_s": float(seconds)}
+    return {"weight_bytes": weight_bytes, "need_bytes": weight_bytes + max(live), "expect_s": float(seconds)}
 
 
 def stage_s(point: Point, execution: dict[str, float]) -> float:
@@ -58,7 +59,8 @@ def stage_s(point: Point, execution: dict[str, float]) -> float:
     once = execution["flop"] / rate + moved + execution["calls"] * _CALL_S[point.device]
     passes = _PASSES if once < 1 else min(_PASSES, point.samples)
     times = point.warmup + point.samples + passes + _EXTRAS[point.device]
-    compiling = _COMPILE_S[levers.from_mapping(point.levers).execution]
+    execution_lever = levers.from_mapping(point.levers).execution
+    compiling = _COMPILE_S[execution_lever] + _COMPILE_CALL_S.get(execution_lever, 0.0) * execution["calls"]
     energy = _ENERGY_S if point.device == "cuda" else 0.0
     return times * once + passes * execution["calls"] * _TRACED_CALL_S + compiling + energy
 

@@ -232,7 +232,7 @@ def _load(
     table = counting.count(name, request, dtype=dtype, attention=byte_model(attention), tiny=tiny)
     check_shapes(attention, _rows_of(table, plan), device=device)
     weights = sum(table.attrs["params"].values()) * ITEM_BYTES[dtype]
-    need, free = weights + int(table["live_bytes"].max()), available_bytes(device)
+    need, free = weights + int(_rows_of(table, plan)["live_bytes"].max()), available_bytes(device)
     if free is not None and need > free:
         smaller = "a smaller request" if tiny else "the tiny variant (--tiny), a smaller request"
         raise ValueError(

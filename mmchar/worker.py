@@ -24,6 +24,7 @@ from typing import Any
 from mmchar.grids import Point
 from mmchar.provenance import SOURCE
 
+_TICK_S = 0.5
 _END_S = 3.0  # for a worker that is told to stop, before it is killed
 _VERSIONS = ("mmchar", "torch", "transformers", "diffusers")
 
@@ -72,8 +73,12 @@ class Worker:
         end = time.monotonic() + wait_s
         while b"\n" not in self._line:
             left = end - time.monotonic()
-            if left <= 0 or not select.select([self._answers], [], [], left)[0]:
-                return None
+            if not select.select([self._answers], [], [], max(0.0, min(left, _TICK_S)))[0]:
+                if self._process.poll() is not None:  # its children may still hold the pipe open
+                    raise WorkerDied(self._last_words())
+                if left <= 0:
+                    return None
+                continue
             part = os.read(self._answers, 1 << 16)
             if not part:
                 raise WorkerDied(self._last_words())
@@ -155,22 +160,28 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def expect_point(point: Point) -> dict[str, Any]:
-    """What a point needs and takes (`mmchar.expected`), and why it cannot be measured here: "" where it can."""
+    """What a point needs and takes (`mmchar.expected`), and why it cannot be measured here: "" where it can.
+
+    ``tight`` says that only memory which is taken now stands in the way: a new process may have it.
+    """
     from mmchar.expected import expected
+    from mmchar.profiling import available_bytes
 
     try:
         guess = expected(point)
-        return {**guess, "skip": _why_not(point, guess)}
+        total = machine(point.device)["memory_bytes"][point.device]
+        free = available_bytes(point.device) if total else None
+        tight = bool(free and total and free < guess["need_bytes"] <= total)
+        return {**guess, "skip": _why_not(point, guess, free), "tight": tight}
     except Exception as error:  # noqa: BLE001  what the library says of a model belongs into the row
         return {"skip": "", "failed": _one_line(error)}
 
 
-def _why_not(point: Point, guess: dict[str, float]) -> str:
+def _why_not(point: Point, guess: dict[str, float], free: int | None) -> str:
     from mmchar import levers
     from mmchar.backends import check_backend
     from mmchar.execution import check_levers
     from mmchar.models import check_device
-    from mmchar.profiling import available_bytes
 
     try:
         check_device(point.device, point.dtype)
@@ -178,7 +189,7 @@ def _why_not(point: Point, guess: dict[str, float]) -> str:
         check_levers(levers.from_mapping(point.levers), device=point.device)
     except ValueError as error:
         return str(error)
-    need, free = guess["need_bytes"], available_bytes(point.device)
+    need = guess["need_bytes"]
     if free is not None and need > free:
         weights = guess["weight_bytes"]
         has = f"{point.device} has {free / 1e9:.3g} GB free"

@@ -49,10 +49,10 @@ class Scripted:
 
     def __init__(self, clock, costs, fail=None):
         self.clock, self.costs, self.fail = clock, costs, fail or {}
-        self.measured, self.started, self.left, self.pid = [], 0, 10.0, 0
+        self.measured, self.started, self.left, self.since, self.tight = [], 0, 10.0, 0, None
 
     def start(self, _device):
-        self.started += 1
+        self.started, self.since = self.started + 1, 0
         self.order, self.left = None, 10.0
         return self
 
@@ -61,6 +61,7 @@ class Scripted:
         self.order, self.left = order, self.costs.get(batch, 1.0) if order["do"] == "measure" else 0.0
         if order["do"] == "measure":
             self.measured.append(batch)
+            self.since += 1
 
     def answer(self, wait_s):
         spent = min(wait_s, self.left)
@@ -70,7 +71,9 @@ class Scripted:
         if self.order is None:
             return dict(MACHINE)
         if self.order["do"] == "expect":
-            return {"expect_s": 1.0, "need_bytes": 1, "weight_bytes": 1, "skip": ""}
+            batch = self.order["point"]["request"].get("batch", 1)
+            tight = batch == self.tight and self.since > 0
+            return {"expect_s": 1.0, "skip": "1 GB free" if tight else "", "tight": tight}
         return self.result()
 
     def result(self):
@@ -94,9 +97,10 @@ def batches(*values, expect=None):
     return "".join(f"  - {{model: llama-2-7b, request: {{batch: {n}}}, value: {100 - n}{more}}}\n" for n in values)
 
 
-def scripted(tmp_path, points, *, costs=None, fail=None, budget_s=100.0, out="out", **options):
+def scripted(tmp_path, points, *, costs=None, fail=None, tight=None, budget_s=100.0, out="out", **options):
     clock = Clock()
     worker = Scripted(clock, costs or {}, fail)
+    worker.tight = tight
     rows = run_campaign(
         grid(tmp_path, points),
         tmp_path / out,
@@ -168,6 +172,13 @@ def test_a_worker_that_dies_is_a_row_and_the_campaign_goes_on(tmp_path):
 def test_a_failed_kernel_gets_a_new_worker(tmp_path):
     rows, worker, _ = scripted(tmp_path, batches(1, 2), fail={1: "failed"})
     assert statuses(rows) == {1: "failed", 2: "ok"} and worker.started == 2
+
+
+def test_memory_that_a_worker_still_holds_is_had_by_a_new_one(tmp_path):
+    rows, worker, _ = scripted(tmp_path, batches(1, 2, 3), tight=2)
+    assert set(statuses(rows).values()) == {"ok"} and worker.started == 2
+    rows, worker, _ = scripted(tmp_path, batches(2), tight=2, out="other")
+    assert worker.started == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -285,6 +296,24 @@ def test_a_killed_worker_says_how_it_ended(tmp_path):
     with pytest.raises(WorkerDied, match="signal SIGKILL"):
         ask(worker, "measure", point=point, out=str(tmp_path), row={})
     worker.close()
+
+
+def test_a_worker_is_dead_also_where_its_children_hold_the_pipe_open(monkeypatch):
+    real, held = os.pipe, []
+
+    def pipe():
+        ends = real()
+        held.extend([] if held else [os.dup(ends[1])])  # of the first pipe, the worker's answers
+        return ends
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pipe", pipe)
+        worker = Worker("cpu")
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(WorkerDied, match="signal SIGKILL"):
+        worker.answer(60)
+    worker.close()
+    os.close(held[0])
 
 
 def test_the_shell_measures_resumes_and_lists(tmp_path, capsys):
