@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 
@@ -75,7 +76,8 @@ def run_grid(args: argparse.Namespace) -> int:
     from mmchar.campaign_plan import list_campaign
 
     if args.list:
-        listed = list_campaign(args.grid, have=[*(args.have or ()), *([args.out] if args.out else ())])
+        own = [args.out] if args.out and Path(args.out).is_dir() else []  # a first campaign has no folder yet
+        listed = list_campaign(args.grid, have=[*(args.have or ()), *own])
         _print_json({"points": listed}) if args.json else _print_listed(listed)
         return 0
     if not args.out:

@@ -106,8 +106,8 @@ def read_grid(path: str | Path) -> list[Point]:
         raise ValueError(f"cannot read the grid {path.name}: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path.name} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(grid, dict) or not isinstance(grid.get("points"), list):
-        raise ValueError(f"{path.name} is no grid; it needs a list 'points'")
+    if not isinstance(grid, dict) or not isinstance(grid.get("points"), list) or not grid["points"]:
+        raise ValueError(f"{path.name} is no grid; it needs a list 'points' with at least one")
     _check_keys(path.name, grid, ("about", "defaults", "points"))
     defaults = grid.get("defaults") or {}
     _check_keys(f"{path.name}, defaults", defaults, KEYS)

@@ -24,6 +24,7 @@ from mmchar.execution import (
 )
 from mmchar.gpu_state import gpu_state
 from mmchar.levers import Levers
+from mmchar.locks import measuring
 from mmchar.models import Model, check_device, get_spec, load
 from mmchar.request import Request
 from mmchar.speculation import check_speculation
@@ -100,6 +101,10 @@ def measure(
     ValueError
         Bad name, request, device, dtype, attention, levers or stages, or a model that does not fit into memory, before
         anything is built; an execution that fails, with its stage.
+
+    Notes
+    -----
+    One process measures on a device at a time; others wait, and say so on stderr.
     """
     if samples < 1 or warmup < 0:
         raise ValueError(f"samples={samples}, warmup={warmup} is not possible; give at least 1 sample and 0 warm-ups")
@@ -119,7 +124,7 @@ def measure(
     asked, before = counting.what_was_asked(model, full), gpu_state(model.device)
     model, changed = apply_levers(model, levers, plan, own=own)
     parts, facts, counter = [], {}, energy_counter(model.device)
-    with attention_backend(attention):
+    with measuring(model.device), attention_backend(attention):
         for stage in _bar(plan, spec.name, progress):
             table, facts[stage.name] = measure_fully(model, stage, levers, attention, samples, warmup, counter)
             facts[stage.name]["changed"] = done = changed.get(stage.component, {})

@@ -29,6 +29,17 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9][0-9]_*.
 
 FILES = {
     "empty.json": "",
+    "empty.csv": "",
+    "header.csv": "model,gpu,gpus,ulysses,ring,batch,steps,height,width,frames,latency_s\n",
+    "lacking.csv": "model,gpu\nsdxl-base-1.0,h100-sxm\n",
+    "half.yaml": "points: [{model: stable-diffusion-1.5",
+    "no_points.yaml": "points: []\n",
+    "list.yaml": "- 1\n- 2\n",
+    "unknown_key.yaml": "points: [{model: stable-diffusion-1.5, atention: flash}]\n",
+    "unknown_model.yaml": "points: [{model: stable-difusion-1.5}]\n",
+    "bad_request.yaml": "points: [{model: stable-diffusion-1.5, request: {height: 3}}]\n",
+    "bad_lever.yaml": "points: [{model: stable-diffusion-1.5, levers: {execution: jit}}]\n",
+    "object.yaml": "points: !!python/object/apply:os.getcwd []\n",
     "half.json": '{"name": "x", "fam',
     "list.json": "[]",
     "text.json": '"model"',
@@ -101,7 +112,8 @@ Count => invalid choice: 'Count'
 --nothing => required
 count => required: MODEL
 project => required
-measure => required: MODEL
+measure => measure needs a MODEL
+validate => required
 models --nothing => unrecognized arguments: --nothing
 models extra => unrecognized arguments: extra
 gpus extra => unrecognized arguments: extra
@@ -300,6 +312,42 @@ measure llama-2-7b --tiny --prompt-tokens 0 => prompt_tokens=0
 measure llama-2-7b --tiny --prompt-tokens 999999 => outside the reach
 measure $SD --tiny --gpu h100-sxm => unrecognized arguments
 """
+VALIDATE = """
+validate $F/nothing.csv => cannot read
+validate $F/empty.csv => lacks the columns
+validate $F/lacking.csv => lacks the columns gpus
+validate $F/header.csv => has no rows
+validate $F/header.csv --out $F/x.txt => neither .parquet nor .csv
+validate $F/header.csv --figure $F/x.pdf => neither .png nor .svg
+validate $F/header.csv --attention paged => invalid choice
+"""
+DEGREES = """
+project $SD --gpu h100-sxm --gpus 0 => gpus=0
+project $SD --gpu h100-sxm --gpus 4 => gpus=4, but no degree above 1 makes 1
+project $SD --gpu h100-sxm --gpus 4 --ulysses 2 => gpus=4, but ulysses 2 makes 2
+project $SD --gpu h100-sxm --ulysses 2 --tensor 2 => do not go together
+project $SD --gpu h100-sxm --cfg 3 => cfg=3
+project $SD --gpu h100-sxm --ring two => 'two' is not a whole number
+"""
+GRIDS = """
+measure --grid $F/nothing.yaml --out $F/o => nothing.yaml
+measure --grid $F/half.yaml --out $F/o => half.yaml
+measure --grid $F/no_points.yaml --out $F/o => no_points.yaml
+measure --grid $F/list.yaml --out $F/o => list.yaml
+measure --grid $F/unknown_key.yaml --out $F/o => attention
+measure --grid $F/unknown_model.yaml --out $F/o => stable-diffusion-1.5
+measure --grid $F/bad_request.yaml --out $F/o => must be a multiple of 8
+measure --grid $F/bad_lever.yaml --out $F/o => jit
+measure --grid $F/object.yaml --out $F/o => object.yaml
+measure --grid $F/no_points.yaml --budget -3 --out $F/o => --budget
+measure $SD --grid $F/no_points.yaml => does not go with --grid
+measure $SD --list => goes with --grid
+"""
+RUNS = """
+runs --results $F/none => none
+runs show nothing --results $F => nothing
+runs diff a --results $F => diff A B
+"""
 STUDY = """
 study extra => unrecognized arguments: extra
 study --only 99 => no notebook with number 99; there are
@@ -435,7 +483,7 @@ def _lines(table):
     return [tuple(part.strip() for part in line.split("=>")) for line in table.splitlines() if "=>" in line]
 
 
-AT_SHELL = _lines("".join((SHELL, LISTS, NAMES, REQUESTS, PROJECT, MEASURE, STUDY)))
+AT_SHELL = _lines("".join((SHELL, LISTS, NAMES, REQUESTS, PROJECT, MEASURE, VALIDATE, DEGREES, GRIDS, RUNS, STUDY)))
 
 
 def test_there_are_at_least_two_hundred():
