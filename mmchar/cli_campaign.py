@@ -1,9 +1,10 @@
 """The shell's ways to measure more than one model: a grid, a machine's ceilings, and packing what was cut off."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
+
+from mmchar.cli_output import print_json
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +79,7 @@ def run_grid(args: argparse.Namespace) -> int:
     if args.list:
         own = [args.out] if args.out and Path(args.out).is_dir() else []  # a first campaign has no folder yet
         listed = list_campaign(args.grid, have=[*(args.have or ()), *own])
-        _print_json({"points": listed}) if args.json else _print_listed(listed)
+        print_json({"points": listed}) if args.json else _print_listed(listed)
         return 0
     if not args.out:
         raise ValueError("--grid needs --out, the folder of the results")
@@ -88,7 +89,7 @@ def run_grid(args: argparse.Namespace) -> int:
     statuses = campaign.counts(rows)
     if args.json:
         keys = ("id", "status", "reason", "asked", "hardware", "expect_s", "took_s")
-        _print_json({"statuses": statuses, "points": [{key: row.get(key) for key in keys} for row in rows]})
+        print_json({"statuses": statuses, "points": [{key: row.get(key) for key in keys} for row in rows]})
     else:
         print(", ".join(f"{many} {status}" for status, many in statuses.items()))
     return campaign.exit_code(rows)
@@ -104,7 +105,7 @@ def run_ceilings(args: argparse.Namespace) -> int:
     path = save_ceilings(args.out, table)
     reached = {kind: int(many) for kind, many in table.groupby("status")["op"].count().items()}
     if args.json:
-        _print_json({"file": path.name, "statuses": reached})
+        print_json({"file": path.name, "statuses": reached})
     else:
         print(f"{path.name}: " + ", ".join(f"{many} {status}" for status, many in reached.items()))
     return 0
@@ -119,7 +120,7 @@ def run_pack(args: argparse.Namespace) -> int:
     found, problems = load_points(args.out, tables=False)
     left = pack(args.out)
     if args.json:
-        _print_json({"points": len(found), "left": left, "damaged": problems})
+        print_json({"points": len(found), "left": left, "damaged": problems})
         return 0
     for problem in problems:
         print(problem)
@@ -128,7 +129,3 @@ def run_pack(args: argparse.Namespace) -> int:
 
 
 RUN = {"grid": run_grid, "ceilings": run_ceilings, "pack": run_pack}
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, allow_nan=False))
