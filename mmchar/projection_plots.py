@@ -1,4 +1,7 @@
-"""Figures of projections: beside published speeds, across GPUs, and on several of them. A tidy table in, axes out."""
+"""Figures of projections: beside published speeds, across GPUs, and on several of them. A tidy table in, axes out.
+
+Bars are plain, as those of all projections; hatching is for what was measured.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BOUND_COLORS = {"compute": PALETTE[0], "memory": PALETTE[1], "launch": PALETTE[7], "communication": PALETTE[6]}
-HATCH = "//"  # what is projected, as opposed to measured
 
 
 def beside_published(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
@@ -26,7 +28,7 @@ def beside_published(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axe
     ax = axes(ax, width=9.0, height=0.32 * len(table) + 1.2)
     place = np.arange(len(table))
     reach = [table["ratio"] - table["low"], table["high"] - table["ratio"]]
-    ax.barh(place, table["ratio"], color=PALETTE[0], hatch=HATCH, edgecolor="white", height=0.7)
+    ax.barh(place, table["ratio"], color=PALETTE[0], edgecolor="white", height=0.7)
     ax.errorbar(table["ratio"], place, xerr=reach, fmt="none", color="0.2", capsize=2, linewidth=1)
     ax.axvline(1.0, color="0.3", linewidth=1)
     ax.set_yticks(place, table["label"], fontsize=8)
@@ -76,7 +78,7 @@ def what_bounds(table: "pd.DataFrame", *, label: str, ax: "Axes | None" = None) 
     place = np.arange(len(table))
     for bound in [name for name in BOUND_COLORS if name in table]:
         share = table[bound].fillna(0).to_numpy()
-        ax.barh(place, share, left=left, color=BOUND_COLORS[bound], hatch=HATCH, edgecolor="white", label=bound)
+        ax.barh(place, share, left=left, color=BOUND_COLORS[bound], edgecolor="white", label=bound)
         left += share
     for where, time_s in zip(place, table["time_s"], strict=True):
         ax.text(101, float(where), f"{time_s:.3g} s", va="center", fontsize=8)
