@@ -26,6 +26,7 @@ CATEGORY_COLORS = {
     "Data movement": PALETTE[9],
     "Communication": PALETTE[6],
     "Uncounted": PALETTE[7],
+    "Idle": "#d9d9d9",  # no operator: the GPU waits for its host
 }
 FAMILY_COLORS = {  # families of the same kind share a hue, in different shades
     "latent_diffusion": PALETTE[0],
@@ -106,7 +107,7 @@ def operator_breakdown(data: "pd.DataFrame", *, label: str, unit: str = "s", ax:
         bars = ax.barh(order, share, left=left, color=color, edgecolor="white", lw=0.5)
         for bar, name in zip(bars, order, strict=True):
             bar.set_hatch(HATCH.get(kinds[name], ""))
-        ink = "black" if category == "Elementwise" else "white"
+        ink = "black" if category in ("Elementwise", "Idle") else "white"
         behind = {"facecolor": color, "edgecolor": "none", "pad": 1.0}  # keeps a number legible on a hatch
         for name, part, start in zip(order, share, left, strict=True):
             if part >= 4:
