@@ -39,8 +39,9 @@ def ladder_bars(
         ax.barh(where, value.fillna(0), high, color=PALETTE[index], edgecolor="white", lw=0.5, hatch=HATCH[kind],
                 label=f"{kind}, {machine}", xerr=spread, error_kw={"lw": 1})  # fmt: skip
         for y, each in zip(where, value, strict=True):
-            text = f" {each:.3g}" if each == each else " not in a projection"
-            ax.text(0 if each != each else each, y, text, va="center", fontsize=8)
+            text = f"{each:.3g}" if each == each else "not in a projection"
+            behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}
+            ax.text(0.012, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=8, bbox=behind)
     said = data[data["time_kind"] == "published"]
     if len(said):
         at = [order.index(rung) for rung in said["rung"]]
