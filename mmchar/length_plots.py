@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from mmchar.plots import FAMILY_COLORS, HATCH, KIND_COLORS, PALETTE, axes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import pandas as pd
     from matplotlib.axes import Axes
@@ -65,12 +65,13 @@ def matrix(
     order = [list(dict.fromkeys(data[name])) for name in (row, column)]
     wide = data.pivot_table(index=row, columns=column, values=value, aggfunc="first", observed=True)
     wide = wide.reindex(index=order[0], columns=order[1]).astype(float)
-    ax = axes(ax, width=2.5 + 0.75 * len(order[1]), height=1.6 + 0.42 * len(order[0]))
+    ax = axes(ax, width=2.5 + 0.75 * len(order[1]) + _label_room(order[0]), height=1.6 + 0.42 * len(order[0]))
     sns.heatmap(wide, annot=True, fmt=f".{digits}f", cmap="crest", ax=ax, linewidths=1, linecolor="white",
                 annot_kws={"fontsize": 8}, cbar_kws={"label": unit})  # fmt: skip
     inside = [] if band is None else zip(*((wide >= band[0]) & (wide <= band[1])).to_numpy().nonzero(), strict=True)
     for y, x in inside:
         ax.add_patch(plt.Rectangle((x + 0.03, y + 0.03), 0.94, 0.94, fill=False, edgecolor="black", lw=1.6))
+    ax.grid(visible=False)  # else it shows through cells without a value
     ax.tick_params(axis="y", rotation=0, labelsize=9)
     ax.tick_params(axis="x", labelsize=9)
     if max(len(str(name)) for name in order[1]) > 5:
@@ -185,21 +186,28 @@ def share_bars(
     reference : float, optional
         A stated share in percent, drawn as a line and named by ``says``.
     """
-    ax = axes(ax, height=1.6 + 0.34 * len(data))
+    ax = axes(ax, width=8.0 + _label_room(data[label]), height=1.6 + 0.34 * len(data))
     rows = data.iloc[::-1]
     bars = ax.barh(rows[label], rows["share"], color=KIND_COLORS["temporal"], edgecolor="white", lw=0.5)
     found = rows[["time_kind", "share", "total_s"]].itertuples(index=False, name=None)
     for bar, (kind, share, total) in zip(bars, found, strict=True):
         bar.set_hatch(HATCH.get(kind, ""))
         where = bar.get_y() + bar.get_height() / 2
-        ax.text(share + 1, where, f"{share:.0f} % of {total:,.3g} s", va="center", fontsize=8)
+        amount = f"{total:,.0f}" if total >= 1000 else f"{total:.3g}"
+        ax.text(share + 1, where, f"{share:.0f} % of {amount} s", va="center", fontsize=8)
     if reference is not None:
         ax.axvline(reference, color="black", lw=1.2, ls="--")
         ax.text(reference, 1.01, says, ha="center", va="bottom", fontsize=8, transform=ax.get_xaxis_transform())
     ax.set(xlim=(0, 125), xlabel=xlabel, ylabel="")
     ax.set_xticks(range(0, 101, 20))
+    ax.margins(y=0.02)
     ax.grid(axis="y", visible=False)
     return ax
+
+
+def _label_room(names: "Iterable[object]", letters: int = 30) -> float:
+    """Inches to add to a figure's width for row labels longer than what its width is meant for."""
+    return 0.09 * max(0, max((len(str(name)) for name in names), default=0) - letters)
 
 
 def _legend_outside(ax: "Axes") -> None:

@@ -21,7 +21,7 @@ from mmchar.roofline import project
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mmchar.measured_shares import Run
+    from mmchar.measured_runs import Run
 
 UNKNOWN = ("channels_last", "fused_qkv")  # levers that a projection cannot express
 _PEAKS = {"int8-dynamic": "int8", "fp8-dynamic": "fp8"}

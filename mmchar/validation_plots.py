@@ -1,4 +1,4 @@
-"""Figures of how far projections are from measurements."""
+"""Figures of how far projections and counts are from measurements."""
 
 import io
 from pathlib import Path
@@ -36,6 +36,26 @@ def plot_predicted_against_measured(table: "pd.DataFrame", *, ax: "Axes | None" 
     ax.set(xscale="log", yscale="log", xlim=ends, xlabel="measured by others (s)", ylabel="projected (s)")
     ax.set_title(f"{len(table)} measurements, median absolute error {overall['mdape_latency']:.1f} %")
     ax.legend(fontsize="small")
+    return ax
+
+
+def plot_measured_against_counted(
+    data: "pd.DataFrame", *, counted: str, measured: str, hue: str, style: str, unit: str, ax: "Axes | None" = None
+) -> "Axes":
+    """Measured against counted amounts, both axes logarithmic, with the line of perfect agreement.
+
+    Parameters
+    ----------
+    data : DataFrame
+        Columns ``counted`` and ``measured``, positive and in ``unit``, and what colours and markers stand for.
+    """
+    ax = axes(ax, width=7.0, height=5.0)
+    sns.scatterplot(data, x=counted, y=measured, hue=hue, style=style, palette="colorblind", s=44, alpha=0.8, ax=ax)
+    values = data[[counted, measured]].astype(float)
+    ends = np.array([values.min().min() / 1.5, values.max().max() * 1.5])
+    ax.plot(ends, ends, color="0.3", linewidth=1, label="measured = counted", zorder=0)
+    ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel=f"counted ({unit})", ylabel=f"measured ({unit})")
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     return ax
 
 

@@ -6,6 +6,8 @@ import time
 import numpy as np
 import pandas as pd
 
+from mmchar.measured import write_point
+
 PARAMETERS = """\
 # what to run
 out_dir = "../results/{stem}"  # where the result goes
@@ -85,3 +87,12 @@ def wait_for(path, seconds=60):
     while not path.exists() or not path.read_text():
         assert time.monotonic() < end, f"{path.name} did not come"
         time.sleep(0.05)
+
+
+def save_measured(folder, name, table, *, hardware="a processor, 1 threads", **changes):
+    """Write a measured table as a campaign does."""
+    asked = {key: table.attrs[key] for key in ("device", "dtype", "attention", "tiny", "levers")}
+    asked |= {"model": table.attrs["model"], "request": {}, "stages": None, "samples": 2, "warmup": 1, **changes}
+    facts = {key: value for key, value in table.attrs.items() if key != "versions"}
+    row = {"id": name, "status": "ok", "reason": "", "asked": asked, "hardware": hardware, "attempts": 1}
+    write_point(folder, {**row, "facts": facts}, table)

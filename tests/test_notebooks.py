@@ -5,8 +5,11 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from samples import save_measured
 
+from mmchar import measure
 from mmchar.batch import run_notebook
 from mmchar.notebooks import cell_source, load_notebook
 from mmchar.parameters import read_parameters
@@ -87,13 +90,39 @@ def test_the_expectation_stands_before_the_first_run(path):
     assert runs and expects and min(expects) < min(runs)
 
 
+@pytest.fixture(scope="module")
+def measured_dir(tmp_path_factory):
+    """What campaigns of scaled-down models would have left: a pair of kernels, a decoder, attention over time."""
+    folder = tmp_path_factory.mktemp("measured")
+    wanted = [("stable-diffusion-1.5", "denoise", ["flash", "eager"]), ("llama-2-7b", "decode", ["flash"])]
+    for model, stage, kernels in [*wanted, ("modelscope-t2v-1.7b", "denoise", ["flash"])]:
+        for kernel in kernels:
+            options = {"tiny": True, "stages": [stage], "samples": 2, "attention": kernel, "progress": False}
+            save_measured(folder / "cpu", f"{model}-{kernel}", measure(model, **options))
+    return folder
+
+
+MEASURED = {  # tables that hold what was measured beside something else
+    "02": "measured_published",
+    "03": "measured_published",
+    "04": "measured_memory",
+    "05": "measured",
+    "06": "ladder",
+}
+
+
 @pytest.mark.notebook
 @every_notebook
-def test_a_notebook_runs_on_small_parameters(path, tmp_path, kernels):
+def test_a_notebook_runs_on_small_parameters(path, tmp_path, kernels, measured_dir):
     out_dir = tmp_path / "results" / path.stem
-    run = run_notebook(path, out_dir, {"quick": True, "figures_dir": str(tmp_path / "figures")}, timeout_s=600)
+    given = {"quick": True, "figures_dir": str(tmp_path / "figures")}
+    if "measured_dir" in read_parameters(path):
+        given["measured_dir"] = str(measured_dir)
+    run = run_notebook(path, out_dir, given, timeout_s=600)
     assert run.status == "ok", run
     result = read_result(out_dir)
+    if table := MEASURED.get(path.name[:2]):
+        assert "cpu" in set(pd.read_parquet(out_dir / result["tables"][table]["files"][0])["machine"])
     assert result["checks"] and result["parameters"]["quick"] is True
     assert result["parameters"].keys() == read_parameters(path).keys() - WHERE_AND_HOW
 
