@@ -8,7 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from mmchar import batch
+from mmchar import papermill_process
+from mmchar.batch import run_notebook
 from mmchar.identity import notebook_identity
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "00_start_here.ipynb"
@@ -18,7 +19,7 @@ ROUNDS = 5
 def bench_run(folder: Path) -> None:
     """A whole run of a notebook that saves nothing, less the time of its papermill process."""
     inside: list[float] = []
-    watch = batch._watch
+    watch = papermill_process._watch
 
     def timed(*given: object) -> str:
         start = time.perf_counter()
@@ -29,13 +30,13 @@ def bench_run(folder: Path) -> None:
 
     notebook = folder / "00_empty.ipynb"
     notebook.write_text(_empty_notebook())
-    batch._watch = timed
+    papermill_process._watch = timed
     took = []
     for number in range(ROUNDS):
         start = time.perf_counter()
-        batch.run_notebook(notebook, folder / f"{number}", force=True)
+        run_notebook(notebook, folder / f"{number}", force=True)
         took.append(time.perf_counter() - start)
-    batch._watch = watch
+    papermill_process._watch = watch
     over = [all_ - papermill for all_, papermill in zip(took, inside, strict=True)]
     print(
         f"batch, one run: {statistics.median(took):.2f} s, of which papermill and its kernel "

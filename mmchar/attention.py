@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-KINDS = ("self", "cross", "joint", "spatial", "temporal", "causal")
 BACKENDS = ("flash", "eager")
 FLASH_MAX_HEAD_DIM = 256  # flash-attention README, "head dimensions up to 256"
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
@@ -31,6 +30,11 @@ _ONE_SEQUENCE = {
 }
 
 
+def item_bytes(rows: "pd.DataFrame") -> "pd.Series":
+    """Bytes of one number of each row's numeric type."""
+    return rows["dtype"].astype(str).map(ITEM_BYTES).astype("int64")
+
+
 def attention_flop(
     q_len: int, kv_len: int, *, batch: int, heads: int, head_dim: int, value_dim: int | None = None
 ) -> int:
@@ -47,16 +51,6 @@ def similarity_bytes(q_len: int, kv_len: int, *, batch: int, heads: int, item_by
     For an image of side L a U-Net's self attention has q_len = kv_len ~ L^2, hence O(L^4).
     """
     return batch * heads * q_len * kv_len * item_bytes
-
-
-def eager_extra_bytes(similarity: int, *, has_mask: bool) -> tuple[int, int]:
-    """(read, written) bytes of standard attention on top of q, k, v, mask and out.
-
-    Standard attention writes S, reads S, writes P = softmax(S), reads P (Algorithm 0); adding a mask reads and
-    writes S once more.
-    """
-    passes = 3 if has_mask else 2
-    return passes * similarity, passes * similarity
 
 
 def kernels_per_call(backend: str, has_mask: bool) -> int:
@@ -135,8 +129,9 @@ def use_backend(table: "pd.DataFrame", backend: str) -> "pd.DataFrame":
     masked = rows["mask_bytes"] > 0
     was_eager = rows["backend"].isin(("eager", "math"))
     change = ((backend == "eager") * 1 - was_eager * 1) * rows["calls"]
-    item = rows["dtype"].astype(str).map(ITEM_BYTES).astype("int64")
+    item = item_bytes(rows)
     similarity = rows["batch"] * rows["heads"] * rows["q_len"] * rows["kv_len"] * item
+    # S and P = softmax(S) are written and read (Algorithm 0); adding a mask reads and writes S once more
     passes = masked.map({True: 3, False: 2}).astype("int64")
     for column in ("read_bytes", "write_bytes"):
         out.loc[core, column] += change * passes * similarity

@@ -6,12 +6,8 @@ replaces when it is good, under a lock that the system lets go of when the batch
 """
 
 import errno
-import importlib.util
-import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -19,27 +15,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmchar.files import atomic_write, finish_replace, set_aside
+from mmchar.attempts import file_run, keep_executed, keep_only_log, recover, say
 from mmchar.identity import differences, notebook_identity, run_id
 from mmchar.locks import held, run_lock
-from mmchar.notebooks import last_cell, load_notebook, without_attempt
+from mmchar.papermill_process import execute, relative_path, require_papermill
 from mmchar.parameters import check_parameters, read_parameters
 from mmchar.provenance import provenance
-from mmchar.records import KILLED, attempt_folder, read_result, read_status, replace_result, run_state, write_status
+from mmchar.records import read_result
+from mmchar.run_state import attempt_folder, run_state, write_status
 
 KEPT = "kept"
-_ENDED = {"ok": "ended", "failed": "failed", "died": "died", "timed out": "timed out"}  # the others: "was ..."
-
-# papermill as `python -m papermill`, which ends with the batch: its standard input is a pipe that only the batch holds.
-_PAPERMILL = """
-import os, runpy, sys, threading
-def end_with_the_batch():
-    os.read(0, 1)
-    os._exit(1)
-threading.Thread(target=end_with_the_batch, daemon=True).start()
-sys.argv[0] = "papermill"
-runpy.run_module("papermill", run_name="__main__")
-"""
+_ENDED = {"failed": "failed", "died": "died", "timed out": "timed out"}  # the others: "was ..."
 
 
 @dataclass(frozen=True)
@@ -118,14 +104,14 @@ def run_notebook(
         if stop.is_set():
             raise InterruptedError
         if not told and waited_s > 1:
-            _say(f"{out_dir.name}: another process is running it; waiting")
+            say(f"{out_dir.name}: another process is running it; waiting")
             told = True
 
     try:
         with held(run_lock(out_dir), waits=waits):
             if out_dir.exists() and not os.access(out_dir, os.W_OK):  # seen before the hours of the run, not after
                 raise PermissionError(errno.EACCES, "it is read-only")
-            _recover(out_dir, notebook.stem)
+            recover(out_dir, notebook.stem)
             identity = notebook_identity(notebook, given)
             why = "forced" if force else why_run(out_dir, identity, notebook)
             if not why:
@@ -135,6 +121,14 @@ def run_notebook(
         return RunStatus(notebook.stem, "interrupted", 0.0, message="not started")
     except OSError as error:
         raise ValueError(f"cannot write to {out_dir}: {error.strerror}; choose another results folder") from error
+
+
+def run_one(run: Run, *, timeout_s: float, stop: threading.Event) -> RunStatus:
+    """As `run_notebook`, but a folder that cannot be written is a run that failed: the others of a batch go on."""
+    try:
+        return run_notebook(run.notebook, run.out_dir, run.parameters, timeout_s=timeout_s, stop=stop, force=run.force)
+    except ValueError as error:
+        return RunStatus(run.notebook.stem, "failed", 0.0, message=str(error))
 
 
 def why_run(
@@ -163,46 +157,6 @@ def why_run(
     )
 
 
-def _say(line: str) -> None:
-    print(f"mmchar: {line}", file=sys.stderr, flush=True)
-
-
-def _recover(out_dir: Path, name: str) -> None:
-    """Bring a folder into order that a killed batch or a damaged disk left; its lock is held."""
-    finish_replace(out_dir)
-    if out_dir.is_dir():
-        _set_aside_damaged(out_dir)
-    new = attempt_folder(out_dir)
-    if not new.exists():
-        return
-    try:
-        status = read_status(new)
-    except ValueError:
-        status = {}
-    if not status:  # killed before it began
-        _say(f"{set_aside(new).name}: left by a killed batch") if any(new.iterdir()) else new.rmdir()
-        return
-    if status["status"] == "running":
-        _kill_marked(status.get("mark", ""))
-        cell, _ = _keep_executed(new, out_dir, name)
-        status |= {"status": "died", "cell": cell, "message": KILLED}
-    _file(out_dir, new, name, status)
-
-
-def _set_aside_damaged(out_dir: Path) -> None:
-    try:
-        status = read_status(out_dir)
-    except ValueError as error:
-        status = {}
-        _say(f"{error}; it is kept as {set_aside(out_dir / 'status.json').name}")
-    if not (out_dir / "result.json").exists() and status.get("status") != "ok" and not status.get("earlier"):
-        return
-    try:
-        read_result(out_dir)
-    except ValueError as error:
-        _say(f"{error}; the folder is kept as {set_aside(out_dir).name}")
-
-
 def _run(
     notebook: Path,
     out_dir: Path,
@@ -219,8 +173,8 @@ def _run(
     write_status(new, asdict(RunStatus(name, "running", 0.0, id=id_)) | known)
     start, cell = time.monotonic(), 0
     try:
-        code, ended = _execute(notebook, new, given, (mark, id_), timeout_s, stop)
-        cell, message = _keep_executed(new, out_dir, name)
+        code, ended = execute(notebook, new, given, (mark, id_), timeout_s, stop)
+        cell, message = keep_executed(new, out_dir, name)
         status, message = _judge(new, name, code, ended, message)
     except OSError as error:
         status, message = "failed", error.strerror or str(error)
@@ -229,140 +183,13 @@ def _run(
         known["identity"] = identity | {"package": "edited while it ran"}
     run = RunStatus(name, status, round(time.monotonic() - start, 3), cell if status != "ok" else 0, message, id_)
     try:
-        _file(out_dir, new, name, asdict(run) | known)
+        file_run(out_dir, new, name, asdict(run) | known)
         return run
     except OSError as error:  # the disk is full: give back what the run took, so that its status can be written
         failed = RunStatus(name, "failed", run.seconds, cell, error.strerror or str(error), id_)
-        _empty(new)
-        _file(out_dir, new, name, asdict(failed) | known)
+        keep_only_log(new)
+        file_run(out_dir, new, name, asdict(failed) | known)
         return failed
-
-
-def _empty(folder: Path) -> None:
-    """Remove all but the status and the log."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name not in ("status.json", "run.log"):
-            path.unlink()
-
-
-def _file(out_dir: Path, new: Path, name: str, status: dict[str, Any]) -> None:
-    """Put a run that is over in its place: all of it where it is good or nothing good is there, else its log only.
-
-    What is to be done follows from the files alone, so that it can be done again where it was cut off.
-    """
-    try:
-        made = read_result(new)["sha256"]
-    except ValueError:
-        made = None
-    good = run_state(out_dir)[1] if status["status"] != "ok" else {}
-    earlier = {"result": good["sha256"], "id": good["id"], "identity": good["identity"]} if good else None
-    write_status(new, status | {"result": made, "earlier": earlier})
-    logs = {"run.log": "run.log", f"{name}.ipynb": f"{name}.latest.ipynb", "status.json": "status.json"}
-    if not good:
-        replace_result(out_dir, new, (*logs, f"{name}.latest.ipynb"))
-        return
-    for file, kept in logs.items():
-        if (new / file).exists():
-            os.replace(new / file, out_dir / kept)
-    shutil.rmtree(new)
-
-
-def require_papermill() -> None:
-    """Raise a ValueError if what a run needs is not installed."""
-    for package in ("papermill", "ipykernel"):
-        if importlib.util.find_spec(package) is None:
-            raise ValueError(f"{package} is not installed; pip install {package}")
-
-
-def relative_path(path: str | Path, folder: Path) -> str:
-    """The path as seen from the folder, with forward slashes."""
-    return Path(os.path.relpath(Path(path).resolve(), folder)).as_posix()
-
-
-def _execute(
-    notebook: Path, new: Path, given: dict[str, Any], marks: tuple[str, str], timeout_s: float, stop: threading.Event
-) -> tuple[int, str]:
-    """Exit code of papermill, and "timed out" or "interrupted" where it was ended from here."""
-    import yaml  # comes with papermill, which reads the parameters as YAML; so 1e-5 and '012' must be written as YAML
-
-    given = given | {"out_dir": relative_path(new, notebook.parent)}
-    part = relative_path(_part(new, notebook.stem), notebook.parent)
-    command = [sys.executable, "-c", _PAPERMILL, notebook.name, part, "--kernel", "python3", "--no-progress-bar"]
-    command += ["--parameters_yaml", yaml.safe_dump(given)]
-    options: dict[str, Any] = {"cwd": notebook.parent, "env": _environment(*marks), "start_new_session": True}
-    with open(new / "run.log", "wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, **options)
-        try:
-            ended = _watch(process, timeout_s, stop)
-        finally:
-            process.kill()
-            process.wait()
-            process.stdin.close()  # type: ignore[union-attr]  # it is a pipe
-            _kill_marked(marks[0])
-    return process.returncode, ended
-
-
-def _part(out_dir: Path, name: str) -> Path:
-    return out_dir / f".{name}.part.ipynb"
-
-
-def _environment(mark: str, id_: str) -> dict[str, str]:
-    """The environment of a run: ours, without a network for models, with figures drawn in the notebook."""
-    fixed = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "JUPYTER_PREFER_ENV_PATH": "1"}
-    fixed |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "MMCHAR_RUN": mark, "MMCHAR_RUN_ID": id_}
-    return {"HF_HUB_OFFLINE": "1", **os.environ, **fixed}
-
-
-def _watch(process: subprocess.Popen, timeout_s: float, stop: threading.Event) -> str:
-    end = time.monotonic() + timeout_s
-    try:
-        while process.poll() is None:
-            if stop.is_set():
-                return "interrupted"
-            if time.monotonic() > end:
-                return "timed out"
-            time.sleep(0.05)
-    except KeyboardInterrupt:
-        stop.set()
-        return "interrupted"
-    return ""
-
-
-def _kill_marked(mark: str) -> None:
-    """Kill what is left of a run: kernels live in sessions of their own, so their process group is not ours."""
-    import psutil  # comes with ipykernel
-
-    def marked(process: psutil.Process) -> bool:
-        try:
-            return process.environ().get("MMCHAR_RUN") == mark
-        except psutil.Error:
-            return False
-
-    for _ in range(5 if mark else 0):
-        left = [process for process in psutil.process_iter() if marked(process)]
-        if not left:
-            return
-        for process in left:
-            process.kill()
-        psutil.wait_procs(left, timeout=2)
-
-
-def _keep_executed(new: Path, out_dir: Path, name: str) -> tuple[int, str]:
-    """Keep the executed notebook, as if it had run in `out_dir`; the cell where it ended, and its error."""
-    part = _part(new, name)
-    if not part.exists():
-        return 0, ""
-    try:
-        executed = load_notebook(part)
-    except ValueError:  # killed while it was written
-        part.rename(new / f"{name}.ipynb.damaged")
-        return 0, ""
-    executed = without_attempt(executed, new.name, out_dir.name)
-    atomic_write(new / f"{name}.ipynb", json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
-    part.unlink()
-    return last_cell(executed)
 
 
 def _judge(new: Path, name: str, code: int, ended: str, error: str) -> tuple[str, str]:

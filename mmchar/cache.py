@@ -18,7 +18,7 @@ COUNTING = (
     *("architectures", "attention", "audio_calls", "calls", "closed_forms", "core_calls", "counting"),
     *("diffusion_calls", "diffusion_stages", "hstu", "inputs", "language_calls", "language_forms", "language_stages"),
     *("model_files", "models", "operators", "projectors", "request", "speech_calls", "stage", "stages", "trace"),
-    *("video_calls",),
+    *("transformer_block", "video_calls"),
 )
 
 

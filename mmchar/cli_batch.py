@@ -30,8 +30,7 @@ def run_study(args: argparse.Namespace) -> int:
 
 def run_runs(args: argparse.Namespace) -> int:
     """List the runs of a folder, show one, or compare two."""
-    from mmchar.records import read_runs
-    from mmchar.runs import diff_runs, show_run, text_of
+    from mmchar.runs import diff_runs, read_runs, show_run, text_of
 
     match args.what:
         case []:

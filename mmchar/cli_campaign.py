@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmchar.cli_output import print_json
+from mmchar.cli_output import check_out, print_json, print_table, save
+
+NUMBERS = ("first_s", "second_s", "ratio", "spread")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -12,6 +14,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grid", metavar="FILE", help="measure what is missing of this grid, the most valuable first")
     parser.add_argument("--ceilings", action="store_true", help="measure what this machine's operators reach at best")
     parser.add_argument("--pack", action="store_true", help="pack what a campaign that was cut off left in --out")
+    parser.add_argument(
+        "--compare", nargs=2, metavar="FOLDER", help="medians of what two campaigns both measured, side by side"
+    )
     parser.add_argument("--budget", type=_seconds, help="seconds that --grid or --ceilings may take in all")
     parser.add_argument("--have", metavar="FOLDER", action="append", help="results not to measure again; repeatable")
     parser.add_argument("--list", action="store_true", help="with --grid: what is missing, and its cost; runs nothing")
@@ -22,6 +27,7 @@ _MODES = {  # what may be given with each way to measure, beside --out and --jso
     "grid": ("budget", "have", "list", "retry"),
     "ceilings": ("budget", "device", "tiny"),
     "pack": (),
+    "compare": (),
 }
 
 
@@ -128,4 +134,24 @@ def run_pack(args: argparse.Namespace) -> int:
     return 0
 
 
-RUN = {"grid": run_grid, "ceilings": run_ceilings, "pack": run_pack}
+def run_compare(args: argparse.Namespace) -> int:
+    """Set two campaigns side by side; exits with 0 whether they agree or not."""
+    check_out(args.out)
+    from mmchar.comparison import compare_campaigns
+
+    table = compare_campaigns(*args.compare)
+    save(table, args.out)
+    if args.json:
+        print_json({"stages": table.to_dict("records")})
+        return 0
+    shown = table.drop(columns=["device", "tiny"])
+    print_table(shown.assign(**{name: shown[name].map("{:.4g}".format) for name in NUMBERS}))
+    off = (table["ratio"] - 1).abs()
+    print(
+        f"{len(table)} stages, {table['within'].sum()} within their spread; off by {100 * off.median():.1f} % in the "
+        f"median, {100 * off.max():.1f} % at most"
+    )
+    return 0
+
+
+RUN = {"grid": run_grid, "ceilings": run_ceilings, "pack": run_pack, "compare": run_compare}

@@ -1,19 +1,15 @@
-"""What several notebooks do with operator tables: choose models, sum, compare eager with fused attention, judge."""
+"""What the notebooks do with operator tables: choose models, sum, compare eager with fused attention, read, judge."""
 
-import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from mmchar.attention import ITEM_BYTES
 from mmchar.claims import PAPER
+from mmchar.counting import executions
 from mmchar.hardware import get_gpu
 from mmchar.models import get_spec, zoo_names
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from mmchar.models import Model
-    from mmchar.stages import Stage
 
 DECODE_FAMILIES = (  # most of the generation is one token after the other
     "autoregressive",
@@ -96,29 +92,7 @@ def diffusion_and_others(names: Sequence[str]) -> tuple[list[str], list[str]]:
     return diffusion, others
 
 
-def with_temporal_attention(names: Sequence[str]) -> list[str]:
-    """Those of the models that have attention over frames only, beside one over the positions of a frame.
-
-    Raises
-    ------
-    ValueError
-        None of them has; with those of the zoo that have.
-    """
-    found = [name for name in names if _has_temporal_attention(name)]
-    if not found:
-        able = ", ".join(filter(_has_temporal_attention, zoo_names()))
-        raise ValueError(f"no temporal attention in {', '.join(names)}; choose among {able}")
-    return found
-
-
-def _has_temporal_attention(name: str) -> bool:
-    from mmchar.seqlen import closed_form
-
-    spec = get_spec(name)
-    return "frames" in spec.request and "temporal" in set(closed_form(spec)["attention"])
-
-
-def totals(table: "pd.DataFrame", by: Sequence[str]) -> "pd.DataFrame":
+def totals(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Totals over repeats: ``by``, then ``calls``, ``flop``, ``bytes`` (read and written) and ``time_s`` (seconds)."""
     sums = table[[*by, "calls", "flop", "time_s"]].assign(bytes=table["read_bytes"] + table["write_bytes"])
     columns = ["calls", "flop", "bytes", "time_s"]
@@ -127,7 +101,7 @@ def totals(table: "pd.DataFrame", by: Sequence[str]) -> "pd.DataFrame":
     return out.astype({name: str for name in by if out[name].dtype == "category"})
 
 
-def compare_attention(eager: "pd.DataFrame", fused: "pd.DataFrame", by: Sequence[str]) -> "pd.DataFrame":
+def compare_attention(eager: pd.DataFrame, fused: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Totals of two tables of the same models side by side, and the gain from the fused kernel.
 
     Returns
@@ -142,7 +116,7 @@ def compare_attention(eager: "pd.DataFrame", fused: "pd.DataFrame", by: Sequence
     return add_gain(both)
 
 
-def add_gain(both: "pd.DataFrame") -> "pd.DataFrame":
+def add_gain(both: pd.DataFrame) -> pd.DataFrame:
     """The table of `compare_attention`, or sums of it, with intensities (FLOP/byte) and ``gain``."""
     return both.assign(
         intensity_eager=both["flop"] / both["bytes_eager"],
@@ -151,7 +125,7 @@ def add_gain(both: "pd.DataFrame") -> "pd.DataFrame":
     )
 
 
-def attention_on_sheet(lengths: "pd.DataFrame", *, gpu: str, dtype: str, head_dim: int = 64) -> "pd.DataFrame":
+def attention_on_sheet(lengths: pd.DataFrame, *, gpu: str, dtype: str, head_dim: int = 64) -> pd.DataFrame:
     """What the data sheet alone says of attention cores: no efficiencies, no launches.
 
     Parameters
@@ -179,7 +153,7 @@ def attention_on_sheet(lengths: "pd.DataFrame", *, gpu: str, dtype: str, head_di
     )
 
 
-def longest_by_step(table: "pd.DataFrame") -> "pd.DataFrame":
+def longest_by_step(table: pd.DataFrame) -> pd.DataFrame:
     """The longest sequence that attention sees in each step of one model's generation, all stages in order.
 
     The length of a causal attention is its keys' (what the cache has grown to), of every other its queries'; temporal
@@ -191,10 +165,6 @@ def longest_by_step(table: "pd.DataFrame") -> "pd.DataFrame":
         ``stage``, ``step`` (counted over all stages), ``progress`` (% of all steps) and ``longest`` (tokens). A stage
         whose steps are all alike is given at its first and its last step.
     """
-    import pandas as pd
-
-    from mmchar.counting import executions
-
     rows = table[~table["attention"].isin(["", "temporal"])]
     length = rows["q_len"].where(rows["attention"] != "causal", rows["kv_len"])
     longest = length.groupby([rows["stage"].astype(str), rows["step"]], sort=False).max()
@@ -208,13 +178,11 @@ def longest_by_step(table: "pd.DataFrame") -> "pd.DataFrame":
     return out.assign(progress=100 * out["step"] / max(done - 1, 1))
 
 
-def length_readings(table: "pd.DataFrame") -> "pd.Series":
+def length_readings(table: pd.DataFrame) -> pd.Series:
     """How much the sequence length of a denoiser varies, by every reading that we can think of (times).
 
     Lengths are those of attention over positions in the denoising stages (self, joint, spatial).
     """
-    import pandas as pd
-
     rows = table[table["stage"].astype(str).str.startswith("denoise")]
     rows = rows[rows["attention"].isin(["self", "joint", "spatial"])]
     lengths = sorted({int(length) for length in rows["q_len"]})
@@ -238,109 +206,6 @@ def length_readings(table: "pd.DataFrame") -> "pd.Series":
         },
         name="ratio",
     )
-
-
-def temporal_readings(timed: "pd.DataFrame") -> "pd.DataFrame":
-    """Share of temporal attention in percent of temporal and spatial attention time, by what is called attention.
-
-    ``core``: the attention operator; ``core, cross too``: cross attention beside spatial; ``core and copies``: with the
-    layout copies around a transformer; ``block``: with the projections; ``module``: the whole transformer, with its
-    norms and feed-forward (and, of the spatial one, its cross attention).
-
-    Parameters
-    ----------
-    timed : DataFrame
-        Rows of one model with ``time_s``, projected or measured.
-
-    Returns
-    -------
-    DataFrame
-        One row per reading, named by the index: ``share`` (%) and ``total_s``, the seconds that it is a share of.
-    """
-    import pandas as pd
-
-    from mmchar.claims import attention_block
-
-    module, kind = timed["module"].astype(str), timed["attention"].astype(str)
-    over_time = module.str.contains(r"temp_attentions|transformer_in|temporal_(?:transformer_)?blocks|motion_modules")
-    beside = timed["stage"].isin(timed.loc[kind == "temporal", "stage"])  # a prior's blocks are not over space
-    over_space = module.str.contains(r"attentions\.|spatial_blocks") & ~over_time
-    over_space |= module.str.startswith("transformer_blocks.") & beside
-    temporal, spatial, moved = kind == "temporal", kind == "spatial", timed["category"] == "Data movement"
-    readings = {
-        "core": (temporal, spatial),
-        "core, cross too": (temporal, spatial | (kind == "cross") & over_space),
-        "core and copies": (temporal | moved & over_time, spatial | moved & over_space),
-        "block": (attention_block(timed, "temporal"), attention_block(timed, "spatial")),
-        "module": (over_time, over_space),
-    }
-    time_s = timed["time_s"] * timed["repeats"]
-    parts = {name: (time_s[rows].sum(), time_s[rows | other].sum()) for name, (rows, other) in readings.items()}
-    found = pd.DataFrame(parts, index=["temporal_s", "total_s"]).T
-    return pd.DataFrame({"share": 100 * found["temporal_s"] / found["total_s"], "total_s": found["total_s"]})
-
-
-def measure_one_stage(model: "Model", stage: "Stage", *, attention: str, samples: int = 3) -> "pd.DataFrame":
-    """The operator rows of one stage of a model on a real device, with measured time (seconds of one execution)."""
-    from mmchar.counting import rows_frame, stage_table
-    from mmchar.profiling import attention_backend, measure_stage
-
-    with attention_backend(attention):
-        timed, profiles = measure_stage(model, stage, samples=samples, warmup=1)
-    times = [statistics.median(each) for each in zip(*(one.time_s for one in profiles), strict=True)]
-    table = stage_table(rows_frame(profiles[0].rows), model, stage).assign(time_s=times, time_kind="measured")
-    table.attrs = {"median_s": timed.median_s, "samples": list(timed.samples_s), "attention": attention}
-    return table
-
-
-def measure_cores(sites: "pd.DataFrame", *, samples: int = 3) -> "pd.DataFrame":
-    """Attention cores of these shapes measured on this CPU in float32, on random numbers, one call each.
-
-    Parameters
-    ----------
-    sites : DataFrame
-        Columns ``batch``, ``heads``, ``q_len``, ``kv_len`` and ``head_dim``.
-    samples : int
-        Timed calls, after one that is not.
-
-    Returns
-    -------
-    DataFrame
-        With ``eager_s`` and ``fused_s``, medians in seconds of one call, ``copy_s``, of copying q to the layout of the
-        other axis (as pseudo-3D models do around temporal attention), and ``spread``, the largest IQR / median.
-    """
-    rows = [_measure_core(shape, samples) for shape in sites[list(_SHAPE)].itertuples(index=False, name=None)]
-    eager, fused, copy = zip(*rows, strict=True)
-    return sites.assign(
-        eager_s=[one.median_s for one in eager],
-        fused_s=[one.median_s for one in fused],
-        copy_s=[one.median_s for one in copy],
-        spread=[max(one.spread for one in row) for row in rows],
-        time_kind="measured",
-    )
-
-
-_SHAPE = ("batch", "heads", "q_len", "kv_len", "head_dim")
-
-
-def _measure_core(shape: tuple[int, ...], samples: int) -> tuple[Any, Any, Any]:
-    import torch
-    from torch.nn.functional import scaled_dot_product_attention as attend
-
-    from mmchar.profiling import attention_backend
-    from mmchar.timing import measure_time
-
-    batch, heads, q_len, kv_len, head_dim = shape
-    q = torch.randn(batch, heads, q_len, head_dim)
-    k, v = (torch.randn(batch, heads, kv_len, head_dim) for _ in range(2))
-    tokens = torch.randn(batch, q_len, heads * head_dim)  # [positions, frames, width] -> [frames, positions, width]
-    work = {"eager": lambda: attend(q, k, v), "flash": lambda: attend(q, k, v)}
-    found = []
-    for kernel, call in work.items():
-        with attention_backend(kernel):
-            found.append(measure_time(lambda call=call: call, samples=samples, label=kernel))  # type: ignore[misc]
-    copy = measure_time(lambda: lambda: tokens.transpose(0, 1).contiguous(), samples=samples, label="copy")
-    return found[0], found[1], copy
 
 
 def verdict(name: str, *, expected: Any, got: Any, good: bool, claim: str = "") -> dict[str, Any]:

@@ -4,7 +4,7 @@ import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmchar.files import atomic_write, check_file_name
 from mmchar.provenance import versions
@@ -19,8 +19,6 @@ def save_figure(
 ) -> Path:
     """The SVG's path; beside it go a PNG (150 dpi) and ``name.md``: the caption and what the figure was made from.
 
-    The same figure gives the same bytes: no dates and no random ids.
-
     Parameters
     ----------
     figure : matplotlib.figure.Figure
@@ -32,16 +30,22 @@ def save_figure(
     tables : iterable of DataFrame
         The tables behind the figure; models, GPUs and kinds of time are read from their columns.
     """
-    import matplotlib
-
     path = Path(figures_dir) / f"{check_file_name(name)}.svg"
-    with matplotlib.rc_context({"svg.hashsalt": "mmchar"}):
-        for suffix, options in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": 150})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix[1:], bbox_inches="tight", **options)
-            atomic_write(path.with_suffix(suffix), buffer.getvalue())
+    for suffix in (".svg", ".png"):
+        atomic_write(path.with_suffix(suffix), figure_bytes(figure, suffix))
     atomic_write(path.with_suffix(".md"), f"{caption.strip()}\n\n{_made_from(list(tables))}\n")
     return path
+
+
+def figure_bytes(figure: "Figure", suffix: str) -> bytes:
+    """The figure as ``.svg`` or ``.png`` (150 dpi); the same figure gives the same bytes: no dates, no random ids."""
+    import matplotlib
+
+    options: dict[str, Any] = {"metadata": {"Date": None}} if suffix == ".svg" else {"dpi": 150}
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "mmchar"}):
+        figure.savefig(buffer, format=suffix[1:], bbox_inches="tight", **options)
+    return buffer.getvalue()
 
 
 def _made_from(tables: list["pd.DataFrame"]) -> str:

@@ -8,6 +8,7 @@ import shutil
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> Path:
@@ -90,6 +91,12 @@ def checksum(data: bytes) -> str:
 def canonical_json(value: object) -> str:
     """JSON text that is the same for equal values; NaN and what JSON does not know raise ValueError or TypeError."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with its own checksum as ``sha256``; one that is not equal to its sealed self was changed."""
+    body = {key: item for key, item in value.items() if key != "sha256"}
+    return body | {"sha256": checksum(canonical_json(body).encode())}
 
 
 def check_file_name(name: str) -> str:

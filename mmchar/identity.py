@@ -19,7 +19,10 @@ from mmchar.provenance import SOURCE, machine, versions
 
 WHERE = ("out_dir", "figures_dir", "progress")  # parameters that say nothing about what a result is
 # These start runs and look at them; no number in a notebook comes from them.
-BATCH = ("batch", "cli", "identity", "locks", "runs", "slurm", "study", "zoo_page")
+BATCH = (
+    *("attempts", "batch", "cli", "cli_batch", "cli_campaign", "cli_generation", "cli_options", "cli_output"),
+    *("cli_reference", "identity", "locks", "papermill_process", "run_state", "runs", "slurm", "study", "zoo_page"),
+)
 
 
 def run_id(parts: Any) -> str:

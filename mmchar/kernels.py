@@ -1,18 +1,13 @@
-"""Which kernels ran and when: from a profiler pass that records nothing else, or from a recorded trace.
+"""Which kernels ran and when, from a profiler pass that records nothing else.
 
 With only the GPU's activities recorded, and no tracer, the host is slowed by about a microsecond per launch; this is
 the pass from which idle time is read, and the one that attributes compiled executions, by the names of their kernels.
 """
 
-import gzip
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
-
-_ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")  # Kineto's categories of what a GPU does
 
 
 class Kernel(NamedTuple):
@@ -42,28 +37,6 @@ def run_kernels(work: Callable[[], Any], device: str) -> list[Kernel]:
     ]
     found.sort(key=lambda kernel: (kernel.start_s, -kernel.end_s))
     return found if on_gpu else _outermost(found)
-
-
-def read_trace(path: str | Path) -> list[Kernel]:
-    """The kernels and copies of a Chrome trace as Kineto writes it (``.json`` or ``.json.gz``), in order of start.
-
-    Raises
-    ------
-    ValueError
-        A file that is no such trace.
-    """
-    path = Path(path)
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        events = json.loads(raw)["traceEvents"]
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path.name} is not a Chrome trace ({type(error).__name__}: {error})") from error
-    found = [
-        Kernel(event["name"], float(event["ts"]) / 1e6, (float(event["ts"]) + float(event["dur"])) / 1e6)
-        for event in events
-        if event.get("ph") == "X" and event.get("cat") in _ON_GPU
-    ]
-    return sorted(found, key=lambda kernel: kernel.start_s)
 
 
 def _of_gpu(event: Any) -> bool:

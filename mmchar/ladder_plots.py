@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mmchar.plots import HATCH, PALETTE, axes
+from mmchar.look import HATCH, PALETTE, axes
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
-from mmchar.plots import FAMILY_COLORS, HATCH, KIND_COLORS, PALETTE, axes
+from mmchar.look import FAMILY_COLORS, HATCH, KIND_COLORS, PALETTE, axes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmchar.attention import ITEM_BYTES, use_backend
-from mmchar.experiments import compare_attention, temporal_readings, totals
+from mmchar.experiments import compare_attention, totals
 from mmchar.hardware import list_gpus
+from mmchar.temporal import temporal_readings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +115,7 @@ def temporal_shares(runs: Sequence["Run"], *, gpu: str, dtype: str) -> "pd.DataF
     Returns
     -------
     DataFrame
-        As `mmchar.experiments.temporal_readings`, of the stages that were measured, and ``reading``, ``case`` (model,
+        As `mmchar.temporal.temporal_readings`, of the stages that were measured, and ``reading``, ``case`` (model,
         kernel), ``machine``, ``dtype``, ``time_kind``; empty without runs.
     """
     import pandas as pd

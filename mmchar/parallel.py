@@ -1,33 +1,28 @@
 """One generation on several GPUs: what one of them does, and what it sends to the others.
 
-Sequence parallelism as in xDiT: each GPU holds a share of the denoiser's tokens and all of its weights. Ulysses turns
-shares of tokens into shares of heads around each attention core; a ring passes keys and values on while it attends.
-Text encoders and image decoders run whole on each GPU. Rows shrink by the parts of `token_parts`; conditioning and
-weights do not shrink.
-
-**Source**: DeepSpeed-Ulysses, arXiv 2309.14509, section 3.3; Ring Attention, arXiv 2310.01889; USP, arXiv 2405.07719,
-and its code (yunchang: ``comm/all_to_all.py``, ``ring/utils.py``); xDiT, arXiv 2411.01738, and its code
-(``long_ctx_attention``: how text tokens join).
+Here the ways to share are chosen and joined with the two halves of guidance; each is in a file of its own:
+`sequence_parallel`, `patch_parallel`, `tensor_parallel`. Text encoders and image decoders run whole on each GPU. Rows
+of a denoiser shrink by the parts of `token_parts`; conditioning and weights do not shrink.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
-from mmchar.attention import ITEM_BYTES
-from mmchar.communication import extra_rows, message_rows
+from mmchar.communication import message_rows
 from mmchar.patch_parallel import displaced_patches, pipeline
 from mmchar.request import Request, from_mapping
+from mmchar.sequence_parallel import share_sequence
 from mmchar.tensor_parallel import split_weights
 from mmchar.token_parts import Count, image_part, text_part
 
 if TYPE_CHECKING:
     from mmchar.models import ModelSpec
 
-SHRINKING = ["flop", "read_bytes", "write_bytes", "mask_bytes", "live_bytes"]
+Share = Callable[[pd.DataFrame, pd.DataFrame, pd.DataFrame | None], pd.DataFrame]  # of a stage's rows, image, text
 
 
 @dataclass(frozen=True)
@@ -89,11 +84,6 @@ class Degrees:
         if len(shared) > 1:
             raise ValueError(f"{' and '.join(shared)} do not go together here; only cfg combines with another")
 
-    @property
-    def sequence(self) -> int:
-        """GPUs that share one sequence."""
-        return self.ulysses * self.ring
-
 
 def parallelize(
     table: pd.DataFrame,
@@ -136,167 +126,46 @@ def parallelize(
     request = spec.resolve(from_mapping(table.attrs["request"]))
     params = dict(table.attrs["params"])
     if degrees.tensor > 1:
-        plain, params = split_weights(plain, request, degrees.tensor, params)
+        plain, params = split_weights(plain, degrees.tensor, params)
     if degrees.cfg > 1:
         plain, request = _one_half_of_guidance(plain, spec, request, count)
-    if degrees.sequence > 1:
-        plain = _by_stage(
-            plain, spec, request, count, lambda rows, image, text: share_sequence(rows, image, text, degrees)
-        )
-    if degrees.patch > 1:
-        sides = (request.height, request.width)
-        plain = _by_stage(
-            plain,
-            spec,
-            request,
-            count,
-            lambda rows, image, text: displaced_patches(rows, image, text, degrees.patch, sides),
-        )
+    if share := _share(degrees, request):
+        plain = _by_stage(plain, spec, request, count, share)
     if degrees.pipefusion > 1:
-        many = degrees.pipefusion
-        plain = _by_stage(plain, spec, request, count, lambda rows, image, text: pipeline(rows, image, text, many))
-        params = {name: -(-n // many) if name in denoisers(plain) else n for name, n in params.items()}
+        shared = set(plain["component"][_denoising(plain)].astype(str))
+        params = {name: -(-n // degrees.pipefusion) if name in shared else n for name, n in params.items()}
     if degrees.cfg > 1:
         plain = _exchange_predictions(plain)
     out = plain.reset_index(drop=True).astype(dict.fromkeys(("op", "category", "attention", "overlap"), "category"))
-    shared = {f.name: getattr(degrees, f.name) for f in fields(degrees) if getattr(degrees, f.name) != 1}
-    out.attrs = {**table.attrs, "params": params, "gpus": degrees.gpus, "degrees": shared}
+    above_one = {f.name: getattr(degrees, f.name) for f in fields(degrees) if getattr(degrees, f.name) != 1}
+    out.attrs = {**table.attrs, "params": params, "gpus": degrees.gpus, "degrees": above_one}
     return out
 
 
-def denoisers(table: pd.DataFrame) -> list[str]:
-    """Components that denoise, whose work is shared."""
-    stage = table["stage"].astype(str)
-    return sorted(set(table["component"].astype(str)[stage.str.startswith("denoise")]))
+def _share(degrees: Degrees, request: Request) -> Share | None:
+    """How one GPU's share of a denoising stage is made; None where none is shared."""
+    if degrees.ulysses * degrees.ring > 1:
+        return partial(share_sequence, ulysses=degrees.ulysses, ring=degrees.ring)
+    if degrees.patch > 1:
+        return partial(displaced_patches, many=degrees.patch, sides=(request.height, request.width))
+    return partial(pipeline, many=degrees.pipefusion) if degrees.pipefusion > 1 else None
 
 
-def share_sequence(
-    rows: pd.DataFrame, image: pd.DataFrame, text: pd.DataFrame | None, degrees: Degrees
-) -> pd.DataFrame:
-    """Rows of one denoising stage as one of the GPUs that share its sequence runs them.
-
-    Text tokens that attend together with the image are shared as well where the GPUs divide them, as xDiT does, and
-    are otherwise on every GPU whole.
-    """
-    many = degrees.sequence
-    core = (rows["category"] == "Attention") & (rows["q_len"] > 0)
-    tokens = image["q_len"].where(core, 0)
-    over_image = core & (tokens > 0)
-    keys = image["kv_len"].where(core, 0)
-    full = over_image & (keys > 0)
-    _check_sequence(rows, full, tokens, degrees)
-    joint_text = (rows["q_len"] - tokens).where(full, 0)
-    splits = text is not None and joint_text.max() > 0 and (joint_text % many == 0).all()
-    out = rows.copy()
-    for column in SHRINKING:
-        part = image[column] if text is None or not splits else image[column] + text[column]
-        part = np.minimum(part, rows[column])
-        out[column] = rows[column] - part + -(-part // many)
-    crossed = over_image & ~full  # queries of the image, keys of the text, which every GPU has
-    out = _with_lengths(out, rows, crossed, rows["q_len"] // many, rows["heads"])
-    return _share_cores(
-        out, rows[full], tokens[full], joint_text[full] if not splits else 0 * joint_text[full], degrees
-    )
+def _denoising(table: pd.DataFrame) -> pd.Series:
+    """Which rows are of a denoising stage."""
+    return table["stage"].astype(str).str.startswith("denoise")
 
 
-def _share_cores(
-    out: pd.DataFrame, cores: pd.DataFrame, tokens: pd.Series, whole_text: pd.Series, degrees: Degrees
-) -> pd.DataFrame:
-    """The cores of self and joint attention over heads / U, in R steps of a ring, with what is sent around them.
-
-    ``whole_text`` tokens are on every GPU: their queries go through the all-to-all with the image's, so that each
-    core sees them U times, while their keys join one step of the ring (xDiT's ``joint_strategy``).
-    """
-    u, ring = degrees.ulysses, degrees.ring
-    item = cores["dtype"].astype(str).map(ITEM_BYTES).astype("int64")
-    width = cores["batch"] * cores["heads"] * cores["head_dim"] * item * cores["calls"]  # bytes of a token, all calls
-    shared = cores["q_len"] - whole_text
-    heads = cores["heads"] // u
-    q_len, kv_len = shared // ring + u * whole_text, shared // ring
-    first = _with_lengths(out, cores, cores.index, q_len, heads, kv_len + whole_text)
-    parts = [first.drop(index=cores.index), first.loc[cores.index]]
-    local_q = shared // degrees.sequence + whole_text  # [b, tokens / N, h, d] before the all-to-all
-    if u > 1:
-        q_and_out, k_and_v = 2 * local_q * width, 2 * (shared // degrees.sequence) * width
-        sent = (q_and_out + k_and_v) * (u - 1) // u
-        parts.append(message_rows(cores, "all_to_all", messages=4, sent_bytes=sent, peers=u - 1))
-        # before and after each, the tensor is laid out anew: [b, t, h, d] -> [u, t, b, h / u, d]
-        parts.append(
-            extra_rows(cores, "clone", "Data movement", calls=8 * cores["calls"], moved=2 * (q_and_out + k_and_v))
-        )
-    if ring > 1:
-        later = _with_lengths(cores, cores, cores.index, q_len, heads, kv_len, times=ring - 1)
-        parts.append(later.assign(mask_bytes=0, live_bytes=0))
-        sent = 2 * kv_len * width // u * (ring - 1)
-        parts.append(message_rows(cores, "send_recv", messages=ring - 1, sent_bytes=sent, overlap="attention"))
-        parts += _merge_rows(cores, q_len * width // u, ring)
-    return pd.concat(parts).sort_index(kind="stable")  # each beside its module
+def _with_denoising(table: pd.DataFrame, *rows: pd.DataFrame) -> pd.DataFrame:
+    """The table with other rows in the place of its denoising stages."""
+    mine = _denoising(table)
+    before = table.index < table.index[mine][0]
+    return pd.concat([table[before & ~mine], *rows, table[~before & ~mine]], ignore_index=True)
 
 
-def _merge_rows(cores: pd.DataFrame, out_bytes: pd.Series, ring: int) -> list[pd.DataFrame]:
-    """What joins a ring's partial outputs by their log-sum-exp: in float32, one pointwise operator after the other.
-
-    Per step after the first: out - block, its product with a sigmoid, and out minus that, each of two float32 tensors
-    into one; and five operators on the log-sum-exp, which has no head_dim. Per step one cast to float32, once one back.
-    """
-    calls, merges = cores["calls"], ring - 1
-    item = cores["dtype"].astype(str).map(ITEM_BYTES).astype("int64")
-    wide = out_bytes // item * 4
-    steps = wide * merges
-    big = extra_rows(cores, "sub", "Elementwise", calls=3 * merges * calls, moved=3 * steps)
-    big = big.assign(read_bytes=2 * big["read_bytes"])
-    small_bytes = 5 * steps // cores["head_dim"]
-    small = extra_rows(cores, "sigmoid", "Elementwise", calls=5 * merges * calls, moved=small_bytes)
-    cast = extra_rows(cores, "_to_copy", "Data movement", calls=(ring + 1) * calls, moved=out_bytes * ring + wide)
-    return [big, small, cast.assign(write_bytes=wide * ring + out_bytes)]
-
-
-def _with_lengths(
-    out: pd.DataFrame,
-    cores: pd.DataFrame,
-    where: pd.Series | pd.Index,
-    q_len: pd.Series,
-    heads: pd.Series,
-    kv_len: pd.Series | None = None,
-    times: int = 1,
-) -> pd.DataFrame:
-    """``out`` with other lengths in some attention rows, and the FLOPs and bytes that follow from them."""
-    out, c = out.copy(), cores.loc[where]
-    q, h, kv = q_len.loc[where], heads.loc[where], (c["kv_len"] if kv_len is None else kv_len.loc[where])
-    item = c["dtype"].astype(str).map(ITEM_BYTES).astype("int64")
-    calls = c["calls"] * times
-    rows = c["batch"] * h * calls
-    out.loc[where, "q_len"], out.loc[where, "kv_len"], out.loc[where, "heads"] = q, kv, h
-    out.loc[where, "calls"] = calls
-    pairs_were = c["batch"] * c["heads"] * c["calls"] * c["q_len"] * c["kv_len"]
-    out.loc[where, "flop"] = c["flop"] // pairs_were * rows * q * kv
-    mask = c["mask_bytes"] * kv // c["kv_len"]
-    out.loc[where, "mask_bytes"] = mask
-    out.loc[where, "read_bytes"] = rows * (q + 2 * kv) * c["head_dim"] * item + mask
-    out.loc[where, "write_bytes"] = rows * q * c["head_dim"] * item
-    return out
-
-
-def _check_sequence(rows: pd.DataFrame, full: pd.Series, tokens: pd.Series, degrees: Degrees) -> None:
-    stage = rows["stage"].iloc[0]
-    if tokens[full].nunique() != 1:
-        raise ValueError(f"stage {stage!r} does not attend over the image as one sequence; share it with patch")
-    if rows["attention"].isin(("temporal", "spatial")).any():
-        raise ValueError(f"stage {stage!r} attends over space and time apart; its sequence cannot be shared as one")
-    for heads in sorted(set(rows["heads"][full])):
-        if heads % degrees.ulysses:
-            raise ValueError(f"ulysses={degrees.ulysses} does not divide the {heads} heads of stage {stage!r}")
-    length = int(tokens[full].iloc[0])
-    if length % degrees.sequence:
-        many = f"ulysses x ring = {degrees.sequence}"
-        raise ValueError(f"{many} does not divide the {length} image tokens of stage {stage!r}")
-
-
-def _by_stage(
-    table: pd.DataFrame, spec: "ModelSpec", request: Request, count: Count, share: Callable[..., pd.DataFrame]
-) -> pd.DataFrame:
+def _by_stage(table: pd.DataFrame, spec: "ModelSpec", request: Request, count: Count, share: Share) -> pd.DataFrame:
     """The table with each denoising stage replaced by ``share(rows, image part, text part)``."""
-    mine = table["stage"].astype(str).str.startswith("denoise")
+    mine = _denoising(table)
     if not mine.any():
         raise ValueError(f"{spec.name} denoises nothing whose tokens GPUs could share; use tensor parallelism")
     names = list(dict.fromkeys(table["stage"][mine]))
@@ -314,8 +183,7 @@ def _by_stage(
         image_here = image.loc[here].reset_index(drop=True)
         text_here = None if text is None else _all_text(rows.loc[here], image.loc[here], text.loc[here])
         parts.append(share(rows.loc[here].reset_index(drop=True), image_here, text_here))
-    before = table.index < table.index[mine][0]
-    return pd.concat([table[before & ~mine], *parts, table[~before & ~mine]], ignore_index=True)
+    return _with_denoising(table, *parts)
 
 
 def _all_text(rows: pd.DataFrame, image: pd.DataFrame, text: pd.DataFrame) -> pd.DataFrame:
@@ -335,14 +203,12 @@ def _one_half_of_guidance(
         raise ValueError(f"cfg=2 needs guidance above 1; {spec.name} runs with {request.guidance}")
     alone = replace(request, guidance=1.0)
     half = count(alone)
-    half = half[half["stage"].astype(str).str.startswith("denoise")]
-    mine = table["stage"].astype(str).str.startswith("denoise")
+    half, mine = half[_denoising(half)], _denoising(table)
     work = [int((part["flop"] * part["repeats"]).sum()) for part in (table[mine], half)]
     if not mine.any() or work[0] != 2 * work[1]:
         raise ValueError(f"cfg=2: guidance of {spec.name} is not two equal halves")
     half = half.assign(overlap="none", peers=0).astype(dict.fromkeys(("op", "category", "attention", "backend"), str))
-    before = table.index < table.index[mine][0]
-    return pd.concat([table[before & ~mine], half, table[~before & ~mine]], ignore_index=True), alone
+    return _with_denoising(table, half), alone
 
 
 def _exchange_predictions(table: pd.DataFrame) -> pd.DataFrame:
@@ -350,7 +216,7 @@ def _exchange_predictions(table: pd.DataFrame) -> pd.DataFrame:
 
     A prediction has the size of what the last product or convolution of the stage wrote.
     """
-    products = table["stage"].astype(str).str.startswith("denoise") & table["category"].isin(("Linear", "Convolution"))
+    products = _denoising(table) & table["category"].isin(("Linear", "Convolution"))
     last = table[products].groupby(["stage", "step"], observed=True, sort=False).tail(1).assign(calls=1)
     sent = message_rows(last, "all_gather", messages=1, sent_bytes=last["write_bytes"])
     return pd.concat([table, sent], ignore_index=True)

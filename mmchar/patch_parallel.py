@@ -9,7 +9,8 @@ import re
 import numpy as np
 import pandas as pd
 
-from mmchar.attention import ITEM_BYTES
+from mmchar.attention import item_bytes
+from mmchar.attention_lengths import with_lengths
 from mmchar.communication import message_rows
 
 SYNCHRONOUS_PATCH_STEPS = 4  # DistriFusion, arXiv 2402.19481, section 5.1: warm-up steps with synchronous messages
@@ -36,17 +37,17 @@ def displaced_patches(
     out = rows.copy()
     for column in ["flop", *_BYTES]:
         out[column] = rows[column] - image[column] + -(-image[column] // many)
-    out = _attend_from_a_part(out, rows, over_image, rows["q_len"] - image["q_len"] + image["q_len"] // many)
-    item = rows["dtype"].astype(str).map(ITEM_BYTES).fillna(0).astype("int64")
+    fewer = (rows["q_len"] - image["q_len"] + image["q_len"] // many)[over_image]
+    out = with_lengths(out, rows[over_image], q_len=fewer)
     full = over_image & (image["kv_len"] > 0)
     cores = rows[full]
-    tokens = cores["batch"] * cores["heads"] * cores["head_dim"] * item[full] * cores["calls"]
+    width = cores["batch"] * cores["heads"] * cores["head_dim"] * cores["calls"] * item_bytes(cores)
     # k and v of one strip to each of the others
-    parts = [_gather(cores, 2 * image["kv_len"][full] // many * tokens, many)]
+    parts = [_gather(cores, 2 * image["kv_len"][full] // many * width, many)]
     norms = rows["op"] == "native_group_norm"
     statistics = (rows["write_bytes"] - image["write_bytes"])[norms]  # what a group norm writes besides the image
     parts.append(_gather(rows[norms], statistics, many))
-    halo = _halo_bytes(rows, image, item, sides)
+    halo = _halo_bytes(rows, image, sides)
     reach = rows[halo > 0]
     parts.append(message_rows(reach, "send_recv", messages=1, sent_bytes=halo[halo > 0], peers=2, overlap="stage"))
     step = pd.concat([out, *parts], ignore_index=True)
@@ -78,10 +79,9 @@ def pipeline(rows: pd.DataFrame, image: pd.DataFrame, text: pd.DataFrame | None,
     for column in ("flop", "read_bytes", "write_bytes", "mask_bytes"):
         part = np.minimum(once[column], rows[column])
         out[column] = part + (rows[column] - part) * many
-    out = _attend_from_a_part(out, rows, over_image, rows["q_len"] // many, times=many)
+    out = with_lengths(out, rows[over_image], q_len=rows["q_len"][over_image] // many, times=many)
     first = rows[over_image & (image["kv_len"] > 0)].iloc[[0]]
-    item = first["dtype"].astype(str).map(ITEM_BYTES)
-    hidden = (first["batch"] * first["q_len"] * first["heads"] * first["head_dim"] * item).astype("int64")
+    hidden = first["batch"] * first["q_len"] * first["heads"] * first["head_dim"] * item_bytes(first)
     first = first.assign(module="", module_type="", calls=1)
     sent = message_rows(first, "send_recv", messages=many, sent_bytes=hidden, overlap="stage")
     waited = message_rows(first, "send_recv", messages=many - 1, sent_bytes=hidden * (many - 1))
@@ -104,23 +104,7 @@ def _gather(sites: pd.DataFrame, own_bytes: pd.Series, many: int) -> pd.DataFram
     )
 
 
-def _attend_from_a_part(
-    out: pd.DataFrame, rows: pd.DataFrame, where: pd.Series, q_len: pd.Series, times: int = 1
-) -> pd.DataFrame:
-    """``out`` with fewer queries in some attention rows; all keys are still read, ``times`` times."""
-    c, q = rows[where], q_len[where]
-    item = c["dtype"].astype(str).map(ITEM_BYTES).astype("int64")
-    wide = c["batch"] * c["heads"] * c["head_dim"] * item * c["calls"] * times
-    out.loc[where, "q_len"] = q
-    out.loc[where, "flop"] = c["flop"] // c["q_len"] * q * times
-    mask = c["mask_bytes"] * times
-    out.loc[where, "mask_bytes"] = mask
-    out.loc[where, "read_bytes"] = wide * (q + 2 * c["kv_len"]) + mask
-    out.loc[where, "write_bytes"] = wide * q
-    return out
-
-
-def _halo_bytes(rows: pd.DataFrame, image: pd.DataFrame, item: pd.Series, sides: tuple[int, int]) -> pd.Series:
+def _halo_bytes(rows: pd.DataFrame, image: pd.DataFrame, sides: tuple[int, int]) -> pd.Series:
     """Bytes of the edge rows, above and below its strip, that a GPU sends for each convolution of kernel size 3.
 
     Kernel and height follow from what the row holds: ``[b, i, h, w] -> [b, o, h / s, w / s]`` with ``k x k`` weights.
@@ -130,7 +114,7 @@ def _halo_bytes(rows: pd.DataFrame, image: pd.DataFrame, item: pd.Series, sides:
     if not conv.any():
         return out
     batch = int(rows["batch"].max())
-    each = item[conv] * rows["calls"][conv]
+    each = item_bytes(rows[conv]) * rows["calls"][conv]
     written, read = image["write_bytes"][conv] / each, image["read_bytes"][conv] / each
     reach = rows["flop"][conv] / (2 * written * rows["calls"][conv])  # i * k * k
     weights = (rows["read_bytes"] - image["read_bytes"])[conv] / each

@@ -1,80 +1,32 @@
-"""One function per figure: a tidy table in, axes out. Nothing is computed that is not in the table.
+"""One function per figure: a tidy table in, axes out. Nothing is computed that is not in the table."""
 
-Colours are fixed here: one per operator category, model family and attention kind, from seaborn's palettes of ten hues.
-"""
+from typing import TYPE_CHECKING
 
-from typing import TYPE_CHECKING, Any
-
-import seaborn as sns
 from matplotlib import pyplot as plt
-from matplotlib.collections import PathCollection
 from matplotlib.patches import Patch
+
+from mmchar.look import (
+    CATEGORY_COLORS,
+    HATCH,
+    KIND_COLORS,
+    PALETTE,
+    axes,
+    by_family,
+    equal_markers,
+    legend_below,
+    legend_beside,
+    require,
+    style,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.legend import Legend
 
-PALETTE, DARK, BRIGHT = (sns.color_palette(name, 10).as_hex() for name in ("colorblind", "dark", "bright"))
-CATEGORY_COLORS = {
-    "Attention": PALETTE[3],
-    "Convolution": PALETTE[0],
-    "Linear": PALETTE[1],
-    "Normalization": PALETTE[2],
-    "Elementwise": PALETTE[8],
-    "Embedding": PALETTE[5],
-    "Data movement": PALETTE[9],
-    "Communication": PALETTE[6],
-    "Uncounted": PALETTE[7],
-    "Idle": "#d9d9d9",  # no operator: the GPU waits for its host
-}
-FAMILY_COLORS = {  # families of the same kind share a hue, in different shades
-    "latent_diffusion": PALETTE[0],
-    "diffusion_transformer": DARK[0],
-    "cascaded_diffusion": PALETTE[9],
-    "pixel_diffusion": DARK[9],
-    "image_embedding_diffusion": BRIGHT[9],
-    "audio_diffusion": PALETTE[8],
-    "audio_language_diffusion": DARK[8],
-    "video_cascade": PALETTE[2],
-    "video_diffusion": DARK[2],
-    "image_to_video": BRIGHT[2],
-    "video_transformer": PALETTE[4],
-    "parallel_decode": PALETTE[1],
-    "masked_image_transformer": DARK[1],
-    "encoder_decoder": PALETTE[3],
-    "autoregressive_image": DARK[3],
-    "early_fusion": BRIGHT[3],
-    "autoregressive": PALETTE[7],
-    "vision_language": PALETTE[5],
-    "linear_adaptor": DARK[5],
-    "vision_cross_attention": BRIGHT[5],
-    "any_to_any": PALETTE[6],
-    "spoken_answer": DARK[6],
-    "speech_translation": BRIGHT[6],
-    "zero_shot": DARK[7],
-    "retrieval": DARK[4],
-    "ranking": BRIGHT[4],
-}
-KIND_COLORS = {
-    "self": PALETTE[0],
-    "spatial": PALETTE[0],
-    "causal": PALETTE[7],
-    "cross": PALETTE[1],
-    "joint": PALETTE[4],
-    "temporal": PALETTE[3],
-}
-HATCH = {"projected": "", "measured": "///"}
-
-
-def style() -> None:
-    """The look of all figures; notebooks call it once."""
-    sns.set_theme(style="whitegrid", context="notebook", rc={"figure.dpi": 110, "axes.titlesize": "medium"})
-
-
-def axes(ax: "Axes | None", *, width: float = 8.0, height: float = 4.5) -> "Axes":
-    """The axes given, or new ones."""
-    return ax if ax is not None else plt.subplots(figsize=(width, height), layout="constrained")[1]
+__all__ = [
+    "KIND_COLORS", "plt", "style",  # for notebooks, which take them from here
+    "intensity", "memory_fit", "memory_timeline", "operator_breakdown", "roofline", "sensitivity", "size_and_compute",
+]  # fmt: skip
 
 
 def operator_breakdown(data: "pd.DataFrame", *, label: str, unit: str = "s", ax: "Axes | None" = None) -> "Axes":
@@ -89,7 +41,7 @@ def operator_breakdown(data: "pd.DataFrame", *, label: str, unit: str = "s", ax:
     unit : str
         Unit of ``value``.
     """
-    _require(data, label, "category", "value", "time_kind")
+    require(data, label, "category", "value", "time_kind")
     order: list = list(dict.fromkeys(data[label]))[::-1]
     wide = (
         data.pivot_table(index=label, columns="category", values="value", aggfunc="sum", observed=True)
@@ -122,7 +74,7 @@ def operator_breakdown(data: "pd.DataFrame", *, label: str, unit: str = "s", ax:
     ax.set_xticks(range(0, 101, 20))
     ax.grid(axis="y", visible=False)
     handles = [Patch(color=CATEGORY_COLORS[name], label=name) for name in shown]
-    _legend_below(ax, ncols=4, handles=handles)
+    legend_below(ax, ncols=4, handles=handles)
     return ax
 
 
@@ -135,7 +87,7 @@ def memory_timeline(data: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes"
         One row per call site in the order of execution: ``stage``, ``live_bytes`` (activations, fused attention) and
         ``live_eager_bytes`` (the same with attention that writes its similarity matrix).
     """
-    _require(data, "stage", "live_bytes", "live_eager_bytes")
+    require(data, "stage", "live_bytes", "live_eager_bytes")
     data = data.reset_index(drop=True)
     ax = axes(ax, height=4.0)
     eager = data["live_eager_bytes"] / 1e9
@@ -148,7 +100,7 @@ def memory_timeline(data: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes"
         ax.fill_between(data.index, live, color=color, label=label, step="mid", lw=0)
     ax.set(xlabel="operator calls in order, of repeated steps one", ylabel="activation memory (GB)", ylim=(0, None))
     ax.set_xlim(0, max(len(data) - 1, 1))
-    _legend_below(ax, ncols=2)
+    legend_below(ax, ncols=2)
     return ax
 
 
@@ -160,17 +112,17 @@ def size_and_compute(data: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes
     data : DataFrame
         ``model``, ``family``, ``params`` (number) and ``flop`` (of one generation).
     """
-    _require(data, "model", "family", "params", "flop")
+    require(data, "model", "family", "params", "flop")
     ax = axes(ax, height=4.8)
-    for family, rows in _by_family(data):
-        ax.scatter(rows["params"], rows["flop"], s=60, color=FAMILY_COLORS[family], label=_words(family), zorder=3)
+    for label, color, rows in by_family(data):
+        ax.scatter(rows["params"], rows["flop"], s=60, color=color, label=label, zorder=3)
     for number, row in enumerate(data.sort_values("flop").itertuples()):
         side, shift = ("right", -7) if number % 2 else ("left", 7)  # neighbours keep clear of each other
         place = (row.params, row.flop)
         ax.annotate(row.model, place, (shift, -3), textcoords="offset points", fontsize=8, ha=side)
     ax.set(xscale="log", yscale="log", xlabel="parameters of all components", ylabel="FLOP of one generation")
     ax.set_xlim(data["params"].min() / 4, data["params"].max() * 4)
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+    legend_beside(ax)
     return ax
 
 
@@ -187,12 +139,11 @@ def intensity(data: "pd.DataFrame", *, ridge: float, gpu: str, ax: "Axes | None"
     gpu : str
         Whose ridge it is, and whose time decides the areas.
     """
-    _require(data, "model", "family", "stage", "intensity", "share")
+    require(data, "model", "family", "stage", "intensity", "share")
     order = list(dict.fromkeys(data["model"]))
     ax = axes(ax, height=1.4 + 0.36 * len(order))
-    for family, rows in _by_family(data):
+    for label, color, rows in by_family(data):
         parts, whole = rows[rows["stage"] != "all"], rows[rows["stage"] == "all"]
-        color, label = FAMILY_COLORS[family], _words(family)
         place = [order.index(name) for name in parts["model"]]
         ax.scatter(parts["intensity"], place, s=10 + 2 * parts["share"], color=color, alpha=0.6, label=label, zorder=3)
         place = [order.index(name) for name in whole["model"]]
@@ -201,8 +152,7 @@ def intensity(data: "pd.DataFrame", *, ridge: float, gpu: str, ax: "Axes | None"
     ax.text(ridge, -0.9, f"ridge of {gpu}: {ridge:.0f} ", fontsize=8, ha="right", va="center", color="0.3")
     ax.set(xscale="log", xlabel="arithmetic intensity (FLOP per byte)", ylim=(len(order) - 0.4, -1.4))
     ax.set_yticks(range(len(order)), order)
-    legend = ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
-    _equal_markers(legend)
+    equal_markers(legend_beside(ax))
     return ax
 
 
@@ -221,15 +171,14 @@ def roofline(
     gpu : str
         Name of the GPU, for the roofs' labels.
     """
-    _require(data, "model", "family", "stage", "intensity", "flop_s", "share", "time_kind")
+    require(data, "model", "family", "stage", "intensity", "flop_s", "share", "time_kind")
     ax = axes(ax, width=9.0, height=5.2)
     ridge = peak_flop_s / bandwidth_bytes_s
     low, high = data["intensity"].min() / 2, max(data["intensity"].max(), ridge) * 25
     ax.plot([low, ridge, high], [low * bandwidth_bytes_s, peak_flop_s, peak_flop_s], color="0.2", lw=1.5, zorder=2)
     roofs = f"{gpu}: {peak_flop_s / 1e12:.0f} TFLOP/s, {bandwidth_bytes_s / 1e12:.2f} TB/s (data sheet)"
     ax.annotate(roofs, (ridge, peak_flop_s), (0, 6), textcoords="offset points", ha="center", fontsize=8)
-    for family, rows in _by_family(data):
-        color, label = FAMILY_COLORS[family], _words(family)
+    for label, color, rows in by_family(data):
         size = 10 + 3 * rows["share"]
         ax.scatter(rows["intensity"], rows["flop_s"], s=size, color=color, alpha=0.65, label=label, zorder=3)
     main = data[data["share"] >= 40].sort_values("flop_s")
@@ -241,8 +190,7 @@ def roofline(
     kinds = " and ".join(dict.fromkeys(data["time_kind"].astype(str)))
     ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(data["flop_s"].min() / 2, peak_flop_s * 2.5))
     ax.set(xlabel="arithmetic intensity (FLOP per byte)", ylabel=f"attained FLOP/s ({kinds})")
-    legend = ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
-    _equal_markers(legend)
+    equal_markers(legend_beside(ax))
     return ax
 
 
@@ -268,7 +216,7 @@ def memory_fit(data: "pd.DataFrame", *, memory_bytes: float, gpu: str, ax: "Axes
     gpu : str
         Its name.
     """
-    _require(data, "model", "weights_bytes", "peak_bytes", "peak_eager_bytes")
+    require(data, "model", "weights_bytes", "peak_bytes", "peak_eager_bytes")
     order = list(data["model"])
     ax = axes(ax, height=1.6 + 0.36 * len(order))
     ax.hlines(order, data["weights_bytes"] / 1e9, data["peak_eager_bytes"] / 1e9, color="0.75", lw=2, zorder=2)
@@ -286,7 +234,7 @@ def memory_fit(data: "pd.DataFrame", *, memory_bytes: float, gpu: str, ax: "Axes
     ax.set(xscale="log", xlabel="memory of one generation (GB); at each line: peak flash | peak eager")
     ax.set_xlim(data["weights_bytes"].min() / 2e9, max(data["peak_eager_bytes"].max(), memory_bytes) * 4 / 1e9)
     ax.invert_yaxis()
-    _legend_below(ax, ncols=2)
+    legend_below(ax, ncols=2)
     return ax
 
 
@@ -300,7 +248,7 @@ def sensitivity(data: "pd.DataFrame", *, paper: float, ax: "Axes | None" = None)
     paper : float
         The paper's value in percent, drawn as a line.
     """
-    _require(data, "model", "setting", "share")
+    require(data, "model", "setting", "share")
     order, settings = list(dict.fromkeys(data["model"])), list(dict.fromkeys(data["setting"]))
     ax = axes(ax, height=1.4 + 0.5 * len(order))
     reach = data.groupby("model", sort=False)["share"].agg(["min", "max"])
@@ -314,40 +262,5 @@ def sensitivity(data: "pd.DataFrame", *, paper: float, ax: "Axes | None" = None)
     ax.set(xlabel="share of time (%)", xlim=(0, 100))
     ax.invert_yaxis()
     ax.margins(y=0.15)
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+    legend_beside(ax)
     return ax
-
-
-def _require(data: "pd.DataFrame", *columns: str) -> None:
-    """Refuse a table that a figure cannot be drawn from."""
-    missing = [name for name in columns if name not in data.columns]
-    if missing:
-        have = ", ".join(map(str, data.columns))
-        raise ValueError(f"figure needs column {', '.join(missing)}; the table has {have}")
-    if data.empty:
-        raise ValueError("nothing to draw: the table has no rows; choose at least one model, stage or category")
-
-
-def _by_family(data: "pd.DataFrame") -> "list[tuple[str, pd.DataFrame]]":
-    """Rows of each family, in the fixed order of families."""
-    family = data["family"].astype(str)
-    unknown = set(family) - set(FAMILY_COLORS)
-    if unknown:
-        raise ValueError(f"no colour for family {', '.join(sorted(unknown))}; add it to FAMILY_COLORS in plots.py")
-    return [(name, data[family == name]) for name in FAMILY_COLORS if (family == name).any()]
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _equal_markers(legend: "Legend") -> None:
-    """Marks of one size in a legend whose points differ in area."""
-    for mark in legend.findobj(PathCollection):
-        mark.set(sizes=[40])
-
-
-def _legend_below(ax: "Axes", *, ncols: int, **options: Any) -> None:
-    """A legend under the x axis's label, at the same distance whatever the height of the axes."""
-    place = {"loc": "upper center", "bbox_to_anchor": (0.45, 0.0), "borderaxespad": 5.5}
-    ax.legend(ncols=ncols, frameon=False, fontsize=8, **place, **options)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import seaborn as sns
 
-from mmchar.plots import PALETTE, axes
+from mmchar.look import PALETTE, axes, legend_beside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,8 +58,7 @@ def across_gpus(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
     years = table.drop_duplicates("gpu").set_index("gpu")["year"]
     ax.set_xticks(range(len(gpus)), [f"{gpu}\n{years[gpu]}" for gpu in gpus], fontsize=8)
     ax.set(yscale="log", xlabel="GPU, by year", ylabel="projected time of one generation (s)")
-    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
-    ax.legend(fontsize=8, title="hollow: does not fit", title_fontsize=8, **beside)
+    legend_beside(ax, title="hollow: does not fit", title_fontsize=8)
     return ax
 
 

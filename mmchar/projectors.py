@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from mmchar.architectures import TransformerBlock
+from mmchar.transformer_block import TransformerBlock
 
 
 class LinearAdaptor(nn.Module):

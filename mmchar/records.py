@@ -7,7 +7,6 @@ last and names every other file with its sha256. A folder whose `read_result` ra
 import contextlib
 import json
 import math
-import re
 import shutil
 import uuid
 import warnings
@@ -17,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from mmchar.figures import save_figure
 from mmchar.files import (
     atomic_write,
-    canonical_json,
     check_file_name,
     checksum,
     finish_replace,
     replace_folder,
+    sealed,
     set_aside,
 )
-from mmchar.locks import held, is_held, run_lock
+from mmchar.locks import held
 from mmchar.provenance import provenance
 from mmchar.tables import write_table
 
@@ -86,10 +85,12 @@ def save_result(
     }
     if not tables:
         raise ValueError(f"result of {notebook!r} has no table; give at least one, as every number must be traceable")
-    _set_aside_damaged(out_dir)
-    if not (out_dir / "result.json").exists():
-        return _write_result(out_dir, result, tables, figures or {}, figures_dir)
     folder = out_dir.resolve()
+    with _turn(folder):
+        _set_aside_damaged(folder)
+        if not (folder / "result.json").exists():
+            _write_result(folder, result, tables, figures or {}, figures_dir)
+            return out_dir / "result.json"
     new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         _write_result(new, result, tables, figures or {}, figures_dir)
@@ -104,16 +105,17 @@ def _write_result(out_dir: Path, result: dict, tables: dict, figures: dict, shar
     paths = [out_dir / file for entry in result["tables"].values() for file in entry["files"]]
     paths += _save_figures(out_dir / "figures", figures, list(tables.values()), shared)
     result["files"] = {path.relative_to(out_dir).as_posix(): checksum(path.read_bytes()) for path in paths}
-    result["sha256"] = checksum(canonical_json(result).encode())
-    return atomic_write(out_dir / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    return atomic_write(out_dir / "result.json", json.dumps(sealed(result), indent=1, allow_nan=False) + "\n")
+
+
+def _turn(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Processes that write to one folder at once take turns, so that none sees a half of another's result."""
+    return held(folder.parent / ".locks" / f"{folder.name}.replace.lock")
 
 
 def replace_result(out_dir: Path, new: Path, of_run: tuple[str, ...] = ()) -> None:
-    """Put the folder `new` in the place of `out_dir`, with the files there that no result named, less those `of_run`.
-
-    Processes that do so at once take turns.
-    """
-    with held(out_dir.parent / ".locks" / f"{out_dir.name}.replace.lock"):
+    """Put the folder `new` in the place of `out_dir`, with the files there that no result named, but those `of_run`."""
+    with _turn(out_dir):
         finish_replace(out_dir)
         named = {*_named_files(out_dir), "result.json", *of_run}
         for path in sorted(out_dir.rglob("*")):
@@ -130,7 +132,7 @@ def _set_aside_damaged(out_dir: Path) -> None:
         try:
             read_result(out_dir)
         except ValueError as error:
-            warnings.warn(f"{error}; the folder is kept as {set_aside(out_dir.resolve()).name}", stacklevel=3)
+            warnings.warn(f"{error}; the folder is kept as {set_aside(out_dir).name}", stacklevel=3)
 
 
 def _check(check: dict[str, Any]) -> dict[str, Any]:
@@ -217,8 +219,7 @@ def _problem(result: Any, out_dir: Path) -> str:
     for key, kind in _RESULT_TYPES.items():
         if not isinstance(result.get(key), kind):
             return f"field {key!r} is missing or no {kind.__name__}"
-    body = {key: value for key, value in result.items() if key != "sha256"}
-    if checksum(canonical_json(body).encode()) != result["sha256"]:
+    if sealed(result) != result:
         return "its own checksum does not agree"
     for file, stored in result["files"].items():
         if not _inside(file) or not (out_dir / file).is_file():
@@ -239,144 +240,3 @@ def _named_files(out_dir: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         files = []
     return [file for file in files if isinstance(file, str) and _inside(file)]
-
-
-def write_status(folder: Path, status: dict[str, Any]) -> None:
-    """Write ``status.json`` with its checksum."""
-    status = {key: value for key, value in status.items() if key != "sha256"}
-    status["sha256"] = checksum(canonical_json(status).encode())
-    atomic_write(folder / "status.json", json.dumps(status, indent=1) + "\n")
-
-
-def read_status(folder: Path) -> dict[str, Any]:
-    """The content of ``status.json``; {} where there is none.
-
-    Raises
-    ------
-    ValueError
-        If it is damaged.
-    """
-    where = f"{folder.name}/status.json"
-    try:
-        status = json.loads((folder / "status.json").read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is damaged ({error})") from error
-    if not isinstance(status, dict) or not isinstance(status.get("status"), str):
-        raise ValueError(f"{where} is damaged (no status in it)")
-    body = {key: value for key, value in status.items() if key != "sha256"}
-    if "sha256" in status and checksum(canonical_json(body).encode()) != status["sha256"]:
-        raise ValueError(f"{where} is damaged (its checksum does not agree)")
-    return status
-
-
-def run_state(out_dir: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """How the latest run into a folder ended, and the good result that it holds; {} for what there is not.
-
-    The status is that of ``status.json`` where that speaks of the result; ``running`` while a process works on the run,
-    and ``died`` where that process was killed. A good result of an earlier run stays good when a later one fails. The
-    result has also ``id`` and ``identity`` (None if it was made by hand) of its run.
-    """
-    out_dir = Path(out_dir)
-    problem = ""
-    try:
-        status = read_status(out_dir)
-    except ValueError as error:
-        status, problem = {}, str(error)
-    try:
-        result = read_result(out_dir)
-    except ValueError as error:
-        result = {}
-        problem = problem or (str(error) if (out_dir / "result.json").exists() else "")
-        if status.get("status") == "ok":
-            problem = problem or str(error)
-    of_status, earlier = status.get("result"), status.get("earlier") or {}
-    if result and of_status != result["sha256"] and earlier.get("result") != result["sha256"]:
-        status = {"status": "ok", "message": problem}  # a result made by hand, of which the batch knows nothing
-        result |= {"id": result["sha256"][:12], "identity": None}
-    elif result and status["status"] != "ok" and of_status == result["sha256"]:
-        result = {}  # its notebook failed after it was saved
-    elif result:
-        origin = status if of_status == result["sha256"] else earlier
-        result |= {"id": origin.get("id") or result["sha256"][:12], "identity": origin.get("identity")}
-    elif problem:
-        status = status | {"status": "damaged", "message": problem}
-    return _in_progress(out_dir) or status, result
-
-
-def _in_progress(out_dir: Path) -> dict[str, Any]:
-    """The status of an attempt that is not filed yet: running, or died if no process holds its lock; else {}."""
-    new = attempt_folder(out_dir)
-    if not new.exists():
-        return {}
-    status: dict[str, Any] = {}
-    with contextlib.suppress(ValueError):
-        status = read_status(new)
-    if is_held(run_lock(out_dir)):
-        return status | {"status": "running"}
-    return status | {"status": "died", "message": KILLED} if status.get("status", "running") == "running" else status
-
-
-KILLED = "the batch was killed"
-
-
-def attempt_folder(out_dir: Path) -> Path:
-    """Where a run works until it is over, beside the folder of its result."""
-    return out_dir.with_name(f".{out_dir.name}.new")
-
-
-def read_runs(results_dir: str | Path) -> "pd.DataFrame":
-    """One row per run folder under `results_dir`, sorted by name.
-
-    Columns: run, notebook, status of the latest run (ok, failed, died, timed out, interrupted, skipped, running;
-    damaged where a file is not valid), id, seconds, cell, message, parameters (dict), checks (their number, of its good
-    result, also an earlier one), utc, mmchar, torch, git_commit, cpu, gpus.
-    """
-    import pandas as pd
-
-    if not Path(results_dir).is_dir():
-        raise ValueError(f"no folder {str(results_dir)!r}; mmchar study writes the results that it lists")
-    rows = [_run_row(path) for path in run_folders(results_dir)]
-    columns = "run notebook status id seconds cell message parameters checks utc mmchar torch git_commit cpu gpus"
-    return pd.DataFrame(rows, columns=columns.split())
-
-
-def run_folders(results_dir: str | Path) -> list[Path]:
-    """The folders of all runs under a folder, sorted; also of those that have only begun."""
-    paths = [path for path in Path(results_dir).iterdir() if path.is_dir()]
-    folders = [path for path in paths if any((path / name).exists() for name in ("result.json", "status.json"))]
-    begun = [path.with_name(path.name[1:-4]) for path in folders if re.fullmatch(r"\.[^.].*\.new", path.name)]
-    return sorted({path for path in folders if not path.name.startswith(".")} | set(begun))
-
-
-def read_checks(results_dir: str | Path) -> "pd.DataFrame":
-    """One row per check of every good result under `results_dir`, sorted by run.
-
-    Columns: run, notebook, claim and name ("" where the check has none), expected, got, verdict, quick (bool).
-    """
-    import pandas as pd
-
-    if not Path(results_dir).is_dir():
-        raise ValueError(f"no folder {str(results_dir)!r}; mmchar study writes the results that it lists")
-    rows = []
-    for folder in run_folders(results_dir):
-        run, result = folder.name, run_state(folder)[1]
-        if not result or ".damaged-" in run:
-            continue
-        of_run = {"run": run, "notebook": result["notebook"], "quick": result["parameters"].get("quick") is True}
-        rows += [{"claim": "", "name": "", **check, **of_run} for check in result["checks"]]
-    return pd.DataFrame(rows, columns=["run", "notebook", "claim", "name", "expected", "got", "verdict", "quick"])
-
-
-def _run_row(folder: Path) -> dict[str, Any]:
-    status, result = run_state(folder)
-    if ".damaged-" in folder.name:
-        status = status | {"status": "damaged"}
-    made = (result or status).get("provenance") or status.get("provenance") or {}
-    row = {"run": folder.name, "id": result.get("id") or status.get("id"), "checks": len(result.get("checks", []))}
-    row |= {"notebook": result.get("notebook", folder.name)}
-    row |= {key: status.get(key) for key in ("status", "seconds", "cell", "message")}
-    row |= {key: made.get(key) for key in ("utc", "git_commit", "cpu", "gpus")}
-    row |= {key: made.get("versions", {}).get(key) for key in ("mmchar", "torch")}
-    return row | {"parameters": result.get("parameters", status.get("parameters"))}

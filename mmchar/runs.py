@@ -1,14 +1,78 @@
-"""The runs behind figures and tables: found by name or id, shown in full, and compared with one another."""
+"""The runs behind figures and tables: listed, found by name or id, shown in full, and compared with one another."""
 
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmchar.identity import differences
-from mmchar.records import run_folders, run_state
+from mmchar.run_state import run_state
 from mmchar.tables import read_table
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _SHORTEST_ID = 4
+
+
+def run_folders(results_dir: str | Path) -> list[Path]:
+    """The folders of all runs under a folder, sorted; also of those that have only begun.
+
+    Raises
+    ------
+    ValueError
+        If there is no such folder.
+    """
+    if not Path(results_dir).is_dir():
+        raise ValueError(f"no folder {str(results_dir)!r}; mmchar study writes the results that it lists")
+    paths = [path for path in Path(results_dir).iterdir() if path.is_dir()]
+    folders = [path for path in paths if any((path / name).exists() for name in ("result.json", "status.json"))]
+    begun = [path.with_name(path.name[1:-4]) for path in folders if re.fullmatch(r"\.[^.].*\.new", path.name)]
+    return sorted({path for path in folders if not path.name.startswith(".")} | set(begun))
+
+
+def read_runs(results_dir: str | Path) -> "pd.DataFrame":
+    """One row per run folder under `results_dir`, sorted by name.
+
+    Columns: run, notebook, status of the latest run (ok, failed, died, timed out, interrupted, skipped, running;
+    damaged where a file is not valid), id, seconds, cell, message, parameters (dict), checks (their number, of its good
+    result, also an earlier one), utc, mmchar, torch, git_commit, cpu, gpus.
+    """
+    import pandas as pd
+
+    rows = [_run_row(path) for path in run_folders(results_dir)]
+    columns = "run notebook status id seconds cell message parameters checks utc mmchar torch git_commit cpu gpus"
+    return pd.DataFrame(rows, columns=columns.split())
+
+
+def _run_row(folder: Path) -> dict[str, Any]:
+    status, result = run_state(folder)
+    if ".damaged-" in folder.name:
+        status = status | {"status": "damaged"}
+    made = (result or status).get("provenance") or status.get("provenance") or {}
+    row = {"run": folder.name, "id": result.get("id") or status.get("id"), "checks": len(result.get("checks", []))}
+    row |= {"notebook": result.get("notebook", folder.name)}
+    row |= {key: status.get(key) for key in ("status", "seconds", "cell", "message")}
+    row |= {key: made.get(key) for key in ("utc", "git_commit", "cpu", "gpus")}
+    row |= {key: made.get("versions", {}).get(key) for key in ("mmchar", "torch")}
+    return row | {"parameters": result.get("parameters", status.get("parameters"))}
+
+
+def read_checks(results_dir: str | Path) -> "pd.DataFrame":
+    """One row per check of every good result under `results_dir`, sorted by run.
+
+    Columns: run, notebook, claim and name ("" where the check has none), expected, got, verdict, quick (bool).
+    """
+    import pandas as pd
+
+    rows = []
+    for folder in run_folders(results_dir):
+        run, result = folder.name, run_state(folder)[1]
+        if not result or ".damaged-" in run:
+            continue
+        of_run = {"run": run, "notebook": result["notebook"], "quick": result["parameters"].get("quick") is True}
+        rows += [{"claim": "", "name": "", **check, **of_run} for check in result["checks"]]
+    return pd.DataFrame(rows, columns=["run", "notebook", "claim", "name", "expected", "got", "verdict", "quick"])
 
 
 def find_run(results_dir: str | Path, name: str) -> Path:
@@ -21,8 +85,6 @@ def find_run(results_dir: str | Path, name: str) -> Path:
     """
     if "/" in name and any(run_state(name)):
         return Path(name)
-    if not Path(results_dir).is_dir():
-        raise ValueError(f"no folder {str(results_dir)!r}; mmchar study writes the results that it lists")
     ids = {folder: _id(folder) for folder in run_folders(results_dir)}
     found = [folder for folder in ids if folder.name == name]
     if not found and len(name) >= _SHORTEST_ID:
@@ -66,20 +128,19 @@ def diff_runs(results_dir: str | Path, first: str, second: str) -> list[dict[str
     `what` is parameter, version, hardware, code (of the notebook and the package), check or table. Of a table the
     number of rows and the mean of each column of numbers are compared.
     """
+    folders = [find_run(results_dir, name) for name in (first, second)]
     one, two = (show_run(results_dir, name) for name in (first, second))
     rows = []
     for what, key in (("parameter", "parameters"), ("version", "versions"), ("hardware", "hardware")):
         rows += _changed(what, one[key], two[key])
     rows += _changed("code", {"git_commit": one["git_commit"]}, {"git_commit": two["git_commit"]})
-    states = [run_state(find_run(results_dir, name))[1] for name in (first, second)]
-    before, after = (state.get("identity") for state in states)
+    before, after = (run_state(folder)[1].get("identity") for folder in folders)
     if before and after:
-        executed = find_run(results_dir, second) / f"{two['notebook']}.ipynb"
+        executed = folders[1] / f"{two['notebook']}.ipynb"
         same = {key: before[key] for key in ("parameters", "versions", "hardware")}
         said = differences(before, after | same, executed if executed.is_file() else None)
         rows += [{"what": "code", "name": phrase, "first": "", "second": ""} for phrase in said]
     rows += _changed("check", *(_judged(run["checks"]) for run in (one, two)))
-    folders = [find_run(results_dir, name) for name in (first, second)]
     pairs = zip(folders, (one, two), strict=True)
     return rows + _changed("table", *(_numbers(folder, run["tables"]) for folder, run in pairs))
 

@@ -26,7 +26,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from mmchar.batch import Run, RunStatus, run_notebook
+from mmchar.batch import Run, RunStatus, run_one
 from mmchar.files import atomic_write, checksum
 
 REQUEUES = 3  # times that a run is started again after a preemption
@@ -200,12 +200,7 @@ def _job(run: Run, timeout_s: float, ended: Path) -> None:
     if starts > REQUEUES:
         status = RunStatus(run.notebook.stem, "died", 0.0, message=f"started again {starts} times, never to its end")
     else:
-        try:
-            status = run_notebook(
-                run.notebook, run.out_dir, run.parameters, timeout_s=timeout_s, stop=stop, force=run.force
-            )
-        except ValueError as error:
-            status = RunStatus(run.notebook.stem, "failed", 0.0, message=str(error))
+        status = run_one(run, timeout_s=timeout_s, stop=stop)
     if stop.is_set() and status.status in ("failed", "died"):  # the kernel may hear the signal before us
         status = replace(status, status="interrupted", message="")
     atomic_write(ended, json.dumps(asdict(status)) + "\n")

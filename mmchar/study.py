@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmchar.batch import KEPT, Run, RunStatus, relative_path, require_papermill, run_notebook, why_run
+from mmchar.batch import KEPT, Run, RunStatus, run_one, why_run
 from mmchar.files import atomic_write, checksum, set_aside
 from mmchar.hardware import get_gpu
 from mmchar.identity import notebook_identity, run_id
 from mmchar.notebooks import render
+from mmchar.papermill_process import relative_path, require_papermill
 from mmchar.parameters import check_parameters, read_parameters
-from mmchar.records import read_checks, run_state
+from mmchar.run_state import run_state
+from mmchar.runs import read_checks
 from mmchar.tables import read_table, write_table
 
 if TYPE_CHECKING:
@@ -182,12 +184,7 @@ def _run_all(runs: list[Run], jobs: int, timeout_s: float) -> list[RunStatus]:
     def one(run: Run) -> RunStatus:
         if stop.is_set():
             return RunStatus(run.notebook.stem, "interrupted", 0.0, message="not started")
-        try:
-            return run_notebook(
-                run.notebook, run.out_dir, run.parameters, timeout_s=timeout_s, stop=stop, force=run.force
-            )
-        except ValueError as error:  # its folder cannot be written; the others can
-            return RunStatus(run.notebook.stem, "failed", 0.0, message=str(error))
+        return run_one(run, timeout_s=timeout_s, stop=stop)
 
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), unit="run", desc="study", file=sys.stderr) as bar:
         futures = [pool.submit(one, run) for run in runs]

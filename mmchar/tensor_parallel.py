@@ -10,17 +10,14 @@ import re
 
 import pandas as pd
 
-from mmchar.attention import ITEM_BYTES
+from mmchar.attention import item_bytes
 from mmchar.communication import message_rows
-from mmchar.request import Request
 
 _SECOND = re.compile(r"(?:^|\.)(?:o_proj|out_proj|down_proj|fc2|c_proj|wo|dense_4h_to_h)$")  # splits its inputs
 _STAGES = ("prefill", "decode")
 
 
-def split_weights(
-    table: pd.DataFrame, request: Request, many: int, params: dict[str, int]
-) -> tuple[pd.DataFrame, dict[str, int]]:
+def split_weights(table: pd.DataFrame, many: int, params: dict[str, int]) -> tuple[pd.DataFrame, dict[str, int]]:
     """Rows of one of ``many`` GPUs that share a language model's weights, and the parameters it holds.
 
     Only ``prefill`` and ``decode`` stages are split. Products whose sizes do not follow from their row (none of the
@@ -75,7 +72,7 @@ def _weight_bytes(linear: pd.DataFrame, tokens: pd.Series) -> tuple[pd.Series, p
 
     ``r`` tokens of ``i`` numbers become ``r`` of ``o``: flop = 2 r i o, written r o, read r i + i o (+ o).
     """
-    each = linear["dtype"].astype(str).map(ITEM_BYTES).astype("int64") * linear["calls"]
+    each = item_bytes(linear) * linear["calls"]
     r = linear["stage"].map(tokens).astype("int64")
     written = linear["write_bytes"] // each
     i, o = linear["flop"] // linear["calls"] // (2 * written), written // r

@@ -1,16 +1,15 @@
 """Figures of how far projections and counts are from measurements."""
 
-import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 import seaborn as sns
 from matplotlib import pyplot as plt
 
+from mmchar.figures import figure_bytes
 from mmchar.files import atomic_write
-from mmchar.plots import axes
+from mmchar.look import axes
 from mmchar.validation import summary
 
 if TYPE_CHECKING:
@@ -62,11 +61,8 @@ def plot_measured_against_counted(
 def save_predicted_against_measured(table: "pd.DataFrame", path: str | Path) -> Path:
     """The path of the figure, as PNG or SVG by suffix; the same table gives the same bytes."""
     path = Path(path)
-    with matplotlib.rc_context({"svg.hashsalt": "mmchar"}):
-        figure, ax = plt.subplots(figsize=(7.0, 6.0))
-        plot_predicted_against_measured(table, ax=ax)
-        buffer = io.BytesIO()
-        options: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {"dpi": 150}
-        figure.savefig(buffer, format=path.suffix[1:], bbox_inches="tight", **options)
+    figure, ax = plt.subplots(figsize=(7.0, 6.0))
+    plot_predicted_against_measured(table, ax=ax)
+    content = figure_bytes(figure, path.suffix)
     plt.close(figure)
-    return atomic_write(path, buffer.getvalue())
+    return atomic_write(path, content)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mmchar
-from mmchar import batch, counting, models
+from mmchar import counting, models, papermill_process
 from mmchar.cli import main
 from mmchar.models import ZOO, get_spec
 from mmchar.parameters import check_parameters, read_parameters
@@ -510,7 +510,7 @@ def _no_heavy_work(request, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("heavy work was started for a bad input")
 
-    for module, name in ((models, "build"), (counting, "_trace"), (batch.subprocess, "Popen")):
+    for module, name in ((models, "build"), (counting, "_trace"), (papermill_process.subprocess, "Popen")):
         monkeypatch.setattr(module, name, refuse)
 
 

@@ -9,10 +9,11 @@ import time
 import pytest
 from samples import SAVE, SLEEP, files_in, is_gone, make_notebook, make_table, one_line, wait_for
 
-from mmchar import batch
+from mmchar import attempts, batch, papermill_process
 from mmchar.batch import run_notebook, why_run
 from mmchar.identity import notebook_identity
-from mmchar.records import read_result, run_state, save_result, write_status
+from mmchar.records import read_result, save_result
+from mmchar.run_state import run_state, write_status
 
 
 @pytest.mark.notebook
@@ -30,13 +31,13 @@ def test_parameters_arrive_exactly(tmp_path, kernels):
 @pytest.mark.notebook
 def test_a_run_that_takes_too_long_is_killed_with_its_kernel(tmp_path, kernels, monkeypatch):
     path = make_notebook(tmp_path / "02_x.ipynb", SLEEP)
-    watch = batch._watch
+    watch = papermill_process._watch
 
     def late(process, timeout_s, stop):  # the time counts from the moment the cell runs, however slow the machine is
         wait_for(tmp_path / "pid")
         return watch(process, timeout_s, stop)
 
-    monkeypatch.setattr(batch, "_watch", late)
+    monkeypatch.setattr(papermill_process, "_watch", late)
     run = run_notebook(path, tmp_path / "out", timeout_s=0.2)
     assert (run.status, run.cell) == ("timed out", 3) and is_gone(tmp_path / "pid")
     assert files_in(tmp_path / "out") == ["02_x.ipynb", "run.log", "status.json"]
@@ -83,7 +84,7 @@ def test_what_a_killed_batch_left_is_filed_as_died_and_the_good_result_stays(tmp
     write_status(new, {"name": "02_x", "status": "running", "mark": "", "id": "new", "identity": {}})
     (new / "run.log").write_text("a log")
     make_notebook(new / ".02_x.part.ipynb", "print(1)")
-    batch._recover(out_dir, "02_x")
+    attempts.recover(out_dir, "02_x")
     status, result = run_state(out_dir)
     assert (status["status"], status["message"]) == ("died", "the batch was killed") and result["tables"]
     good = ["result.json", "run.log", "status.json", "tables/t.csv", "tables/t.parquet"]
@@ -92,11 +93,11 @@ def test_what_a_killed_batch_left_is_filed_as_died_and_the_good_result_stays(tmp
     write_status(new, {"name": "02_x", "status": "running", "mark": "", "id": "new", "identity": {}})
     (new / ".02_x.part.ipynb").write_text('{"cells": [')
     damage(out_dir / "status.json")
-    batch._recover(out_dir, "02_x")
+    attempts.recover(out_dir, "02_x")
     assert "02_x/status.json is damaged" in capsys.readouterr().err and run_state(out_dir)[1]["tables"]
     assert len(list(out_dir.glob("status.json.damaged-*"))) == 1
     damage(out_dir / "result.json")
-    batch._recover(out_dir, "02_x")
+    attempts.recover(out_dir, "02_x")
     assert not out_dir.exists() and len(list(tmp_path.glob("02_x.damaged-*"))) == 1
     assert "02_x/result.json is damaged" in capsys.readouterr().err
 
@@ -108,7 +109,7 @@ def test_files_of_the_user_in_the_folder_of_a_run_stay_through_a_new_result(tmp_
     (out_dir / "notes").mkdir()
     (out_dir / "notes" / "mine.txt").write_text("mine")
     (out_dir / "run.log").write_text("old")
-    batch._file(out_dir, new, "02_x", {"name": "02_x", "status": "ok", "id": "a", "identity": {}})
+    attempts.file_run(out_dir, new, "02_x", {"name": "02_x", "status": "ok", "id": "a", "identity": {}})
     kept = ["notes/mine.txt", "result.json", "status.json", "tables/new.csv", "tables/new.parquet"]
     assert files_in(out_dir) == kept and not new.exists()
 
@@ -125,8 +126,8 @@ def test_a_disk_that_is_full_at_the_end_is_named_and_the_good_result_stays(tmp_p
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(batch, "_execute", execute)
-    monkeypatch.setattr(batch, "replace_result", full)
+    monkeypatch.setattr(batch, "execute", execute)
+    monkeypatch.setattr(attempts, "replace_result", full)
     run = run_notebook(notebook, out_dir)
     assert (run.status, run.message) == ("failed", "No space left on device")
     status, result = run_state(out_dir)
@@ -142,13 +143,13 @@ def test_a_run_during_which_the_code_was_edited_is_not_kept(tmp_path, monkeypatc
             make_notebook(tmp_path / "02_x.ipynb", SAVE, "edited = 1")
         return 0, ""
 
-    monkeypatch.setattr(batch, "_execute", execute)
+    monkeypatch.setattr(batch, "execute", execute)
     edits = True
     assert run_notebook(notebook, out_dir).status == "ok"
     edits = False
     again = [run_notebook(notebook, out_dir).message for _ in range(2)]
     assert again == ["", "kept"]
-    monkeypatch.setattr(batch, "_execute", None)  # so that nothing can run
+    monkeypatch.setattr(batch, "execute", None)  # so that nothing can run
     assert run_notebook(notebook, out_dir).message == "kept"
 
 

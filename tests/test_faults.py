@@ -10,7 +10,8 @@ import pytest
 from samples import SAVE, make_notebook
 
 from mmchar.notebooks import last_cell, load_notebook
-from mmchar.records import read_checks, read_result, read_runs
+from mmchar.records import read_result
+from mmchar.runs import read_checks, read_runs
 
 BEGIN = (
     "import os, pathlib, signal, time\nopen('../begun_{stem}', 'a').write('x')\nfault = pathlib.Path('../fault_{stem}')"
@@ -41,18 +42,18 @@ NAMES = (
 # The time-out counts from the moment the run hangs, however slow the machine is.
 BATCH = """
 import os, pathlib
-from mmchar import batch
+from mmchar import papermill_process
 from mmchar.study import study, study_exit_code
 os.environ["BATCH"] = str(os.getpid())
-watch, hangs = batch._watch, pathlib.Path("hangs")
+watch, hangs = papermill_process._watch, pathlib.Path("hangs")
 def patient(process, timeout_s, stop):
     while process.poll() is None and not hangs.exists():
-        batch.time.sleep(0.02)
+        papermill_process.time.sleep(0.02)
     try:
         return watch(process, 0.1 if hangs.exists() else timeout_s, stop)
     finally:
         hangs.unlink(missing_ok=True)
-batch._watch = patient
+papermill_process._watch = patient
 raise SystemExit(study_exit_code(study("notebooks", "results")))
 """
 

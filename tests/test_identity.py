@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -101,6 +102,12 @@ def test_the_package_is_its_code_without_words(tmp_path, text, same):
         path.write_text(source)
         hashes.append(identity._package_code((path,), source))  # the source stands for the stamps
     assert (hashes[0] == hashes[1]) == same
+
+
+def test_what_only_starts_runs_is_no_part_of_one():
+    modules = {path.stem for path in Path(identity.__file__).parent.glob("*.py")}
+    shell = {name for name in modules if name.startswith("cli")}
+    assert shell <= set(identity.BATCH) <= modules
 
 
 def test_the_package_and_its_data_have_the_same_hash_in_every_process():

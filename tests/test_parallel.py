@@ -108,6 +108,16 @@ def test_a_ring_passes_its_keys_on_and_merges_what_it_attends():
     assert (first["calls"], first["read_bytes"], first["write_bytes"]) == (9, 9 * 2 * 9_437_184, 9 * 9_437_184)
 
 
+def test_each_step_of_a_ring_reads_its_part_of_the_mask():
+    alone = denoising(mmchar.count("hunyuanvideo", tiny=True))
+    shared = denoising(parallelize(mmchar.count("hunyuanvideo", tiny=True), ring=4))
+    whole, parts = (cores(rows, "joint").groupby("module", observed=True)["mask_bytes"] for rows in (alone, shared))
+    assert (whole.sum() > 0).all() and (whole.sum() == parts.sum()).all()
+    later = cores(shared, "joint").query("calls == 3").iloc[0]  # 16 queries and 16 keys of 2 bytes, and the mask
+    width = later["batch"] * later["heads"] * later["head_dim"] * 2 * 3
+    assert later["read_bytes"] == width * (16 + 2 * 16) + later["mask_bytes"]
+
+
 def test_ulysses_and_ring_together():
     shared = denoising(parallelize(count(PIXART), gpus=8, ulysses=4, ring=2))
     attend = cores(shared, "self")

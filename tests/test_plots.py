@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from mmchar import plots
+from mmchar import look, plots
 from mmchar.stages import FAMILIES
 
 
@@ -166,5 +166,5 @@ def test_figures_draw_on_the_axes_given(breakdown):
 
 
 def test_every_family_has_a_colour_of_its_own():
-    assert sorted(plots.FAMILY_COLORS) == sorted(FAMILIES)
-    assert len(set(plots.FAMILY_COLORS.values())) == len(FAMILIES)
+    assert sorted(look.FAMILY_COLORS) == sorted(FAMILIES)
+    assert len(set(look.FAMILY_COLORS.values())) == len(FAMILIES)

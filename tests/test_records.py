@@ -11,6 +11,8 @@ import pytest
 from samples import files_in, make_table, one_line
 
 from mmchar import figures, files, locks, provenance, records, tables
+from mmchar.run_state import attempt_folder, read_status, write_status
+from mmchar.runs import read_checks, read_runs
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ FIGURE = """
 import sys
 from matplotlib.figure import Figure
 import pandas as pd
-from mmchar.records import save_figure
+from mmchar.figures import save_figure
 figure = Figure()
 axes = figure.subplots()
 axes.plot([1, 2], [3, 4], marker="o", label="a")
@@ -115,7 +117,7 @@ def test_a_result_that_fails_half_way_is_no_result_and_leaves_the_earlier_one(tm
     with pytest.raises(ValueError, match="cannot hold"):
         save(tables=bad)
     assert records.read_result(folder)["tables"].keys() == {"breakdown"}
-    assert [path.name for path in tmp_path.iterdir()] == ["02_x"]  # nothing half-written stays
+    assert {path.name for path in tmp_path.iterdir()} == {"02_x", ".locks"}  # nothing half-written stays
 
 
 def test_a_damaged_result_is_set_aside_and_named_when_a_new_one_is_saved(tmp_path, save):
@@ -126,8 +128,8 @@ def test_a_damaged_result_is_set_aside_and_named_when_a_new_one_is_saved(tmp_pat
     assert records.read_result(folder)
     (aside,) = tmp_path.glob("02_x.damaged-*")
     assert (aside / "tables" / "breakdown.csv").read_text() == "half" and (aside / "result.json").exists()
-    runs = records.read_runs(tmp_path)
-    assert runs["status"].tolist() == ["ok", "damaged"] and len(records.read_checks(tmp_path)) == 1
+    runs = read_runs(tmp_path)
+    assert runs["status"].tolist() == ["ok", "damaged"] and len(read_checks(tmp_path)) == 1
 
 
 def test_a_replacement_that_was_cut_off_is_completed_or_undone(tmp_path, save):
@@ -170,10 +172,7 @@ def damage(path, how):
         return json.dumps({key: value for key, value in result.items() if key != "checks"})
     if how == "outside":
         result["files"] = {"../../secret": "0"}
-        result["sha256"] = files.checksum(
-            files.canonical_json({key: value for key, value in result.items() if key != "sha256"}).encode()
-        )
-        return json.dumps(result)
+        return json.dumps(files.sealed(result))
     return how
 
 
@@ -215,7 +214,7 @@ def test_runs_are_listed_with_what_is_known_of_each(tmp_path, save):
     (tmp_path / "04_empty").mkdir()
     status = {"status": "failed", "seconds": 2.5, "cell": 3, "message": "KeyError: 'a'", "parameters": {"batch": 2}}
     files.atomic_write(tmp_path / "03_failed" / "status.json", json.dumps(status))
-    runs = records.read_runs(tmp_path).set_index("run")
+    runs = read_runs(tmp_path).set_index("run")
     assert runs["status"].to_dict() == {"01_good": "ok", "02_damaged": "damaged", "03_failed": "failed"}
     assert runs.loc["03_failed", "cell"] == 3 and runs.loc["03_failed", "parameters"] == {"batch": 2}
     assert runs.loc["01_good", "checks"] == 1 and runs.loc["01_good", "notebook"] == "02_x"
@@ -226,35 +225,35 @@ def test_a_result_made_by_hand_after_a_failed_batch_counts(tmp_path, save):
     folder = save().parent
     old = {"status": "failed", "message": "boom", "result": None}
     files.atomic_write(folder / "status.json", json.dumps(old))
-    assert records.read_runs(tmp_path)["status"].tolist() == ["ok"]
+    assert read_runs(tmp_path)["status"].tolist() == ["ok"]
     failed_after_saving = old | {"result": records.read_result(folder)["sha256"]}
     files.atomic_write(folder / "status.json", json.dumps(failed_after_saving))
-    assert records.read_runs(tmp_path)["status"].tolist() == ["failed"]
+    assert read_runs(tmp_path)["status"].tolist() == ["failed"]
 
 
 def test_a_run_that_began_is_running_while_its_lock_is_held_and_else_died(tmp_path, save):
-    new = records.attempt_folder(tmp_path / "02_x")
+    new = attempt_folder(tmp_path / "02_x")
     new.mkdir()
-    records.write_status(new, {"status": "running", "message": "", "id": "abc"})
+    write_status(new, {"status": "running", "message": "", "id": "abc"})
     with locks.held(locks.run_lock(tmp_path / "02_x")):
-        code = "import sys; from mmchar.records import run_state; print(run_state(sys.argv[1])[0]['status'])"
+        code = "import sys; from mmchar.run_state import run_state; print(run_state(sys.argv[1])[0]['status'])"
         environment = {**os.environ, "PYTHONPATH": str(provenance.SOURCE)}
         command = [sys.executable, "-c", code, str(tmp_path / "02_x")]
         assert subprocess.run(command, capture_output=True, text=True, env=environment).stdout == "running\n"
-    runs = records.read_runs(tmp_path)
+    runs = read_runs(tmp_path)
     assert runs[["run", "status", "message"]].values.tolist() == [["02_x", "died", "the batch was killed"]]
     save()  # by hand, while a batch is not done
-    assert records.read_runs(tmp_path)["checks"].tolist() == [1]
+    assert read_runs(tmp_path)["checks"].tolist() == [1]
 
 
 def test_a_good_result_counts_although_a_later_run_failed(tmp_path, save):
     folder = save().parent
     sha256 = records.read_result(folder)["sha256"]
     earlier = {"result": sha256, "id": "0123456789ab", "identity": {"cells": []}}
-    records.write_status(folder, {"status": "failed", "message": "boom", "result": None, "earlier": earlier})
-    runs = records.read_runs(tmp_path)
+    write_status(folder, {"status": "failed", "message": "boom", "result": None, "earlier": earlier})
+    runs = read_runs(tmp_path)
     assert runs[["status", "message", "id", "checks"]].values.tolist() == [["failed", "boom", "0123456789ab", 1]]
-    assert len(records.read_checks(tmp_path)) == 1
+    assert len(read_checks(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("content", ['{"status": "ok"', "[]", "{}", '{"status": "ok", "sha256": "0"}'])
@@ -262,17 +261,17 @@ def test_a_damaged_status_is_no_status(tmp_path, save, content):
     folder = save().parent
     (folder / "status.json").write_text(content)
     with pytest.raises(ValueError, match=r"02_x/status\.json is damaged") as caught:
-        records.read_status(folder)
+        read_status(folder)
     one_line(caught)
-    assert records.read_runs(tmp_path)["status"].tolist() == ["ok"]  # its result speaks for itself
+    assert read_runs(tmp_path)["status"].tolist() == ["ok"]  # its result speaks for itself
     (folder / "result.json").unlink()
-    assert records.read_runs(tmp_path)["status"].tolist() == ["damaged"]
+    assert read_runs(tmp_path)["status"].tolist() == ["damaged"]
 
 
 def test_no_runs_give_an_empty_table_and_no_folder_a_clear_line(tmp_path):
-    assert list(records.read_runs(tmp_path).columns[:3]) == ["run", "notebook", "status"]
+    assert list(read_runs(tmp_path).columns[:3]) == ["run", "notebook", "status"]
     with pytest.raises(ValueError, match="no folder") as caught:
-        records.read_runs(tmp_path / "none")
+        read_runs(tmp_path / "none")
     one_line(caught)
 
 
@@ -284,7 +283,7 @@ def test_checks_are_those_of_the_good_results(tmp_path, save):
     status = {"status": "failed", "message": "boom", "result": records.read_result(failed)["sha256"]}
     files.atomic_write(failed / "status.json", json.dumps(status))
     save(tmp_path / "04_none", checks=[])
-    checks = records.read_checks(tmp_path)
+    checks = read_checks(tmp_path)
     assert list(checks.columns) == ["run", "notebook", "claim", "name", "expected", "got", "verdict", "quick"]
     assert checks.values.tolist() == [
         ["01_good", "02_x", "c001", "", 0.4, 0.5, "differs", False],
@@ -296,7 +295,7 @@ def test_measurements_in_one_folder_do_not_replace_each_other(tmp_path, table):
     first, second = (records.save_measured(tmp_path, table) for _ in range(2))
     assert first != second
     assert records.read_result(first.parent)["parameters"]["request"] == {"steps": [50], "guidance": 7.5}
-    assert len(records.read_runs(tmp_path)) == 2
+    assert len(read_runs(tmp_path)) == 2
 
 
 def test_importing_records_loads_neither_torch_nor_pandas_nor_matplotlib():

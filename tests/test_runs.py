@@ -7,6 +7,8 @@ from samples import make_table, one_line
 
 from mmchar import records
 from mmchar.cli import main
+from mmchar.files import sealed
+from mmchar.run_state import write_status
 from mmchar.runs import diff_runs, find_run, show_run
 
 CHECK = {"claim": "c001", "name": "share", "expected": 1, "got": 1.5, "verdict": "agrees"}
@@ -24,7 +26,7 @@ def save(folder, *, steps=50, got=1.5, scale=1.0, torch="2.13.0", id_="012345678
     identity |= {"parameters": {"steps": steps}, "versions": {"torch": torch}}
     status = {"name": "02_x", "status": "ok", "seconds": 2.0, "cell": 0, "message": "", "why": "never run", "id": id_}
     sha256 = records.read_result(folder)["sha256"]
-    records.write_status(folder, status | {"identity": identity, "result": sha256})
+    write_status(folder, status | {"identity": identity, "result": sha256})
     return path.parent
 
 
@@ -82,8 +84,7 @@ def test_the_versions_that_differ_are_those_that_were_recorded(results, monkeypa
     path = results / "02_b" / "result.json"
     result = json.loads(path.read_text())
     result["provenance"]["versions"]["torch"] = "2.11.0"
-    body = {key: value for key, value in result.items() if key != "sha256"}
-    path.write_text(json.dumps(body | {"sha256": records.checksum(records.canonical_json(body).encode())}))
+    path.write_text(json.dumps(sealed(result)))
     rows = [row for row in diff_runs(results, "02_a", "02_b") if row["what"] == "version"]
     assert [(row["name"], row["second"]) for row in rows] == [("torch", "2.11.0")]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from samples import SAVE, SLEEP, is_gone, make_notebook, one_line, wait_for
 
-from mmchar import slurm
+from mmchar import batch, slurm
 from mmchar.batch import Run, RunStatus
 from mmchar.cli import main
 from mmchar.records import read_result
@@ -251,7 +251,7 @@ def test_a_job_sent_back_to_the_queue_does_not_repeat_a_good_run_nor_start_for_e
             return RunStatus("a", "died", 1.0, 3, "the kernel was killed")
         return RunStatus("a", "ok", 1.0)
 
-    monkeypatch.setattr(slurm, "run_notebook", pretend)
+    monkeypatch.setattr(batch, "run_notebook", pretend)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
     try:
         slurm._job(run, 60, ended)

@@ -9,14 +9,14 @@ import sys
 import pytest
 from samples import SAVE, SLEEP, files_in, is_gone, make_notebook, make_table, one_line, wait_for
 
-from mmchar import batch
-from mmchar import study as studying
+from mmchar import batch, papermill_process
 from mmchar.batch import RunStatus, run_notebook
 from mmchar.cli import main
 from mmchar.identity import code_cells
 from mmchar.notebooks import render
 from mmchar.provenance import SOURCE
-from mmchar.records import read_result, read_runs, save_result
+from mmchar.records import read_result, save_result
+from mmchar.runs import read_runs
 from mmchar.study import study, study_exit_code
 from mmchar.tables import read_table
 
@@ -40,7 +40,7 @@ def started(monkeypatch):
         calls.append((notebook.stem, parameters))
         return RunStatus(notebook.stem, "ok" if notebook.stem != "02_x" else "failed", 1.0, 3, "KeyError: 'a'")
 
-    monkeypatch.setattr(studying, "run_notebook", pretend)
+    monkeypatch.setattr(batch, "run_notebook", pretend)
     return calls
 
 
@@ -110,7 +110,7 @@ def test_every_notebook_is_checked_before_the_first_starts(folder, started):
 def test_no_notebooks_or_no_papermill_is_one_line(tmp_path, folder, monkeypatch):
     with pytest.raises(ValueError, match="no notebooks NN_"):
         study(tmp_path, tmp_path / "results")
-    monkeypatch.setattr(batch.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(papermill_process.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="papermill is not installed; pip install papermill"):
         study(folder, tmp_path / "results")
     with pytest.raises(ValueError, match="papermill is not installed"):
@@ -154,7 +154,7 @@ def checked(monkeypatch):
         )
         return RunStatus(notebook.stem, "ok", 1.0)
 
-    monkeypatch.setattr(studying, "run_notebook", pretend)
+    monkeypatch.setattr(batch, "run_notebook", pretend)
 
 
 def test_a_study_writes_the_scorecard_of_all_good_results(folder, checked, capsys):

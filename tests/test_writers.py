@@ -8,7 +8,8 @@ import pytest
 from samples import SAVE, make_notebook
 
 from mmchar.provenance import SOURCE
-from mmchar.records import read_checks, read_result, read_runs
+from mmchar.records import read_result
+from mmchar.runs import read_checks, read_runs
 from mmchar.tables import read_table
 
 WRITERS, TIMES = 8, 4
