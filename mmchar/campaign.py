@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mmchar import expected
-from mmchar.campaign_plan import START_S, device_of, hear, known_rows, split_missing
+from mmchar.campaign_plan import NO_WORKER, START_S, device_of, hear, known_rows, split_missing
 from mmchar.grids import Point, identity, read_grid
-from mmchar.measured import pack, set_aside, write_point
+from mmchar.measured import MEASURED, pack, set_aside, write_point
 from mmchar.provenance import provenance
 from mmchar.worker import Worker, WorkerDied, order
 
@@ -61,7 +61,7 @@ def run_campaign(
     clock: Callable[[], float] = time.monotonic,
     start: Callable[[str], Any] = Worker,
 ) -> list[dict[str, Any]]:
-    """The rows of all points of a grid: ok, failed, died, skipped or not reached, each with its reason.
+    """The rows of all points of a grid: ok, partial, failed, died, skipped or not reached, each with its reason.
 
     Parameters
     ----------
@@ -100,8 +100,7 @@ def run_campaign(
                 _tell(name, point, state)
                 bar.update()
         finally:
-            if state.worker:
-                state.worker.close()
+            _end_worker(state)
             _finish(points, state)
     return [state.rows[name] for name in state.rows]
 
@@ -110,7 +109,8 @@ def exit_code(rows: list[dict[str, Any]]) -> int:
     """0 where nothing failed (what did not fit the machine or the budget is no failure), 130 if interrupted, else 1."""
     if any(row["reason"].startswith("interrupted") for row in rows):
         return 130
-    return int(any(row["status"] in ("failed", "died") or row["reason"].startswith(_UNWRITTEN) for row in rows))
+    bad = (_UNWRITTEN, NO_WORKER)
+    return int(any(row["status"] in ("failed", "died", "partial") or row["reason"].startswith(bad) for row in rows))
 
 
 def _readied(grid: str | Path, out: str | Path, budget_s: float) -> list[Point]:
@@ -138,7 +138,7 @@ def _one(name: str, point: Point, state: _State) -> None:
     except WorkerDied as died:
         tried = before.get("attempts", 0) + 1
         _keep(state, {**row, "status": "died", "reason": str(died), "attempts": tried})
-        _restart(state)
+        _end_worker(state)
 
 
 def _new_row(name: str, point: Point, state: _State) -> dict[str, Any]:
@@ -166,11 +166,11 @@ def _fits(name: str, point: Point, state: _State, row: dict[str, Any]) -> bool:
         return False
     guess = _guess(point, state)
     if guess is not None and guess.get("tight") and state.used:  # by what was measured before, perhaps
-        _restart(state)
+        _end_worker(state)
         guess = _guess(point, state)
     if guess is None:
         _not_reached(state, row, state.stopped or "the budget ended while it was counted")
-        _restart(state)
+        _end_worker(state)
         return False
     if guess.get("failed") or guess["skip"]:
         status = "skipped" if guess["skip"] else "failed"
@@ -184,6 +184,12 @@ def _fits(name: str, point: Point, state: _State, row: dict[str, Any]) -> bool:
 
 
 def _guess(point: Point, state: _State) -> dict[str, Any] | None:
+    if state.worker is None:
+        try:
+            _start_worker(state)
+        except ValueError as error:
+            state.stopped = str(error)
+            return None
     state.worker.ask(order("expect", point))
     return _wait(state)
 
@@ -208,7 +214,7 @@ def _measured(point: Point, state: _State, row: dict[str, Any]) -> None:
         _not_reached(
             state, {**row, "took_s": took if not state.stopped else None, "attempts": row["attempts"] - 1}, why
         )
-        _restart(state)
+        _end_worker(state)
         return
     state.rows[row["id"]] = {**row, **answer}
     if answer["status"] == "ok":
@@ -217,7 +223,7 @@ def _measured(point: Point, state: _State, row: dict[str, Any]) -> None:
     if answer.get("unwritten"):
         state.stopped = answer["reason"]
     if not answer["again"]:
-        _restart(state)
+        _end_worker(state)
 
 
 def _wait(state: _State) -> dict[str, Any] | None:
@@ -231,14 +237,15 @@ def _wait(state: _State) -> dict[str, Any] | None:
 
 def _start_worker(state: _State) -> None:
     state.worker, state.used = state.start(state.device), False
-    machine = hear(state.worker, START_S)
+    machine = hear(state.worker, min(START_S, max(state.left_s(), 1.0)))
     state.machine = state.machine or machine
 
 
-def _restart(state: _State) -> None:
-    state.worker.close()
-    if not state.stopped and state.left_s() > 0:
-        _start_worker(state)
+def _end_worker(state: _State) -> None:
+    """End the worker; the next point that needs one starts another."""
+    if state.worker is not None:
+        state.worker.close()
+    state.worker = None
 
 
 def _made_by(state: _State) -> dict[str, Any]:
@@ -286,9 +293,9 @@ def _one_left(name: str, point: Point, state: _State) -> None:
 def _tell(name: str, point: Point, state: _State) -> None:
     row = state.rows[name]
     what = row["reason"]
-    if row["status"] == "ok":
+    if row["status"] in MEASURED:
         stages = ", ".join(f"{stage} {seconds:.4g} s" for stage, seconds in row["median_s"].items())
-        what = stages + (f" ({row['doubts']} doubts)" if row["doubts"] else "")
+        what = stages + (f" ({row['doubts']} doubts)" if row["doubts"] else "") + (f"; {what}" if what else "")
     state.say(f"{row['status']:<11}  {point.title()}: {what}")
 
 

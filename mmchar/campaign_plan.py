@@ -10,6 +10,7 @@ from mmchar.measured import load_points
 from mmchar.worker import Worker, WorkerDied, order
 
 ATTEMPTS = 2  # a point that failed is tried once more, after all others; then only with retry
+NO_WORKER = "nothing can be measured here"
 START_S = 120.0  # for a worker to load PyTorch
 _COUNT_S = 600.0  # for counting the largest model
 
@@ -61,9 +62,11 @@ def known_rows(out: str | Path | None, have: Sequence[str | Path]) -> dict[str, 
 
 
 def is_done(row: dict[str, Any] | None, *, retry: bool) -> bool:
-    """Whether a point with this row is not measured again: it is ok, or it failed often enough."""
+    """Whether a point with this row is not measured again: it is ok, or measured in part, or it failed often enough."""
     if row is None or row["status"] in ("skipped", "not reached"):
         return False
+    if row["status"] == "partial":
+        return not retry
     return row["status"] == "ok" or (row["attempts"] >= ATTEMPTS and not retry)
 
 
@@ -77,7 +80,7 @@ def split_missing(
         row = have.get(name)
         if row is not None and is_done(row, retry=retry):
             done[name] = row
-        elif row is not None and row["status"] in ("failed", "died"):
+        elif row is not None and row["status"] in ("failed", "died", "partial"):
             again.append((name, point))
         else:
             queue.append((name, point))
@@ -89,7 +92,7 @@ def hear(worker: Any, wait_s: float) -> dict[str, Any]:
     try:
         answer = worker.answer(wait_s)
     except WorkerDied as died:
-        raise ValueError(f"nothing can be measured here: {died}") from died
+        raise ValueError(f"{NO_WORKER}: {died}") from died
     if answer is None:
-        raise ValueError(f"nothing can be measured here: the worker said nothing for {wait_s:g} s")
+        raise ValueError(f"{NO_WORKER}: the worker said nothing for {wait_s:g} s")
     return answer

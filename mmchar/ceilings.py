@@ -11,12 +11,13 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmchar.backends import attention_backend, check_backend
 from mmchar.ceiling_cases import Case, cases
+from mmchar.gpu_state import is_usable
 from mmchar.timing import Measurement, Work, measure_time
 
 if TYPE_CHECKING:
@@ -73,8 +74,11 @@ def measure_ceilings(
     check_device(device, "float32")
     end, saved_s = time.monotonic() + budget_s, time.monotonic()
     rows: list[dict[str, Any]] = []
+    unusable = ""
     for case in _bar([*dispatch_cases(device), *cases(device=device, tiny=tiny)], progress):
-        rows += _row_or_reason(case, device, end)
+        rows += _row_or_reason(case, device, end, unusable)
+        if rows[-1]["status"] == "failed" and not unusable and not is_usable(device):
+            unusable = f"the GPU was left unusable by {case.op} {json.dumps(case.sizes)} in {case.dtype}"
         if keep and time.monotonic() - saved_s > 30:
             save_ceilings(keep, _table(rows, device))
             saved_s = time.monotonic()
@@ -109,7 +113,7 @@ def dispatch_cases(device: str) -> list[Case]:
     return [*small, Case("dispatch nn.Linear", {}, "float32", 512, 304, module, lambda net, x: net(x))]
 
 
-def _row_or_reason(case: Case, device: str, end: float) -> list[dict[str, Any]]:
+def _row_or_reason(case: Case, device: str, end: float, unusable: str) -> list[dict[str, Any]]:
     """The rows of one case: one per way to run it, or one that says why there is none."""
     common: dict[str, Any] = {
         "op": case.op,
@@ -118,8 +122,8 @@ def _row_or_reason(case: Case, device: str, end: float) -> list[dict[str, Any]]:
         "backend": case.backend,
     }
     common |= {"flop": case.flop, "bytes": case.moved_bytes}
-    if time.monotonic() >= end:
-        return [{**common, "how": "eager", "status": "not reached", "reason": "the budget ended before"}]
+    if unusable or time.monotonic() >= end:
+        return [{**common, "how": "eager", "status": "not reached", "reason": unusable or "the budget ended before"}]
     if device == "cpu" and (case.flop > _CPU_FLOP or case.moved_bytes > _CPU_BYTES):
         return [{**common, "how": "eager", "status": "skipped", "reason": "too large for a cpu"}]
     rows: list[dict[str, Any]] = []
@@ -132,7 +136,8 @@ def _row_or_reason(case: Case, device: str, end: float) -> list[dict[str, Any]]:
     except (ValueError, RuntimeError, ImportError, MemoryError) as error:
         status = "skipped" if isinstance(error, ValueError) or "No available kernel" in str(error) else "failed"
         rows.append({**common, "how": "eager", "status": status, "reason": " ".join(str(error).split())[:200]})
-        _free(device)
+    if rows[-1]["status"] != "ok":
+        _free(device)  # only now does the error hold its operands no more
     return rows
 
 
@@ -216,7 +221,8 @@ def _free(device: str) -> None:
     import torch
 
     if device == "cuda":
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # a GPU that a kernel has broken
+            torch.cuda.empty_cache()
 
 
 def _bar(plan: list[Case], progress: bool) -> Any:

@@ -107,7 +107,7 @@ def run_ceilings(args: argparse.Namespace) -> int:
         raise ValueError("--ceilings needs --out, the folder of the results")
     from mmchar.ceilings import measure_ceilings, save_ceilings
 
-    table = measure_ceilings(device=args.device, budget_s=args.budget or float("inf"), tiny=args.tiny)
+    table = measure_ceilings(device=args.device, budget_s=args.budget or float("inf"), tiny=args.tiny, keep=args.out)
     path = save_ceilings(args.out, table)
     reached = {kind: int(many) for kind, many in table.groupby("status")["op"].count().items()}
     if args.json:

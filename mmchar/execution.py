@@ -5,11 +5,14 @@ counted: nothing is left out silently.
 """
 
 import copy
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from mmchar.levers import Levers
 from mmchar.models import Model
@@ -113,6 +116,8 @@ def apply_levers(model: Model, levers: Levers, plan: Sequence[Stage], *, own: bo
         changes["quantized"] = lambda module: _quantize(module, levers.quantization)
     if levers.execution == "compiled":
         changes["compiled_blocks"] = _compile_blocks
+    if levers.on_graphs:
+        _keep_indices(model)
     if not changes:
         return model, {}
     roles = list(dict.fromkeys(stage.component for stage in plan))
@@ -127,6 +132,19 @@ def apply_levers(model: Model, levers: Levers, plan: Sequence[Stage], *, own: bo
         if not any(done[role][name] for role in roles):
             raise ValueError(f"{name} is not possible: {_NOTHING[name]} in {', '.join(roles)} of {model.spec.name}")
     return replace(model, components=parts), done
+
+
+def _keep_indices(model: Model) -> None:
+    """The token ids that Chameleon masks, a list that each execution copies to the GPU, as a tensor there.
+
+    No graph can hold that copy. The mapping is the only thing of a model given that changes, and says the same.
+    """
+    import torch
+
+    for module in model.components.values():
+        mapping = getattr(getattr(module, "model", None), "vocabulary_mapping", None)
+        if mapping is not None and isinstance(mapping.image_tokens, list):  # a cached property
+            mapping.image_tokens = torch.tensor(mapping.image_tokens, dtype=torch.int64, device=model.device)
 
 
 _NOTHING = {
@@ -167,7 +185,8 @@ def _quantize(module: "nn.Module", scheme: str) -> int:
 
     many = sum(fits(layer, "") for layer in module.modules())
     if many:
-        torchao.quantize_(module, getattr(torchao, _QUANTIZERS[scheme])(), filter_fn=fits)
+        # its settings of the compiler would last as long as the process; `compiling` has those that matter
+        torchao.quantize_(module, getattr(torchao, _QUANTIZERS[scheme])(set_inductor_config=False), filter_fn=fits)
     return many
 
 
@@ -226,7 +245,8 @@ def preparer(model: Model, stage: Stage, levers: Levers) -> Callable[[], Work]:
         if not captured:
             work = eager()
             run = torch.compile(work, dynamic=False) if levers.compiles else work
-            captured.append((_capture(run, lambda: rewind(work), model.device), lambda: rewind(work)))
+            with nullcontext() if levers.compiles else _as_captured():
+                captured.append((_capture(run, lambda: rewind(work), model.device), lambda: rewind(work)))
         replay, back = captured[0]
         back()
         return replay
@@ -235,7 +255,15 @@ def preparer(model: Model, stage: Stage, levers: Levers) -> Callable[[], Work]:
 
 
 def _capture(work: Work, rewind: Work, device: str) -> Work:
-    """A replay of one execution, captured as a CUDA graph (PyTorch's notes on CUDA semantics, "CUDA Graphs")."""
+    """A replay of one execution, captured as a CUDA graph (PyTorch's notes on CUDA semantics, "CUDA Graphs").
+
+    It is rehearsed first, because a capture that breaks off leaves the allocator of this process in it.
+
+    Raises
+    ------
+    RuntimeError
+        The execution waits for the GPU, which no graph can hold; with what it does so for and where.
+    """
     import torch
 
     with torch.cuda.device(device), torch.inference_mode():
@@ -245,12 +273,57 @@ def _capture(work: Work, rewind: Work, device: str) -> Work:
             for _ in range(_SETTLE):
                 rewind()
                 work()
+            rewind()
+            with _no_waiting():
+                work()
         torch.cuda.current_stream().wait_stream(stream)
-        rewind()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            kept = work()
-    return lambda: (graph.replay(), kept)[1]  # the outputs live in the graph's own memory
+        graph, read, kept = torch.cuda.CUDAGraph(), rewind(), []
+        try:
+            with torch.cuda.graph(graph):
+                kept.append(work())
+        except RuntimeError as error:  # what ends the capture fails too; why it broke off is the context of that
+            first = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+            raise RuntimeError(f"no CUDA graph can be captured of it: {first}") from error
+    # the outputs live in the graph's own memory; what it reads must outlive it
+    return lambda: (graph.replay(), kept[0], read)[1]
+
+
+@contextmanager
+def _as_captured() -> Iterator[None]:
+    """What libraries leave out of a capture (transformers: reading masks) is left out of its warm-up too.
+
+    A compiler's trace leaves it out by itself, and would be guarded by this patch.
+    """
+    import torch
+
+    with patch.object(torch.cuda, "is_current_stream_capturing", lambda: True):
+        yield
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    """An operator that waits for the GPU is an error, which says where it was called from."""
+    import torch
+
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    except RuntimeError as error:
+        if "synchronizing" not in str(error):
+            raise
+        raise RuntimeError(f"no CUDA graph can hold it, because it waits for the GPU at {_place(error)}") from error
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the library's or our own code, not PyTorch's, that an error comes from."""
+    import torch
+
+    frames, inside = traceback.extract_tb(error.__traceback__), str(Path(torch.__file__).parent)
+    outside = [frame for frame in frames if not frame.filename.startswith(inside)] or frames
+    return f"{Path(outside[-1].filename).name}, line {outside[-1].lineno}"
 
 
 def settle(levers: Levers, warmup: int) -> int:
@@ -272,7 +345,7 @@ def compiling(levers: Levers) -> Iterator[dict[str, int]]:
     counters.clear()
     settings = {"recompile_limit": 256, "accumulated_recompile_limit": 4096, "fail_on_recompile_limit_hit": True}
     try:
-        with torch._dynamo.config.patch(**settings), _kernel_ranges():
+        with torch._dynamo.config.patch(**settings), _inductor_settings(levers):
             yield counts
     except torch._dynamo.exc.FailOnRecompileLimitHit as error:
         raise ValueError(f"execution {levers.execution!r} is not possible: compiled over and over ({error})") from error
@@ -282,11 +355,19 @@ def compiling(levers: Levers) -> Iterator[dict[str, int]]:
     counts["graph_breaks"] = sum(counters["graph_break"].values())
 
 
-def _kernel_ranges() -> Any:
-    """Inductor's loops on a CPU inside ranges that the profiler sees."""
+def _inductor_settings(levers: Levers) -> Any:
+    """Inductor's loops on a CPU inside ranges that the profiler sees; what torchao recommends where it quantizes.
+
+    Source of the latter: torchao's ``recommended_inductor_config_setter``. Without it the product of one token with an
+    int8 weight is no single loop, and the weight is written out in bfloat16 each time.
+    """
     import torch._inductor.config as inductor
 
-    return inductor.patch({"cpp.enable_kernel_profile": True})
+    settings = {"cpp.enable_kernel_profile": True}
+    if levers.quantization != "none":
+        tuned = ("coordinate_descent_tuning", "coordinate_descent_check_all_directions", "force_fuse_int_mm_with_mul")
+        settings |= dict.fromkeys(tuned, True)
+    return inductor.patch(settings)
 
 
 def by_kernel_name(levers: Levers) -> bool:

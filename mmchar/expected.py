@@ -40,11 +40,13 @@ def expected(point: Point) -> dict[str, float]:
     table = counting.count(
         point.model, request, dtype=point.dtype, attention=byte_model(point.attention), tiny=point.tiny
     )
-    params, spec = sum(table.attrs["params"].values()), get_spec(point.model, tiny=point.tiny)
+    spec = get_spec(point.model, tiny=point.tiny)
+    plan = choose_stages(stages(spec, spec.resolve(request)), point.stages, model=spec.name)
+    params = sum(table.attrs["params"][role] for role in {stage.component for stage in plan})
     weight_bytes = params * ITEM_BYTES[point.dtype]
     seconds = _START_S + params / _PARAMS_S[point.device]
     runs, live = counting.executions(table), []
-    for stage in choose_stages(stages(spec, spec.resolve(request)), point.stages, model=spec.name):
+    for stage in plan:
         rows = table[table["stage"] == stage.name]
         whole = rows[["flop", "read_bytes", "write_bytes", "calls"]].multiply(rows["repeats"], axis=0).sum()
         live.append(int(rows["live_bytes"].max()))
@@ -76,7 +78,9 @@ def why_skipped(point: Point, machine: dict[str, Any]) -> str:
     if point.device == "cuda" and machine["capability"] is None:
         return "torch sees no CUDA GPU here"
     have = machine["memory_bytes"][point.device]
-    parts = get_spec(point.model, tiny=point.tiny).components.values()
+    spec = get_spec(point.model, tiny=point.tiny)
+    plan = choose_stages(stages(spec, spec.resolve(from_mapping(point.request))), point.stages, model=spec.name)
+    parts = [spec.components[role] for role in {stage.component for stage in plan}]
     least = sum(part.published_params or 0 for part in parts) * ITEM_BYTES[point.dtype]
     if have is not None and least > have:
         return f"its weights are {least / 1e9:.3g} GB in {point.dtype}, and {point.device} has {have / 1e9:.3g} GB"

@@ -1,5 +1,6 @@
 """The state that a GPU is measured in: clocks, power limit, driver, and who else is on it."""
 
+import gc
 import os
 from typing import Any
 
@@ -40,9 +41,27 @@ def gpu_state(device: str = "cuda") -> dict[str, Any] | None:
     return parse_state(line) | {"other_processes": others(users, os.getpid())}
 
 
+def is_usable(device: str) -> bool:
+    """Whether the device still computes; a kernel that failed, or a capture that broke off, can end that for good."""
+    if not device.startswith("cuda"):
+        return True
+    import torch
+
+    gc.collect()
+    try:
+        torch.zeros(1, device=device).add_(1)
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()  # refused by an allocator that still thinks it is in a capture
+    except RuntimeError:
+        return False
+    return True
+
+
 def parse_state(line: str) -> dict[str, Any]:
     """The fields of one line of ``nvidia-smi --query-gpu``, numbers as numbers; None for ``[N/A]`` and the like."""
     values = [value.strip() for value in line.splitlines()[0].split(",")]
+    if len(values) != len(_FIELDS):  # words of a driver that could not answer
+        return {name: None for _, name, _ in _FIELDS}
     found: dict[str, Any] = {}
     for (_, name, is_number), value in zip(_FIELDS, values, strict=True):
         try:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MAX_BYTES = 16_000_000  # of one packed file
 MAX_FILES = 7  # packed tables; run.json is the eighth file
-STATUSES = ("ok", "failed", "died", "skipped", "not reached")
+STATUSES = ("ok", "partial", "failed", "died", "skipped", "not reached")
+MEASURED = ("ok", "partial")  # those with tables; partial has no rows of the stages that failed
 _ROW = {"id": str, "status": str, "reason": str, "asked": dict, "attempts": int, "facts": dict}
 
 
@@ -48,8 +49,8 @@ def read_measured(folder: str | Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
     -------
     points : DataFrame
         id, status, reason, what was asked (model, request, device, dtype, attention, tiny, levers, stages, samples,
-        warmup), hardware, ``time_s`` (sum of median * repeats over the measured stages), ``doubts`` (lines), ``facts``
-        (the ``attrs`` of the table, per stage), expect_s, took_s, utc.
+        warmup), hardware, ``time_s`` (sum of median * repeats over its stages; only where ok), ``doubts`` (lines),
+        ``facts`` (the ``attrs`` of the table, per stage), expect_s, took_s, utc.
     rows : DataFrame
         The columns of ``data/README.md``, and ``id``.
 
@@ -81,7 +82,7 @@ def stage_points(points: "pd.DataFrame") -> "pd.DataFrame":
 
     keep = ["id", "model", "request", "device", "dtype", "attention", "tiny", "levers", "hardware"]
     rows = []
-    for point in points[points["status"] == "ok"].to_dict("records"):
+    for point in points[points["status"].isin(MEASURED)].to_dict("records"):
         facts = point["facts"]
         for stage in facts["median_s"]:
             row = {key: point[key] for key in keep} | {"stage": stage, "samples": len(facts["samples"][stage])}

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -159,6 +159,7 @@ def load(
     device: str = "meta",
     dtype: str = "bfloat16",
     tiny: bool = False,
+    roles: Collection[str] | None = None,
 ) -> Model:
     """Build a model's networks.
 
@@ -175,6 +176,8 @@ def load(
         Set while building, so that buffers a class keeps in fp32 stay so.
     tiny : bool
         The scaled-down variant of the spec.
+    roles : collection of str, optional
+        Build only these components, with random weights; all unless given.
 
     Raises
     ------
@@ -192,6 +195,7 @@ def load(
     parts = {
         role: build(part, role=role, model=str(name), device=device, dtype=dtype)
         for role, part in spec.components.items()
+        if roles is None or role in roles
     }
     return Model(spec, parts, device, dtype)
 
@@ -209,7 +213,7 @@ def check_device(device: str, dtype: str) -> None:
         if not torch.cuda.is_available():
             raise ValueError("device 'cuda' asked for, but torch sees no CUDA GPU here; use device cpu")
         if dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise ValueError(f"{torch.cuda.get_device_name()} has no bfloat16; use --dtype float16 or float32")
+            raise ValueError(f"{torch.cuda.get_device_name()} has no bfloat16; use dtype float16 or float32")
 
 
 def build(part: Component, *, role: str, model: str, device: str, dtype: str) -> "torch.nn.Module":

@@ -4,6 +4,7 @@ Two separate passes per stage: :func:`mmchar.timing.measure_time` times whole ex
 :func:`mmchar.timing.profile_once` puts the time of every operator into the row that counting makes of it.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -22,15 +23,16 @@ from mmchar.execution import (
     choose_stages,
     split_guidance,
 )
-from mmchar.gpu_state import gpu_state
+from mmchar.gpu_state import gpu_state, is_usable
 from mmchar.levers import Levers
 from mmchar.locks import measuring
 from mmchar.models import Model, check_device, get_spec, load
 from mmchar.request import Request
 from mmchar.speculation import check_speculation
-from mmchar.stage_runs import measure_fully, measure_stage
+from mmchar.stage_runs import measure_fully, measure_stage, time_stage
 from mmchar.stages import Stage
 from mmchar.stages import stages as plan_stages
+from mmchar.timing import Measurement
 
 __all__ = ["attention_backend", "available_bytes", "measure", "measure_stage", "summarize_measured"]
 
@@ -47,6 +49,7 @@ def measure(
     warmup: int = 1,
     levers: Levers | None = None,
     stages: Sequence[str] | None = None,
+    keep_going: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """The operator table of one generation with measured time, from running every stage with random weights.
@@ -73,7 +76,9 @@ def measure(
     levers : Levers, optional
         Compilation, CUDA graphs, quantization and the like; a model that was given is copied before it is changed.
     stages : sequence of str, optional
-        Measure only these stages.
+        Measure only these stages; the networks of others are not built.
+    keep_going : bool
+        Measure the other stages where one fails, and say why it did in ``attrs["failed"]``; raise where all do.
     progress : bool
         A bar over the stages, on stderr.
 
@@ -94,7 +99,8 @@ def measure(
         all operators) and ``of_run`` (time in known rows / median; the rest is Python, and on a GPU idle time),
         idle_share and idle (None on a CPU), memory, energy_j (joules of one execution, None where the machine does not
         tell), changed (what the levers changed, in counts), compiled (graphs and graph breaks), speculation, and
-        doubts, a line for each reason not to trust the numbers (none is an empty list).
+        doubts, a line for each reason not to trust the numbers (none is an empty list). ``failed`` says by stage why it
+        has no rows.
 
     Raises
     ------
@@ -123,18 +129,33 @@ def measure(
         model = _load(model, request, device=device, dtype=dtype, attention=attention, tiny=tiny, plan=plan)
     asked, before = counting.what_was_asked(model, full), gpu_state(model.device)
     model, changed = apply_levers(model, levers, plan, own=own)
-    parts, facts, counter = [], {}, energy_counter(model.device)
+    parts, facts, failed = [], {}, {}
+    counter = energy_counter(model.device)
     with measuring(model.device), attention_backend(attention):
+        first = _time_first(model, plan, levers, attention, samples, warmup)
         for stage in _bar(plan, spec.name, progress):
-            table, facts[stage.name] = measure_fully(model, stage, levers, attention, samples, warmup, counter)
+            try:
+                table, facts[stage.name] = measure_fully(
+                    model, stage, levers, attention, samples, warmup, counter, first.get(stage.name)
+                )
+            except Exception as error:  # whatever the libraries raise belongs into the table's attrs
+                if not keep_going:
+                    raise
+                failed[stage.name] = one_line(error)
+                if not is_usable(model.device):
+                    failed |= dict.fromkeys(_names(plan, after=stage), f"the GPU was left unusable by {stage.name}")
+                    break
+                continue
             facts[stage.name]["changed"] = done = changed.get(stage.component, {})
             if done.get("compiled_blocks") == 0:
                 says = f"{spec.name} {stage.name}: the library names no repeated block of it, so nothing was compiled"
                 facts[stage.name]["doubts"].append(says)
             parts.append(table)
+    if not parts:
+        raise ValueError("; ".join(failed.values()))
     if before and before["other_processes"]:
         says = f"{spec.name}: {before['other_processes']} other processes are on the GPU"
-        facts[plan[0].name]["doubts"].append(says)
+        next(iter(facts.values()))["doubts"].append(says)
     table = pd.concat(parts, ignore_index=True)
     ran = table.pop("ran")
     table = counting.as_categories(use_backend(table, byte_model(attention)).assign(backend=ran))
@@ -143,6 +164,7 @@ def measure(
         "device": model.device,
         "attention": attention,
         "levers": levers.given(),
+        "failed": failed,
         **_settings(),
         "machine": before and {"before": before, "after": gpu_state(model.device)},
         **{key: {name: fact[key] for name, fact in facts.items()} for key in next(iter(facts.values()))},
@@ -184,6 +206,27 @@ def summarize_measured(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def _time_first(
+    model: Model, plan: Sequence[Stage], levers: Levers, attention: str, samples: int, warmup: int
+) -> dict[str, Measurement]:
+    """On a GPU, the timings of eager stages, all before the first of them is profiled; those that fail have none.
+
+    What is compiled or captured is made once, for timing and profiling, and launches less.
+    """
+    if not model.device.startswith("cuda") or levers.execution != "eager":
+        return {}
+    first = {}
+    for stage in plan:
+        with contextlib.suppress(ValueError):  # it is tried once more, and its reason kept, where it is profiled
+            first[stage.name] = time_stage(model, stage, levers, attention, samples=samples, warmup=warmup)
+    return first
+
+
+def _names(plan: Sequence[Stage], *, after: Stage) -> list[str]:
+    names = [stage.name for stage in plan]
+    return names[names.index(after.name) + 1 :]
+
+
 def _total(values: list[float | None], repeats: list[int]) -> float | None:
     """Sum of ``value * repeats``; None where a value is missing."""
     known = [value * many for value, many in zip(values, repeats, strict=True) if value is not None]
@@ -204,6 +247,12 @@ def _check_all(attention: str, levers: Levers, *, device: str, dtype: str) -> No
     _check_real(device)
     check_backend(attention, device=device, dtype=dtype)
     check_levers(levers, device=device)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line, with its type where it is none of ours."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
 
 
 def available_bytes(device: str) -> int | None:
@@ -236,7 +285,8 @@ def _load(
     """The model on its device, unless what it needs, counted beforehand, is more than the device has free."""
     table = counting.count(name, request, dtype=dtype, attention=byte_model(attention), tiny=tiny)
     check_shapes(attention, _rows_of(table, plan), device=device)
-    weights = sum(table.attrs["params"].values()) * ITEM_BYTES[dtype]
+    roles = {stage.component for stage in plan}
+    weights = sum(many for role, many in table.attrs["params"].items() if role in roles) * ITEM_BYTES[dtype]
     need, free = weights + int(_rows_of(table, plan)["live_bytes"].max()), available_bytes(device)
     if free is not None and need > free:
         smaller = "a smaller request" if tiny else "the tiny variant (--tiny), a smaller request"
@@ -244,7 +294,7 @@ def _load(
             f"{name} needs {need / 1e9:.3g} GB in {dtype} (weights {weights / 1e9:.3g}), but {device} has "
             f"{free / 1e9:.3g} GB free; measure {smaller} or a smaller dtype, or count it, which needs no memory"
         )
-    return load(name, device=device, dtype=dtype, tiny=tiny)
+    return load(name, device=device, dtype=dtype, tiny=tiny, roles=roles)
 
 
 def _rows_of(table: pd.DataFrame, plan: Sequence[Stage]) -> pd.DataFrame:
@@ -267,7 +317,9 @@ def _settings() -> dict[str, Any]:
 
     from mmchar.provenance import package_versions
 
+    tf32 = {"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32}
     return {
         "threads": torch.get_num_threads(),
+        "allow_tf32": tf32,
         "versions": package_versions("mmchar", "torch", "diffusers", "transformers"),
     }

@@ -55,7 +55,7 @@ def run_extras(
     counter: Counter | None,
     passes: list[list[Kernel]] | None = None,
 ) -> dict[str, Any]:
-    """Idle time, memory and energy of one execution, each from a pass of its own; None where there is none.
+    """Idle time, memory and energy of one execution, each from a pass of its own; None where there is none. And doubts.
 
     Parameters
     ----------
@@ -66,29 +66,37 @@ def run_extras(
     passes : list of list of Kernel, optional
         The kernels of executions that were recorded already.
     """
-    idle = None
+    idle, doubts = None, []
     if device.startswith("cuda"):
-        idle = idle_facts(passes or [run_kernels(prepare(), device) for _ in range(3)])
+        try:
+            idle = idle_facts(passes or [run_kernels(prepare(), device) for _ in range(3)])
+        except RuntimeError as error:
+            doubts.append(f"idle time is not known: {' '.join(str(error).split())[:200]}")
     memory = run_memory(prepare(), device)
     energy = run_energy(prepare(), device, expected_s=median_s, counter=counter, most=most) if counter else None
-    return {"idle_share": idle and idle["share"], "idle": idle, "memory": memory, "energy_j": energy}
+    return {"idle_share": idle and idle["share"], "idle": idle, "memory": memory, "energy_j": energy, "doubts": doubts}
 
 
 def stage_facts(
     timed: Measurement, profiles: list[Profile], extras: dict[str, Any] | None = None, *, attention: str = "flash"
 ) -> dict[str, Any]:
     """Samples, statistics, coverage and doubts of one stage, with what its other passes found."""
+    extras = extras or {}
     in_rows, free, unknown = (statistics.median(column) for column in zip(*map(_parts, profiles), strict=True))
     everything = in_rows + free + unknown
+    spans = [one.span_s for one in profiles if one.span_s is not None]
     covered = (in_rows + free) / everything if everything else 0.0
     return {
         "samples": list(timed.samples_s),
         "median_s": timed.median_s,
         "iqr_s": timed.iqr_s if timed.n > 1 else None,
-        "span_s": statistics.median(one.span_s for one in profiles),
+        "span_s": statistics.median(spans) if spans else None,
         "coverage": {"of_operators": covered, "of_run": (in_rows + free) / timed.median_s},
-        **{"idle_share": None, "idle": None, "memory": None, "energy_j": None, **(extras or {})},
-        "doubts": _doubts(timed, profiles, in_rows, covered, (extras or {}).get("idle"), attention),
+        **{"idle_share": None, "idle": None, "memory": None, "energy_j": None, **extras},
+        "doubts": [
+            *_doubts(timed, profiles, in_rows, covered, extras.get("idle"), attention),
+            *(f"{timed.label}: {doubt}" for doubt in extras.get("doubts", ())),
+        ],
     }
 
 

@@ -40,23 +40,51 @@ def measure_stage(
     return _run(model, middle, attention, run)
 
 
-def measure_fully(
-    model: Model, stage: Stage, levers: Levers, attention: str, samples: int, warmup: int, counter: Counter | None
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Rows and facts of one stage, all from the same inputs, compiled or captured once."""
+def time_stage(model: Model, stage: Stage, levers: Levers, attention: str, *, samples: int, warmup: int) -> Measurement:
+    """The timing of one stage alone, in a process that may not have profiled yet.
+
+    Kineto leaves CUPTI attached when a session ends (pytorch issue 144455), and each launch is slower from then on.
+    """
     middle = stage.at(middle_step(stage))
     prepare = preparer(model, middle, levers)
+    return _run(model, middle, attention, lambda: _time(model, stage, prepare, samples=samples, warmup=warmup))
 
-    def run() -> tuple[pd.DataFrame, dict[str, Any]]:
-        timed = _time(model, stage, prepare, samples=samples, warmup=settle(levers, warmup))
-        profiles, kernels = _profile(model, middle, prepare, levers, _passes(timed))
+
+def measure_fully(
+    model: Model,
+    stage: Stage,
+    levers: Levers,
+    attention: str,
+    samples: int,
+    warmup: int,
+    counter: Counter | None,
+    timed: Measurement | None = None,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Rows and facts of one stage, all from the same inputs, compiled or captured once.
+
+    What a GPU's profiler fails at is a doubt, and costs no timing: rows that are not known are one, unattributed.
+    """
+    middle = stage.at(middle_step(stage))
+    prepare = preparer(model, middle, levers)
+    on_gpu = model.device.startswith("cuda")
+
+    def run(timed: Measurement | None = timed) -> tuple[pd.DataFrame, dict[str, Any]]:
+        timed = timed or _time(model, stage, prepare, samples=samples, warmup=settle(levers, warmup))
+        speculation, doubts, kernels = None, [], None
+        if levers.layer_skip and stage.call == CALL:
+            speculation = measure_speculation(model, middle, levers, samples=samples, warmup=warmup)
+        try:
+            profiles, kernels = _profile(model, middle, prepare, levers, _passes(timed))
+        except RuntimeError as error:
+            if not on_gpu or _NO_KERNEL in str(error):
+                raise
+            doubts.append(f"{timed.label}: not profiled, so its time is in no row: {_reason(error)}")
+            profiles = [Profile([], [], [], [], timed.median_s, None)]
         most = stage.repeats if stage.grows else sys.maxsize
         extras = run_extras(prepare, model.device, median_s=timed.median_s, most=most, counter=counter, passes=kernels)
         facts = stage_facts(timed, profiles, extras, attention=attention)
-        facts["speculation"] = None
-        if levers.layer_skip and stage.call == CALL:
-            facts["speculation"] = measure_speculation(model, middle, levers, samples=samples, warmup=warmup)
-        return _stage_rows(model, stage, profiles), facts
+        facts["doubts"] += doubts
+        return _stage_rows(model, stage, profiles), {**facts, "speculation": speculation}
 
     with compiling(levers) as compiled:
         table, facts = _run(model, middle, attention, run)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from mmchar.kernels import Kernel, launch_head, without_head
+
 if TYPE_CHECKING:
     from mmchar.trace import Row
 
@@ -162,7 +164,7 @@ class Profile:
 
     ``free_s`` is the time of operators without a row because they move no data (views, allocations; on a CPU),
     ``other_s`` that of what nothing is known of, in ``other_kernels`` kernels; ``span_s`` that of the whole execution
-    with tracer and profiler on. Without a tracer a row is what runs under one name.
+    with tracer and profiler on (None where the profiler failed). Without a tracer a row is what runs under one name.
     """
 
     rows: "list[Row]"
@@ -170,7 +172,7 @@ class Profile:
     kernels: list[int]
     ran: list[str]
     other_s: float
-    span_s: float
+    span_s: float | None
     free_s: float = 0.0
     other_kernels: int = 0
 
@@ -192,6 +194,8 @@ def profile_once(module: Any, work: Work, device: str) -> Profile:
         kept["rows"] = trace(module, work, label=lambda row: record_function(f"{_LABEL}{row}")).rows
 
     with profile(activities=activities) as profiler:
+        if on_gpu:
+            launch_head(device)
         span = measure_time(lambda: traced, device=device, warmup=0, samples=1)
     rows, events = kept["rows"], profiler.events()
     if on_gpu:
@@ -225,6 +229,11 @@ def gpu_time(events: Any, rows: int) -> tuple[list[float], list[int], list[str],
     """Per row the seconds and number of kernels (copies too) launched in its ranges, and the attention backend.
 
     Last the seconds and the number of the kernels that were launched in no range.
+
+    Raises
+    ------
+    RuntimeError
+        The profiler saw no kernels, or not all (`mmchar.kernels.without_head`).
     """
     time_s, kernels, ran = [0.0] * rows, [0] * rows, [""] * rows
     for event in events:
@@ -236,9 +245,8 @@ def gpu_time(events: Any, rows: int) -> tuple[list[float], list[int], list[str],
             time_s[row] += sum(kernel.duration for kernel in own) / 1e6
             kernels[row] += len(own)
         ran[row] = ran[row] or _backend(event)
-    seen = [event.time_range.elapsed_us() / 1e6 for event in events if _is_kernel(event)]
-    if not sum(kernels):
-        raise RuntimeError("the profiler saw no GPU kernel; is another profiler attached, or CUPTI missing?")
+    on_gpu = [Kernel(event.name, 0.0, event.time_range.elapsed_us() / 1e6) for event in events if _is_kernel(event)]
+    seen = [kernel.end_s for kernel in without_head(on_gpu)]
     return time_s, kernels, ran, max(0.0, sum(seen) - sum(time_s)), max(0, len(seen) - sum(kernels))
 
 

@@ -165,7 +165,7 @@ def expect_point(point: Point) -> dict[str, Any]:
     ``tight`` says that only memory which is taken now stands in the way: a new process may have it.
     """
     from mmchar.expected import expected
-    from mmchar.profiling import available_bytes
+    from mmchar.profiling import available_bytes, one_line
 
     try:
         guess = expected(point)
@@ -174,7 +174,7 @@ def expect_point(point: Point) -> dict[str, Any]:
         tight = bool(free and total and free < guess["need_bytes"] <= total)
         return {**guess, "skip": _why_not(point, guess, free), "tight": tight}
     except Exception as error:  # noqa: BLE001  what the library says of a model belongs into the row
-        return {"skip": "", "failed": _one_line(error)}
+        return {"skip": "", "failed": one_line(error)}
 
 
 def _why_not(point: Point, guess: dict[str, float], free: int | None) -> str:
@@ -217,23 +217,26 @@ def _no_kernel(point: Point) -> str:
 def measure_point(point: Point, *, out: str, row: dict[str, Any]) -> dict[str, Any]:
     """Measure one point and write its row and table; the row without facts is the answer, with ``again``.
 
-    ``again`` is False where this process should measure nothing more, because a failed kernel may have left the GPU
-    unusable to it.
+    ``again`` is False where this process should measure nothing more: on a GPU always, because a profiler that was used
+    once slows every later launch, and a failed kernel or capture may have left the GPU unusable to it.
     """
     from mmchar import levers
     from mmchar.measured import write_point
-    from mmchar.profiling import measure
+    from mmchar.profiling import measure, one_line
     from mmchar.request import from_mapping
 
-    start, table, again = time.monotonic(), None, True
+    start, table = time.monotonic(), None
     status, reason = "ok", ""
     try:
         settings = {key: getattr(point, key) for key in ("device", "dtype", "attention", "tiny", "samples", "warmup")}
         pulled, asked = levers.from_mapping(point.levers), from_mapping(point.request)
-        table = measure(point.model, asked, levers=pulled, stages=point.stages, progress=False, **settings)
+        table = measure(
+            point.model, asked, levers=pulled, stages=point.stages, keep_going=True, progress=False, **settings
+        )
+        if table.attrs["failed"]:
+            status, reason = "partial", "; ".join(f"{stage}: {why}" for stage, why in table.attrs["failed"].items())
     except Exception as error:  # noqa: BLE001  a campaign goes on; the row says what happened
-        status, reason = "failed", _one_line(error)
-        again = point.device == "cpu" or "out of memory" in reason
+        status, reason = "failed", one_line(error)
     row = {**row, "status": status, "reason": reason, "utc": datetime.now(UTC).isoformat(timespec="seconds")}
     row |= {"took_s": round(time.monotonic() - start, 3), "facts": dict(table.attrs) if table is not None else {}}
     try:
@@ -245,6 +248,7 @@ def measure_point(point: Point, *, out: str, row: dict[str, Any]) -> dict[str, A
     keep = ("id", "status", "reason", "took_s", "unwritten")
     median = {stage: float(value) for stage, value in row["facts"].get("median_s", {}).items()}
     doubts = sum(map(len, row["facts"].get("doubts", {}).values()))
+    again = point.device == "cpu"
     return {**{key: row[key] for key in keep if key in row}, "median_s": median, "doubts": doubts, "again": again}
 
 
@@ -265,11 +269,6 @@ def _plain(value: Any) -> Any:
 
 def _number(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
 
 
 def order(do: str, point: Point, **given: Any) -> dict[str, Any]:

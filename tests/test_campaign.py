@@ -11,13 +11,13 @@ import sys
 import pytest
 from samples import files_in, one_line
 
-from mmchar import campaign
+from mmchar import campaign, profiling
 from mmchar.campaign import exit_code, run_campaign
 from mmchar.campaign_plan import list_campaign
 from mmchar.cli import main
 from mmchar.grids import read_grid
-from mmchar.measured import read_measured, write_point
-from mmchar.worker import Worker, WorkerDied, order
+from mmchar.measured import read_measured, stage_points, write_point
+from mmchar.worker import Worker, WorkerDied, measure_point, order
 
 TINY = "about: t\ndefaults: {tiny: true, samples: 1}\npoints:\n"
 CLIP = "  - {model: clip-vit-l-14, value: 9}\n"
@@ -172,6 +172,52 @@ def test_a_worker_that_dies_is_a_row_and_the_campaign_goes_on(tmp_path):
 def test_a_failed_kernel_gets_a_new_worker(tmp_path):
     rows, worker, _ = scripted(tmp_path, batches(1, 2), fail={1: "failed"})
     assert statuses(rows) == {1: "failed", 2: "ok"} and worker.started == 2
+
+
+def test_a_worker_is_started_only_where_a_point_needs_one(tmp_path):
+    rows, worker, _ = scripted(tmp_path, batches(1, 2), fail={1: "failed", 2: "failed"})
+    assert worker.started == 2, "none after the last point"
+
+
+def test_a_worker_that_cannot_be_started_again_ends_the_campaign_with_its_rows(tmp_path):
+    clock, once = Clock(), []
+
+    def start(device):
+        if once:
+            raise ValueError("nothing can be measured here: the worker said nothing for 120 s")
+        once.append(device)
+        return Scripted(clock, {}, {1: "failed"}).start(device)
+
+    rows = run_campaign(
+        grid(tmp_path, batches(1, 2)), tmp_path / "out", budget_s=99, progress=False, clock=clock, start=start
+    )
+    assert statuses(rows) == {1: "failed", 2: "not reached"} and exit_code(rows) == 1
+    assert "nothing can be measured" in rows[1]["reason"]
+
+
+def test_a_point_measured_in_part_is_kept_and_made_again_only_with_retry(tmp_path):
+    rows, worker, _ = scripted(tmp_path, batches(1), fail={1: "partial"})
+    assert statuses(rows) == {1: "partial"} and exit_code(rows) == 1
+    assert scripted(tmp_path, batches(1))[1].measured == []
+    assert scripted(tmp_path, batches(1), retry=True)[1].measured == [1]
+
+
+def test_a_stage_that_fails_costs_no_other_stage(tmp_path, monkeypatch):
+    real = profiling.measure_fully
+
+    def fails(model, stage, *given):
+        if stage.name == "score":
+            raise RuntimeError("no graph\nof it")
+        return real(model, stage, *given)
+
+    monkeypatch.setattr(profiling, "measure_fully", fails)
+    (point,) = read_grid(grid(tmp_path, CLIP))
+    row = {"id": "one", "reason": "", "asked": point.asked(), "attempts": 1, "facts": {}, "expect_s": 1.0}
+    answer = measure_point(point, out=str(tmp_path), row=row)
+    assert (answer["status"], answer["reason"]) == ("partial", "score: RuntimeError: no graph of it")
+    points, rows = read_measured(tmp_path)
+    assert points["status"].tolist() == ["partial"] and points["time_s"].isna().all()
+    assert set(stage_points(points)["stage"]) == set(rows["stage"]) == {"encode_image", "encode_text"}
 
 
 def test_memory_that_a_worker_still_holds_is_had_by_a_new_one(tmp_path):

@@ -1,6 +1,7 @@
 """Ceilings: single operators with the right work beside their time, in time, and with a reason where there is none."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -117,3 +118,16 @@ def test_ceilings_of_a_gpu():
     table = measure_ceilings(device="cuda", tiny=True, progress=False)
     assert {"eager", "graph", "host", "graph of one"} <= set(table["how"])
     assert not (table["status"] == "failed").any(), table[table["status"] == "failed"][["op", "dtype", "reason"]]
+
+
+def test_an_unusable_gpu_ends_the_ceilings_and_keeps_what_is_there(monkeypatch):
+    def broken(*_given):
+        raise RuntimeError("an illegal memory access was encountered")
+
+    one = next(iter(cases(device="cpu", tiny=True)))
+    monkeypatch.setattr(ceilings, "cases", lambda **_: [one, replace(one, make=broken), one])
+    monkeypatch.setattr(ceilings, "dispatch_cases", lambda _device: [])
+    monkeypatch.setattr(ceilings, "is_usable", lambda _device: False)
+    table = measure_ceilings(progress=False)
+    assert table["status"].tolist() == ["ok", "failed", "not reached"]
+    assert "left unusable by linear" in table["reason"].tolist()[2]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -187,3 +188,9 @@ def test_every_public_name_exists():
 def test_doctor_reports_flash_attn_either_way(capsys):
     got = result(capsys, "doctor")
     assert "flash-attn" in got
+
+
+def test_a_checkout_is_a_program():
+    asked = [sys.executable, "-m", "mmchar", "measure"]
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "measure needs a MODEL" in done.stderr

@@ -1,8 +1,10 @@
 """What the levers do to a model and its executions: the same numbers come out, other kernels run, or it is refused."""
 
+import contextlib
 import copy
 import shutil
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from samples import one_line
 from torch import nn
 
 import mmchar
-from mmchar import calls, execution
+from mmchar import calls, execution, static_cache
 from mmchar.execution import apply_levers, check_levers, choose_stages, preparer, repeated_blocks, split_guidance
 from mmchar.kernels import Kernel
 from mmchar.levers import Levers
@@ -150,6 +152,94 @@ def test_an_execution_is_captured_once_and_every_replay_starts_from_the_same_cac
     for _ in range(3):
         torch.testing.assert_close(output(prepare()), want, rtol=1e-4, atol=1e-4)
     assert captures == ["cpu"]
+
+
+class FakeGraph:
+    """Stands for a CUDA graph, its streams and its capture; what happens is written down."""
+
+    def __init__(self, monkeypatch, breaks=None):
+        self.diary, self.mode, self.breaks = [], "default", breaks
+        for name in ("device", "stream"):
+            monkeypatch.setattr(torch.cuda, name, lambda _which: contextlib.nullcontext())
+        for name in ("Stream", "current_stream"):
+            monkeypatch.setattr(torch.cuda, name, lambda: SimpleNamespace(wait_stream=lambda _other: None))
+        monkeypatch.setattr(
+            torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: self.diary.append("replay"))
+        )
+        monkeypatch.setattr(torch.cuda, "graph", self.capture)
+        monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: "default")
+        monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: setattr(self, "mode", mode))
+
+    @contextlib.contextmanager
+    def capture(self, _graph):
+        self.diary.append("capture")
+        try:
+            yield
+        finally:
+            if self.breaks:
+                raise RuntimeError(self.breaks)
+
+
+def test_a_capture_is_rehearsed_without_waiting_and_replayed(monkeypatch):
+    gpu = FakeGraph(monkeypatch)
+    replay = execution._capture(lambda: gpu.diary.append(gpu.mode) or "out", lambda: gpu.diary.append("rewind"), "cuda")
+    assert gpu.diary == ["rewind", "default"] * 3 + ["rewind", "error", "rewind", "capture", "default"]
+    assert replay() == "out" and gpu.diary[-1] == "replay"
+
+
+def test_what_waits_for_the_gpu_is_not_captured_and_says_where_it_does(monkeypatch):
+    gpu = FakeGraph(monkeypatch)
+
+    def work():
+        if gpu.mode == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    with pytest.raises(RuntimeError, match=r"waits for the GPU at test_execution\.py, line \d+"):
+        execution._capture(work, lambda: None, "cuda")
+    assert (gpu.diary, gpu.mode) == ([], "default"), "no capture was begun, so this process can go on"
+
+
+def test_a_capture_that_breaks_off_says_why_and_not_how_it_ended(monkeypatch):
+    gpu = FakeGraph(monkeypatch, breaks="CUDA error: operation failed due to a previous error during capture")
+
+    def work():
+        if gpu.diary:
+            raise RuntimeError("no stream for this")
+
+    with pytest.raises(RuntimeError, match="no CUDA graph can be captured of it: no stream for this"):
+        execution._capture(work, lambda: None, "cuda")
+
+
+def test_a_graph_of_chameleon_needs_no_copy_of_the_tokens_that_it_masks():
+    model = load("chameleon-7b", tiny=True, device="cpu", dtype="float32")
+    stage = stage_of(model, "decode")
+    want = output(calls.prepare(model, stage))
+    apply_levers(model, Levers(execution="graphs"), [stage], own=True)
+    assert isinstance(model.components["lm"].model.vocabulary_mapping.image_tokens, torch.Tensor)
+    assert torch.equal(output(calls.prepare(model, stage)), want)
+
+
+def test_quantized_and_compiled_has_the_settings_that_torchao_recommends_and_leaves_none():
+    import torch._inductor.config as inductor
+
+    with execution.compiling(Levers(execution="compiled", quantization="int8-weight-only")):
+        assert inductor.coordinate_descent_tuning and inductor.force_fuse_int_mm_with_mul
+    assert not inductor.coordinate_descent_tuning
+    with execution.compiling(Levers(execution="compiled")):
+        assert not inductor.coordinate_descent_tuning
+
+
+def test_rewinding_tells_what_is_read_next():
+    model = load("seamless-m4t-v2-large", tiny=True, device="cpu", dtype="float32")
+    stage = stage_of(model, "reorder_cache")
+    work = calls.prepare(model, stage)
+    make_static(work, tokens=stage.sizes["cache"], room=4)
+    before = rewind(work)
+    work()
+    kinds = [type(layer) for cache in static_cache._caches(work) for layer in cache.layers]
+    assert len(set(kinds)) == 1, "layers of several classes would be compiled several times"
+    assert len(before) == 4 * model.components["model"].config.decoder_layers  # keys and values of both caches
+    assert not {id(part) for part in before} & {id(part) for part in rewind(work)}, "the work exchanges them"
 
 
 def test_a_cache_of_another_kind_has_no_static_form():

@@ -27,7 +27,7 @@ def test_compiling_costs_and_more_for_more_operators():
 def test_only_the_stages_that_run_are_expected():
     whole, text = expected(SD), expected(replace(SD, stages=("encode_text",)))
     assert text["expect_s"] < whole["expect_s"]
-    assert text["weight_bytes"] == whole["weight_bytes"]  # every network is built
+    assert text["weight_bytes"] < whole["weight_bytes"]  # the other networks are not built
     assert text["weight_bytes"] < text["need_bytes"] < whole["need_bytes"]
 
 

@@ -1,5 +1,6 @@
 """Idle time and kernel names, from a trace in Kineto's form (synthetic, and it says so) and from intervals by hand."""
 
+import contextlib
 import gzip
 import json
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from mmchar.idle import LAUNCH_BOUND, busy_s, idle_facts, idle_share, span_s
-from mmchar.kernels import Kernel, kernel_category, kernel_name, run_kernels
+from mmchar.kernels import Kernel, kernel_category, kernel_name, launch_head, run_kernels, without_head
 
 TRACE = Path(__file__).parent / "data" / "decode_synthetic_trace.json.gz"
 
@@ -84,6 +85,10 @@ def test_kernels_of_the_trace_have_categories_by_name():
         ("triton_tem_fused_addmm_3", "Linear"),
         ("triton_poi_fused_native_group_norm_silu_7", "Normalization"),
         ("graph_0_cpp_fused_gelu_mul_0", "Elementwise"),
+        ("triton_poi_fused__scaled_dot_product_flash_attention_cat_mul_5", "Elementwise"),
+        ("triton_poi_fused_convert_element_type_convolution_2", "Elementwise"),
+        ("triton_red_fused__scaled_dot_product_flash_attention_add_native_layer_norm_9", "Normalization"),
+        ("triton_tem_fused_flex_attention_0", "Attention"),
         ("aten::addmm", "Linear"),
         ("aten::_scaled_dot_product_flash_attention_for_cpu", "Attention"),
         ("aten::as_strided", "Data movement"),
@@ -92,6 +97,32 @@ def test_kernels_of_the_trace_have_categories_by_name():
 )
 def test_category_of_a_kernel_by_its_name(name, category):
     assert kernel_category(name) == category
+
+
+def test_kernels_in_an_anonymous_namespace_keep_their_names():
+    name = "void at::native::(anonymous namespace)::CatArrayBatchedCopy<OpaqueType<2u>, unsigned int, 4, 64, 64>(int)"
+    assert kernel_name(name) == "at::native::CatArrayBatchedCopy"
+
+
+def test_what_a_session_starts_with_is_left_out_and_tells_whether_it_is_complete():
+    head, gemm = Kernel("at::cuda::spin_kernel(long)", 0, 1), Kernel("nvjet_a", 2, 3)
+    assert without_head([head, head, gemm]) == [gemm]
+    with pytest.raises(RuntimeError, match="lost the first GPU kernels"):
+        without_head([gemm])
+    for nothing in ([], [head]):
+        with pytest.raises(RuntimeError, match="saw no GPU kernel"):
+            without_head(nothing)
+
+
+def test_every_session_starts_with_more_kernels_than_the_one_before(monkeypatch):
+    launched = []
+    monkeypatch.setattr(torch.cuda, "device", lambda _device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "_sleep", launched.append)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: launched.append("end"))
+    launch_head("cuda")
+    first = len(launched) - 1
+    launch_head("cuda")
+    assert launched[-1] == "end" and len(launched) - 2 - first >= first + 1 > 100
 
 
 def test_on_a_cpu_the_outermost_operators_stand_for_kernels():

@@ -130,6 +130,7 @@ def test_the_line_of_nvidia_smi_becomes_facts():
 
 
 def test_other_processes_are_counted_without_our_own():
+    assert set(gpu_state.parse_state("Unable to determine the device handle").values()) == {None}
     assert gpu_state.others("", 7) == 0
     assert gpu_state.others("7\n", 7) == 0
     assert gpu_state.others("7\n8\n9\n", 7) == 2

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,11 +11,12 @@ import torch
 from torch import nn
 
 import mmchar
-from mmchar import profiling, stage_runs
-from mmchar.models import Model, get_spec
+from mmchar import calls, profiling, stage_runs
+from mmchar.levers import Levers
+from mmchar.models import Model, get_spec, load
 from mmchar.profiling import attention_backend, measure, measure_stage, summarize_measured
 from mmchar.stage_facts import stage_facts
-from mmchar.stages import Stage
+from mmchar.stages import Stage, stages
 from mmchar.tables import read_table, write_table
 from mmchar.timing import Measurement, Profile
 
@@ -126,7 +128,7 @@ def test_what_was_measured_and_how_is_kept_with_the_table(tables):
     stages = ["encode_text", "denoise", "decode_image"]
     assert (facts["model"], facts["device"], facts["dtype"]) == ("small-image", "cpu", "float32")
     assert (facts["attention"], facts["tiny"], facts["threads"]) == ("eager", False, torch.get_num_threads())
-    assert facts["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(facts["versions"]["torch"])
     for key in ("samples", "median_s", "iqr_s", "span_s", "coverage", "doubts"):
         assert list(facts[key]) == stages
     assert all(len(samples) == 2 for samples in facts["samples"].values())
@@ -267,6 +269,66 @@ def test_a_stage_that_fails_is_named_with_its_sizes(specs):
     says = r"small-image denoise failed on cpu .*height 4.*sizes do not match"
     with attention_backend("flash"), pytest.raises(ValueError, match=says):
         measure_stage(model, stage, samples=1, warmup=0)
+
+
+def test_a_stage_that_fails_leaves_the_others_where_that_is_asked_for(monkeypatch):
+    real = profiling.measure_fully
+
+    def fails(model, stage, *given):
+        if stage.name == "prefill":
+            raise ValueError("prefill cannot be captured")
+        return real(model, stage, *given)
+
+    monkeypatch.setattr(profiling, "measure_fully", fails)
+    table = mmchar.measure("llama-2-7b", tiny=True, samples=1, keep_going=True, progress=False)
+    assert table.attrs["failed"] == {"prefill": "prefill cannot be captured"}
+    assert set(table["stage"]) == set(table.attrs["median_s"]) == {"decode"}
+    monkeypatch.setattr(profiling, "is_usable", lambda _device: False)
+    with pytest.raises(ValueError, match="cannot be captured; the GPU was left unusable by prefill"):
+        mmchar.measure("llama-2-7b", tiny=True, samples=1, keep_going=True, progress=False)
+    with pytest.raises(ValueError, match="^prefill cannot be captured$"):
+        mmchar.measure("llama-2-7b", tiny=True, samples=1, progress=False)
+
+
+def test_what_a_gpu_profiler_fails_at_costs_no_timing(monkeypatch):
+    def lost(*_given):
+        raise RuntimeError("the profiler saw no GPU kernel")
+
+    model = load("llama-2-7b", tiny=True, device="cpu", dtype="float32")
+    (stage,) = [each for each in stages(model.spec) if each.name == "prefill"]
+    own = stage_runs._profile
+    with pytest.raises(ValueError, match="saw no GPU kernel"):
+        monkeypatch.setattr(stage_runs, "_profile", lost)
+        stage_runs.measure_fully(model, stage, Levers(), "flash", 2, 0, None)
+    model, timed = replace(model, device="cuda"), Measurement((0.5, 0.5), 0, "cuda", "llama prefill")
+    monkeypatch.setattr(stage_runs, "preparer", lambda *_given: None)
+    idle = {"idle_share": None, "idle": None, "memory": None, "energy_j": None, "doubts": ["idle time is not known"]}
+    monkeypatch.setattr(stage_runs, "run_extras", lambda *_given, **_more: idle)
+    table, facts = stage_runs.measure_fully(model, stage, Levers(), "flash", 2, 0, None, timed)
+    assert list(zip(table["op"], table["category"], table["time_s"], strict=True)) == [
+        ("unattributed kernels", "Uncounted", 0.5)
+    ]
+    assert facts["samples"] == [0.5, 0.5] and facts["span_s"] is None
+    assert [line for line in facts["doubts"] if "not profiled" in line and "saw no GPU kernel" in line]
+    assert "llama prefill: idle time is not known" in facts["doubts"]
+    tries = iter([RuntimeError("No available kernel. Aborting execution.")])
+
+    def no_kernel_at_first(*_given):
+        for error in tries:
+            raise error
+        return own(
+            replace(model, device="cpu"), stage, lambda: calls.prepare(replace(model, device="cpu"), stage), *one
+        )
+
+    one = (Levers(), 1)
+    monkeypatch.setattr(stage_runs, "_profile", no_kernel_at_first)
+    table, facts = stage_runs.measure_fully(model, stage, Levers(), "flash", 2, 0, None, timed)
+    assert not [line for line in facts["doubts"] if "not profiled" in line], "tried again with the math path"
+
+
+def test_only_the_networks_of_the_stages_are_built():
+    table = mmchar.measure("stable-diffusion-1.5", tiny=True, samples=1, stages=["encode_text"], progress=False)
+    assert list(table.attrs["params"]) == ["text_encoder"]
 
 
 def test_attention_settings_are_put_back():

@@ -181,6 +181,7 @@ def test_gpu_time_is_that_of_the_kernels_launched_inside_a_range():
     core = event("mmchar#1", 50, [flash])
     loose = event("aten::_local_scalar_dense", 3, kernels=[("Memcpy DtoH", 2.0)])
     on_gpu = [("gemm", 50), ("splitK", 10), ("triton", 5), ("flash_fwd", 30), ("Memcpy DtoH", 2), ("mmchar#0", 61)]
+    on_gpu += [("at::cuda::(anonymous namespace)::spin_kernel(long)", 1)] * 3  # what a session starts with
     events = everything(linear, core, loose) + [event(name, us, device=DeviceType.CUDA) for name, us in on_gpu]
     time_s, kernels, ran, other_s, others = gpu_time(events, 2)
     assert time_s == pytest.approx([65e-6, 30e-6])
@@ -191,6 +192,12 @@ def test_gpu_time_is_that_of_the_kernels_launched_inside_a_range():
 def test_a_gpu_profile_without_kernels_is_an_error():
     with pytest.raises(RuntimeError, match="no GPU kernel"):
         gpu_time([event("mmchar#0", 10, [event("aten::mm", 5)])], 1)
+
+
+def test_a_gpu_profile_that_lost_its_head_is_an_error():
+    row = event("mmchar#0", 10, [event("aten::mm", 5, kernels=[("gemm", 50.0)])])
+    with pytest.raises(RuntimeError, match="lost the first GPU kernels"):
+        gpu_time([*everything(row), event("gemm", 50, device=DeviceType.CUDA)], 1)
 
 
 @pytest.mark.gpu

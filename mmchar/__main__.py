@@ -1,0 +1,7 @@
+"""``python3 -m mmchar``: the shell command from a checkout that is not installed."""
+
+import sys
+
+from mmchar.cli import main
+
+sys.exit(main())
