@@ -5,15 +5,13 @@ counted: nothing is left out silently.
 """
 
 import copy
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
+from mmchar.cuda_graphs import SETTLE, as_captured, capture, keep_indices
 from mmchar.levers import Levers
 from mmchar.models import Model
 from mmchar.request import Request
@@ -31,7 +29,6 @@ _QUANTIZERS = {
 }
 _FP8_PRODUCTS = (8, 9)  # compute capability from which a GPU multiplies fp8: CUDA programming guide, Ada and Hopper
 _MULTIPLE = 16  # torch._scaled_mm takes fp8 matrices whose sides are multiples of 16; the same ones for every scheme
-_SETTLE = 3  # untimed executions that a compiler and a graph capture want before the first sample
 
 
 def check_levers(levers: Levers, *, device: str) -> None:
@@ -117,7 +114,7 @@ def apply_levers(model: Model, levers: Levers, plan: Sequence[Stage], *, own: bo
     if levers.execution == "compiled":
         changes["compiled_blocks"] = _compile_blocks
     if levers.on_graphs:
-        _keep_indices(model)
+        keep_indices(model)
     if not changes:
         return model, {}
     roles = list(dict.fromkeys(stage.component for stage in plan))
@@ -132,19 +129,6 @@ def apply_levers(model: Model, levers: Levers, plan: Sequence[Stage], *, own: bo
         if not any(done[role][name] for role in roles):
             raise ValueError(f"{name} is not possible: {_NOTHING[name]} in {', '.join(roles)} of {model.spec.name}")
     return replace(model, components=parts), done
-
-
-def _keep_indices(model: Model) -> None:
-    """The token ids that Chameleon masks, a list that each execution copies to the GPU, as a tensor there.
-
-    No graph can hold that copy. The mapping is the only thing of a model given that changes, and says the same.
-    """
-    import torch
-
-    for module in model.components.values():
-        mapping = getattr(getattr(module, "model", None), "vocabulary_mapping", None)
-        if mapping is not None and isinstance(mapping.image_tokens, list):  # a cached property
-            mapping.image_tokens = torch.tensor(mapping.image_tokens, dtype=torch.int64, device=model.device)
 
 
 _NOTHING = {
@@ -227,7 +211,7 @@ def preparer(model: Model, stage: Stage, levers: Levers) -> Callable[[], Work]:
     def eager() -> Work:
         work = calls.prepare(model, stage)
         if stage.grows and (levers.compiles or levers.on_graphs):
-            make_static(work, tokens=stage.sizes["cache"], room=stage.repeats + _SETTLE + 1)
+            make_static(work, tokens=stage.sizes["cache"], room=stage.repeats + SETTLE + 1)
         return work
 
     if levers.execution in ("eager", "compiled"):
@@ -245,8 +229,8 @@ def preparer(model: Model, stage: Stage, levers: Levers) -> Callable[[], Work]:
         if not captured:
             work = eager()
             run = torch.compile(work, dynamic=False) if levers.compiles else work
-            with nullcontext() if levers.compiles else _as_captured():
-                captured.append((_capture(run, lambda: rewind(work), model.device), lambda: rewind(work)))
+            with nullcontext() if levers.compiles else as_captured():
+                captured.append((capture(run, lambda: rewind(work), model.device), lambda: rewind(work)))
         replay, back = captured[0]
         back()
         return replay
@@ -254,81 +238,9 @@ def preparer(model: Model, stage: Stage, levers: Levers) -> Callable[[], Work]:
     return replayed
 
 
-def _capture(work: Work, rewind: Work, device: str) -> Work:
-    """A replay of one execution, captured as a CUDA graph (PyTorch's notes on CUDA semantics, "CUDA Graphs").
-
-    It is rehearsed first, because a capture that breaks off leaves the allocator of this process in it.
-
-    Raises
-    ------
-    RuntimeError
-        The execution waits for the GPU, which no graph can hold; with what it does so for and where.
-    """
-    import torch
-
-    with torch.cuda.device(device), torch.inference_mode():
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_SETTLE):
-                rewind()
-                work()
-            rewind()
-            with _no_waiting():
-                work()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph, read, kept = torch.cuda.CUDAGraph(), rewind(), []
-        try:
-            with torch.cuda.graph(graph):
-                kept.append(work())
-        except RuntimeError as error:  # what ends the capture fails too; why it broke off is the context of that
-            first = error.__context__ if isinstance(error.__context__, RuntimeError) else error
-            raise RuntimeError(f"no CUDA graph can be captured of it: {first}") from error
-    # the outputs live in the graph's own memory; what it reads must outlive it
-    return lambda: (graph.replay(), kept[0], read)[1]
-
-
-@contextmanager
-def _as_captured() -> Iterator[None]:
-    """What libraries leave out of a capture (transformers: reading masks) is left out of its warm-up too.
-
-    A compiler's trace leaves it out by itself, and would be guarded by this patch.
-    """
-    import torch
-
-    with patch.object(torch.cuda, "is_current_stream_capturing", lambda: True):
-        yield
-
-
-@contextmanager
-def _no_waiting() -> Iterator[None]:
-    """An operator that waits for the GPU is an error, which says where it was called from."""
-    import torch
-
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    except RuntimeError as error:
-        if "synchronizing" not in str(error):
-            raise
-        raise RuntimeError(f"no CUDA graph can hold it, because it waits for the GPU at {_place(error)}") from error
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
-
-
-def _place(error: BaseException) -> str:
-    """File and line of the library's or our own code, not PyTorch's, that an error comes from."""
-    import torch
-
-    frames, inside = traceback.extract_tb(error.__traceback__), str(Path(torch.__file__).parent)
-    outside = [frame for frame in frames if not frame.filename.startswith(inside)] or frames
-    return f"{Path(outside[-1].filename).name}, line {outside[-1].lineno}"
-
-
 def settle(levers: Levers, warmup: int) -> int:
     """Untimed executions before the first sample: those asked for, and more where something is compiled or captured."""
-    return max(warmup, _SETTLE) if levers.compiles or levers.on_graphs else warmup
+    return max(warmup, SETTLE) if levers.compiles or levers.on_graphs else warmup
 
 
 @contextmanager

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmchar.measured import read_measured
+from mmchar.measured import MEASURED, read_measured
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+ABOUT = ["machine", "hardware", "model", "stages", "dtype", "attention", "levers", "samples"]
+ABOUT += ["spread_percent", "time_s", "other_cores", "doubts"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def read_runs(
     runs, wanted = [], None if models is None else set(models)
     for place in sorted(Path(folder).glob("*/")):
         points, rows = read_measured(place)
-        for point in points[points["status"] == "ok"].to_dict("records"):
+        for point in points[points["status"].isin(MEASURED)].to_dict("records"):
             unwanted = wanted is not None and point["model"] not in wanted
             if unwanted or point["tiny"] != tiny or (point["levers"] and not levers):
                 continue
@@ -135,30 +139,21 @@ def live_runs(
 
 
 def about(runs: Sequence[Run]) -> "pd.DataFrame":
-    """One row per run: machine, model, stages, setting, samples, largest IQR / median (%), seconds, doubts."""
+    """One row per run: machine, model, stages, setting, samples, largest IQR / median (%), seconds, doubts.
+
+    ``other_cores`` is how many cores other processes kept busy meanwhile, in the mean; NaN where nobody looked.
+    """
     import pandas as pd
 
-    columns = [
-        "machine",
-        "hardware",
-        "model",
-        "stages",
-        "dtype",
-        "attention",
-        "levers",
-        "samples",
-        "spread_percent",
-        "time_s",
-        "doubts",
-    ]
     rows = []
     for run in runs:
-        asked, many = run.asked, sum(len(lines) for lines in run.facts["doubts"].values())
-        levers = ", ".join(f"{name} {value}" for name, value in asked["levers"].items())
-        setting = (asked["model"], " ".join(run.stages), asked["dtype"], asked["attention"], levers)
-        found = (run.samples, 100 * run.spread, sum(run.stage_s.values()), many)
-        rows.append((run.machine, run.hardware, *setting, *found))
-    return pd.DataFrame(rows, columns=columns)
+        row = {"machine": run.machine, "hardware": run.hardware, "model": run.asked["model"]}
+        row |= {"stages": " ".join(run.stages)} | {key: run.asked[key] for key in ("dtype", "attention")}
+        row["levers"] = ", ".join(f"{name} {value}" for name, value in run.asked["levers"].items())
+        row |= {"samples": run.samples, "spread_percent": 100 * run.spread, "time_s": sum(run.stage_s.values())}
+        row["other_cores"] = run.facts.get("other_cores")
+        rows.append({**row, "doubts": sum(len(lines) for lines in run.facts["doubts"].values())})
+    return pd.DataFrame(rows, columns=ABOUT)
 
 
 def _gpu_name() -> str:

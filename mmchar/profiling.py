@@ -16,6 +16,7 @@ import pandas as pd
 from mmchar import counting
 from mmchar.attention import ITEM_BYTES, use_backend
 from mmchar.backends import attention_backend, byte_model, check_backend, check_shapes
+from mmchar.cpu_load import other_cores
 from mmchar.energy import energy_counter
 from mmchar.execution import (
     apply_levers,
@@ -93,8 +94,9 @@ def measure(
         beside those of the counted table: ``views and allocations``, and ``unattributed kernels`` for what no operator
         and no name explains.
 
-        ``attrs`` adds device, attention, levers, threads, versions, machine (of a GPU: clocks, power limit, driver,
-        other processes, before and after), and per stage: samples (seconds, end to end, without profiler), median_s,
+        ``attrs`` adds device, attention, levers, threads, versions, other_cores (how many cores other
+        processes kept busy, in the mean), machine (of a GPU: clocks, power limit, driver, other processes, before and
+        after), and per stage: samples (seconds, end to end, without profiler), median_s,
         iqr_s, span_s (seconds with tracer and profiler), coverage, as ``of_operators`` (time in known rows / time of
         all operators) and ``of_run`` (time in known rows / median; the rest is Python, and on a GPU idle time),
         idle_share and idle (None on a CPU), memory, energy_j (joules of one execution, None where the machine does not
@@ -131,7 +133,7 @@ def measure(
     model, changed = apply_levers(model, levers, plan, own=own)
     parts, facts, failed = [], {}, {}
     counter = energy_counter(model.device)
-    with measuring(model.device), attention_backend(attention):
+    with measuring(model.device), attention_backend(attention), other_cores() as others:
         first = _time_first(model, plan, levers, attention, samples, warmup)
         for stage in _bar(plan, spec.name, progress):
             try:
@@ -166,6 +168,7 @@ def measure(
         "levers": levers.given(),
         "failed": failed,
         **_settings(),
+        "other_cores": others[0],
         "machine": before and {"before": before, "after": gpu_state(model.device)},
         **{key: {name: fact[key] for name, fact in facts.items()} for key in next(iter(facts.values()))},
     }

@@ -177,11 +177,21 @@ def measured_rungs(runs: "Sequence[Run]") -> "pd.DataFrame":
         if "decode" in seconds:
             steps = executions(run.table)["decode"]
             value = sum(seconds[name] for name in PER_TOKEN if name in seconds) / steps
-        else:
+        elif set(run.stages) == _all_stages(asked):
             value = sum(seconds.values()) / asked["request"].get("batch", 1)
+        else:  # some stages only say nothing about an image
+            continue
         rows += [(asked["model"], name, value, "measured", run.machine, run.samples, run.spread) for name in found]
     columns = ["model", "rung", "value", "time_kind", "machine", "samples", "spread"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _all_stages(asked: dict[str, Any]) -> set[str]:
+    from mmchar.models import get_spec
+    from mmchar.request import from_mapping
+    from mmchar.stages import stages
+
+    return {stage.name for stage in stages(get_spec(asked["model"]), from_mapping(asked["request"]))}
 
 
 def _known(rung: Rung) -> tuple[Any, ...]:

@@ -342,6 +342,12 @@ measure --grid $F/object.yaml --out $F/o => object.yaml
 measure --grid $F/no_points.yaml --budget -3 --out $F/o => --budget
 measure $SD --grid $F/no_points.yaml => does not go with --grid
 measure $SD --list => goes with --grid
+measure --compare $F/nothing => expected 2 arguments
+measure --compare $F/nothing $F/empty => no folder
+measure --compare $F/empty $F/empty => nothing was measured
+measure $SD --compare $F/empty $F/empty => does not go with --compare
+measure --compare $F/empty $F/empty --budget 3 => does not go with --compare
+measure --compare $F/empty $F/empty --out $F/o.txt => neither .parquet nor .csv
 """
 RUNS = """
 runs --results $F/none => none

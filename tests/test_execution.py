@@ -12,7 +12,7 @@ from samples import one_line
 from torch import nn
 
 import mmchar
-from mmchar import calls, execution, static_cache
+from mmchar import calls, cuda_graphs, execution, static_cache
 from mmchar.execution import apply_levers, check_levers, choose_stages, preparer, repeated_blocks, split_guidance
 from mmchar.kernels import Kernel
 from mmchar.levers import Levers
@@ -145,7 +145,7 @@ def test_an_execution_is_captured_once_and_every_replay_starts_from_the_same_cac
         captures.append(device)
         return work  # a replay does what was captured
 
-    monkeypatch.setattr(execution, "_capture", capture)
+    monkeypatch.setattr(execution, "capture", capture)
     stage = stage_of(llama, "decode")
     want = output(calls.prepare(llama, stage))
     prepare = preparer(llama, stage, Levers(execution="graphs"))
@@ -182,7 +182,9 @@ class FakeGraph:
 
 def test_a_capture_is_rehearsed_without_waiting_and_replayed(monkeypatch):
     gpu = FakeGraph(monkeypatch)
-    replay = execution._capture(lambda: gpu.diary.append(gpu.mode) or "out", lambda: gpu.diary.append("rewind"), "cuda")
+    replay = cuda_graphs.capture(
+        lambda: gpu.diary.append(gpu.mode) or "out", lambda: gpu.diary.append("rewind"), "cuda"
+    )
     assert gpu.diary == ["rewind", "default"] * 3 + ["rewind", "error", "rewind", "capture", "default"]
     assert replay() == "out" and gpu.diary[-1] == "replay"
 
@@ -195,7 +197,7 @@ def test_what_waits_for_the_gpu_is_not_captured_and_says_where_it_does(monkeypat
             raise RuntimeError("called a synchronizing CUDA operation")
 
     with pytest.raises(RuntimeError, match=r"waits for the GPU at test_execution\.py, line \d+"):
-        execution._capture(work, lambda: None, "cuda")
+        cuda_graphs.capture(work, lambda: None, "cuda")
     assert (gpu.diary, gpu.mode) == ([], "default"), "no capture was begun, so this process can go on"
 
 
@@ -207,7 +209,7 @@ def test_a_capture_that_breaks_off_says_why_and_not_how_it_ended(monkeypatch):
             raise RuntimeError("no stream for this")
 
     with pytest.raises(RuntimeError, match="no CUDA graph can be captured of it: no stream for this"):
-        execution._capture(work, lambda: None, "cuda")
+        cuda_graphs.capture(work, lambda: None, "cuda")
 
 
 def test_a_graph_of_chameleon_needs_no_copy_of_the_tokens_that_it_masks():

@@ -140,3 +140,13 @@ def test_a_gpu_measures_only_what_was_not_committed_for_it(folder, tables, monke
     save_measured(folder / "h200", "sd-gpu", tables["flash"], hardware="NVIDIA H200")
     found = runs_at_hand(folder, [MODEL, "parti-350m"], tiny=True)
     assert asked == [["parti-350m"]] and {run.machine for run in found} == {"cpu-test", "h200"}
+
+
+def test_an_image_is_measured_by_all_stages_or_not_at_all():
+    options = {"attention": ["eager"], "device": "cpu", "tiny": True, "samples": 1}
+    whole, part = (
+        live_runs(["sdxl-base-1.0"], stages=stages, **options)[0] for stages in (None, ["encode_text", "denoise"])
+    )
+    rungs = measured_rungs([part, whole])
+    assert rungs["rung"].tolist() == ["eager fp32"]
+    assert rungs["value"].tolist() == [sum(whole.stage_s.values())]
