@@ -1,5 +1,6 @@
 """Measured runs for the notebooks: of campaigns in ``data/measured``, and made now on this machine's GPU."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +53,11 @@ class Run:
 
     @property
     def spread(self) -> float:
-        """Largest IQR / median of a stage."""
-        return max(self.facts["iqr_s"][name] / self.facts["median_s"][name] for name in self.stages)
+        """Largest IQR / median of a stage; NaN where one was timed only once."""
+        spreads = [self.facts["iqr_s"][name] for name in self.stages]
+        if None in spreads:
+            return math.nan
+        return max(spread / self.facts["median_s"][name] for name, spread in zip(self.stages, spreads, strict=True))
 
     @property
     def kernel(self) -> str:
