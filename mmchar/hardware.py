@@ -14,6 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mmchar
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -160,7 +162,12 @@ def doctor() -> dict[str, str]:
 
 
 def package_version(package: str) -> str | None:
-    """Version of an installed package, None for one that is not installed; nothing is imported."""
+    """Version of an installed package, None for one that is not installed; nothing is imported.
+
+    mmchar's own is that of the code that runs: a checkout need not be installed.
+    """
+    if package == "mmchar":
+        return mmchar.__version__
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -181,13 +188,22 @@ def _cuda_device() -> str:
 
 
 def processor() -> str:
-    """Model name of the processor; Linux keeps it in /proc/cpuinfo, others tell ``platform``."""
+    """Model name of the processor, with family and model number where Linux tells them in /proc/cpuinfo.
+
+    Machines of a cloud call all their generations by one name.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    said: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        said.setdefault(name.strip(), value.strip())
+    if not said.get("model name"):
+        return platform.processor() or platform.machine()
+    numbers = [f"{name.split()[-1]} {said[name]}" for name in ("cpu family", "model") if said.get(name)]
+    return f"{said['model name']} ({', '.join(numbers)})" if numbers else said["model name"]
 
 
 def cores() -> int:

@@ -194,7 +194,8 @@ def share_bars(
         bar.set_hatch(HATCH.get(kind, ""))
         where = bar.get_y() + bar.get_height() / 2
         amount = f"{total:,.0f}" if total >= 1000 else f"{total:.3g}"
-        ax.text(share + 1, where, f"{share:.0f} % of {amount} s", va="center", fontsize=8)
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # the reference line may pass there
+        ax.text(share + 1, where, f"{share:.0f} % of {amount} s", va="center", fontsize=8, bbox=behind)
     if reference is not None:
         ax.axvline(reference, color="black", lw=1.2, ls="--")
         ax.text(reference, 1.01, says, ha="center", va="bottom", fontsize=8, transform=ax.get_xaxis_transform())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import mmchar
 from mmchar import hardware
 from mmchar.hardware import doctor, get_gpu, list_gpus
 
@@ -134,3 +135,24 @@ def test_doctor_survives_a_torch_that_does_not_import(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda _package: "2.13.0")
     monkeypatch.setitem(sys.modules, "torch", None)  # makes `import torch` raise ImportError
     assert doctor()["cuda device"].startswith("unknown (torch does not import: ModuleNotFoundError")
+
+
+def test_the_version_of_mmchar_is_that_of_the_code_that_runs(monkeypatch):
+    def none_is_installed(package):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", none_is_installed)
+    assert hardware.package_version("mmchar") == mmchar.__version__
+    assert hardware.package_version("torch") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("cpu family\t: 25\nmodel\t: 17\nmodel name\t: AMD EPYC\n\nmodel\t: 18\n", "AMD EPYC (family 25, model 17)"),
+        ("model name\t: ARMv8\n", "ARMv8"),
+    ],
+)
+def test_processors_of_one_name_are_told_apart_by_their_numbers(monkeypatch, said, name):
+    monkeypatch.setattr(Path, "read_text", lambda path: said)
+    assert hardware.processor() == name
