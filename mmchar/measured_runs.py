@@ -124,10 +124,10 @@ def live_runs(
         return []
     import warnings
 
+    from mmchar.hardware import processor
     from mmchar.profiling import measure
-    from mmchar.provenance import provenance
 
-    hardware = gpu if device == "cuda" else provenance()["cpu"]
+    hardware = gpu if device == "cuda" else processor()
     options: dict[str, Any] = {"stages": stages, "device": device, "tiny": tiny, "samples": samples, "progress": False}
     runs = []
     for model in models:

@@ -96,3 +96,17 @@ def save_measured(folder, name, table, *, hardware="a processor, 1 threads", **c
     facts = {key: value for key, value in table.attrs.items() if key != "versions"}
     row = {"id": name, "status": "ok", "reason": "", "asked": asked, "hardware": hardware, "attempts": 1}
     write_point(folder, {**row, "facts": facts}, table)
+
+
+def break_stage(monkeypatch, name, error):
+    """Let the measuring of one stage raise an error, and that of all others go on."""
+    from mmchar import profiling
+
+    real = profiling.measure_fully
+
+    def fails(model, stage, *given):
+        if stage.name == name:
+            raise error
+        return real(model, stage, *given)
+
+    monkeypatch.setattr(profiling, "measure_fully", fails)

@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 import pytest
-from samples import files_in, one_line
+from samples import break_stage, files_in, one_line
 
-from mmchar import campaign, profiling
+from mmchar import campaign
 from mmchar.campaign import exit_code, run_campaign
 from mmchar.campaign_plan import list_campaign
 from mmchar.cli import main
@@ -203,14 +203,7 @@ def test_a_point_measured_in_part_is_kept_and_made_again_only_with_retry(tmp_pat
 
 
 def test_a_stage_that_fails_costs_no_other_stage(tmp_path, monkeypatch):
-    real = profiling.measure_fully
-
-    def fails(model, stage, *given):
-        if stage.name == "score":
-            raise RuntimeError("no graph\nof it")
-        return real(model, stage, *given)
-
-    monkeypatch.setattr(profiling, "measure_fully", fails)
+    break_stage(monkeypatch, "score", RuntimeError("no graph\nof it"))
     (point,) = read_grid(grid(tmp_path, CLIP))
     row = {"id": "one", "reason": "", "asked": point.asked(), "attempts": 1, "facts": {}, "expect_s": 1.0}
     answer = measure_point(point, out=str(tmp_path), row=row)

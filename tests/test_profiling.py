@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from samples import break_stage
 from torch import nn
 
 import mmchar
@@ -272,14 +273,7 @@ def test_a_stage_that_fails_is_named_with_its_sizes(specs):
 
 
 def test_a_stage_that_fails_leaves_the_others_where_that_is_asked_for(monkeypatch):
-    real = profiling.measure_fully
-
-    def fails(model, stage, *given):
-        if stage.name == "prefill":
-            raise ValueError("prefill cannot be captured")
-        return real(model, stage, *given)
-
-    monkeypatch.setattr(profiling, "measure_fully", fails)
+    break_stage(monkeypatch, "prefill", ValueError("prefill cannot be captured"))
     table = mmchar.measure("llama-2-7b", tiny=True, samples=1, keep_going=True, progress=False)
     assert table.attrs["failed"] == {"prefill": "prefill cannot be captured"}
     assert set(table["stage"]) == set(table.attrs["median_s"]) == {"decode"}
