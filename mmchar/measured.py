@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MAX_BYTES = 16_000_000  # of one packed file
 MAX_FILES = 7  # packed tables; run.json is the eighth file
-STATUSES = ("ok", "partial", "failed", "died", "skipped", "not reached")
 MEASURED = ("ok", "partial")  # those with tables; partial has no rows of the stages that failed
 _ROW = {"id": str, "status": str, "reason": str, "asked": dict, "attempts": int, "facts": dict}
 
