@@ -5,6 +5,9 @@ documentation of ``scaled_dot_product_attention`` (no flash kernel with a mask).
 """
 
 import re
+from collections.abc import Sequence
+from itertools import zip_longest
+from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,6 +46,17 @@ def attention_flop(
     ``[b, h, q, d] @ [b, h, d, k]`` and ``[b, h, q, k] @ [b, h, k, dv]``: 2 FLOP per multiply-add.
     """
     return 2 * batch * heads * q_len * kv_len * (head_dim + (head_dim if value_dim is None else value_dim))
+
+
+def core_sizes(q: Sequence[int], k: Sequence[int], v: Sequence[int]) -> tuple[int, int, int, int, int]:
+    """``(batch, heads, q_len, kv_len, head_dim)`` of an attention core on ``(…, heads, tokens, head_dim)`` each.
+
+    A batch or heads of 1 serve all of the other's, on either side, as in torch's own attention; of key heads that are
+    shared by groups of query heads, the queries' count. Without a dimension for heads there is one.
+    """
+    outer = [max(sizes) for sizes in zip_longest(q[-3::-1], k[-3::-1], v[-3::-1], fillvalue=1)]  # heads first
+    heads = outer.pop(0) if max(len(q), len(k)) > 3 else 1
+    return prod(outer), heads, q[-2], k[-2], q[-1]
 
 
 def similarity_bytes(q_len: int, kv_len: int, *, batch: int, heads: int, item_bytes: int) -> int:

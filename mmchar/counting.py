@@ -6,6 +6,8 @@ two steps give all of them.
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +15,12 @@ import pandas as pd
 
 from mmchar import attention as attention_models
 from mmchar.models import DTYPES, Model, get_spec, load
-from mmchar.request import Request
+from mmchar.request import FIELDS, Request
 from mmchar.stages import Stage, stages
 
 if TYPE_CHECKING:
+    from mmchar.generation.recording import Stage as SeenStage
+    from mmchar.generation.subject import Subject
     from mmchar.trace import Row, Traced
 
 COLUMNS = ("model", "stage", "step", "repeats", "component", "module", "module_type", "op", "category", "attention",
@@ -25,62 +29,128 @@ COLUMNS = ("model", "stage", "step", "repeats", "component", "module", "module_t
 TEXT = ("model", "stage", "component", "module", "module_type", "op", "category", "attention", "dtype", "backend",
         "time_kind")  # fmt: skip
 AMOUNTS = ("calls", "flop", "read_bytes", "write_bytes", "mask_bytes")
+OUTSIDE = "pipeline"  # stage and component of what ran outside the networks
 _LENGTHS = ("batch", "heads", "q_len", "kv_len", "head_dim")
 
 
 def count(
-    model: str | Model,
-    request: Request | None = None,
-    *,
+    model: Any,
+    *inputs: Any,
     dtype: str = "bfloat16",
     attention: str = "flash",
     tiny: bool = False,
     cache: bool = True,
+    **call: Any,
 ) -> pd.DataFrame:
-    """The operator table of one generation, exact at published scale.
+    """The operator table of one generation, exact at published scale: what the model's own code does, on ``meta``.
+
+    ``count(pipe, prompt="a cat", height=1024)``, ``count(llm, prompt_tokens=512, new_tokens=64)``,
+    ``count(module, x)``, ``count("sdxl-base-1.0", steps=4)``.
 
     Parameters
     ----------
-    model : str or Model
-        A zoo name, a model file, or a model from :func:`mmchar.load`. A model on ``meta`` is counted without running;
-        one on a real device runs every stage once, and the same rows come from what was seen.
-    request : Request, optional
-        What to generate; the model's defaults where a field is not given.
+    model : str, Model, DiffusionPipeline, PreTrainedModel or Module
+        A zoo name, a model file, a folder of configurations or a hub id; a model from :func:`mmchar.load`; or an
+        object of your own, on any device, which stays as it is.
+    *inputs
+        Of a name or a ``Model`` a :class:`mmchar.Request`; of a module what its forward takes.
     dtype : {"bfloat16", "float16", "float32"}
-        Number type of weights and activations; of a ``Model`` its own is used.
+        Number type of weights and activations; of an object its own is used.
     attention : {"flash", "eager"}
         Byte model of the attention cores.
     tiny : bool
         Count the scaled-down variant of a named model.
     cache : bool
-        Read the table from disk where the same was counted before, and keep it there.
+        Read the table of a named model from disk where the same was counted before, and keep it there.
+    **call
+        What the generation is called with: of a name the fields of a request, and what else its pipeline takes; of a
+        pipeline the arguments of its own call; of a model with ``generate()`` its arguments, or ``prompt_tokens`` and
+        ``new_tokens``.
 
     Returns
     -------
     DataFrame
-        Columns as in ``data/README.md``; FLOP, bytes and lengths are integers, ``time_s`` is empty. ``attrs`` holds
-        model, request, dtype, tiny and the parameters of each component.
+        Columns as in ``data/README.md``; FLOP, bytes and lengths are integers, ``time_s`` is empty. What ran outside
+        the networks is the stage ``pipeline``. ``attrs`` holds model, request, dtype, tiny, the parameters of each
+        component and the bytes that they are stored in.
 
     Raises
     ------
     ValueError
-        Bad name, request, dtype or backend, before anything is built.
+        Bad name, request, argument, dtype or backend, before anything is built; code that cannot run without values.
     """
     if attention not in attention_models.BACKENDS:
         raise ValueError(f"unknown attention {attention!r}; choose one of {', '.join(attention_models.BACKENDS)}")
-    if isinstance(model, Model):
-        table = _count(model, request)
-    else:
-        if dtype not in DTYPES:
-            raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
-        spec = get_spec(model, tiny=tiny)
-        stages(spec, request)  # refuse a bad request before torch is loaded
-
-        def fresh() -> pd.DataFrame:
-            return _count(load(model, device="meta", dtype=dtype, tiny=tiny), request)
-
-        table = _cached(spec, spec.resolve(request), dtype, fresh) if cache else fresh()
+    table = _table(model, inputs, call, dtype, tiny, cache)
     return table if attention == "flash" else attention_models.use_backend(table, attention)
+
+
+def _table(
+    model: Any, inputs: tuple[Any, ...], call: dict[str, Any], dtype: str, tiny: bool, cache: bool
+) -> pd.DataFrame:
+    if not isinstance(model, str | Path | Model):
+        from mmchar.generation.subject import subject_of
+
+        return count_subject(subject_of(model, inputs, call), dtype=None)
+    request, more = split_call(inputs, call)
+    if isinstance(model, Model):
+        return _count(model, request, more)
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    spec = get_spec(model, tiny=tiny)
+    full = spec.resolve(request)  # refuse a bad request before torch is loaded
+
+    def fresh() -> pd.DataFrame:
+        return _count(load(model, device="meta", dtype=dtype, tiny=tiny), request, more)
+
+    return _cached(spec, full, more, dtype, fresh) if cache else fresh()
+
+
+def split_call(inputs: tuple[Any, ...], call: Mapping[str, Any]) -> tuple[Request | None, dict[str, Any]]:
+    """The request of a named model, given whole or by its fields, and what else its pipeline is called with."""
+    fields_given = {name: value for name, value in call.items() if name in FIELDS}
+    more = {name: value for name, value in call.items() if name not in FIELDS}
+    if len(inputs) > 1 or (inputs and not isinstance(inputs[0], Request | NoneType)):
+        raise ValueError(f"{inputs[-1]!r} is no request; give mmchar.Request(...), or its fields by name")
+    request = inputs[0] if inputs else None
+    if fields_given:
+        request = Request(**{**(request.given() if request else {}), **fields_given})
+    return request, more
+
+
+def count_subject(subject: "Subject", *, dtype: str | None, tiny: bool = False) -> pd.DataFrame:
+    """The operator table of a generation that is ready to run on ``meta``."""
+    from mmchar.generation.run import record
+
+    recording = record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes)
+    parts = [_stage_rows(subject, stage, recording.rows[stage.name]) for stage in recording.stages]
+    outside = rows_frame(recording.outside).assign(module_type="pipeline", live_bytes=0, repeats=1, step=0)
+    parts.append(_labelled(outside, subject.name, OUTSIDE, OUTSIDE))
+    table = as_categories(pd.concat([part for part in parts if len(part)], ignore_index=True))
+    table.attrs = _attrs(subject, dtype=dtype, tiny=tiny)
+    return table
+
+
+def _stage_rows(subject: "Subject", stage: "SeenStage", rows: "list[Row]") -> pd.DataFrame:
+    from mmchar.generation.steps import steps_table
+    from mmchar.trace import trace
+
+    frame = rows_frame(rows)
+    if not stage.grows:
+        frame = frame.assign(step=0, repeats=stage.repeats)
+    else:
+        network = subject.networks[stage.component]
+
+        def rows_at(step: int) -> pd.DataFrame:
+            return frame if step == 0 else rows_frame(trace(network, stage.at(step).work(network)).rows)
+
+        frame = steps_table(stage, rows_at, [*_LENGTHS, *AMOUNTS])
+    return _labelled(frame, subject.name, stage.name, stage.component)
+
+
+def _labelled(frame: pd.DataFrame, model: str, stage: str, component: str) -> pd.DataFrame:
+    extra = {"model": model, "stage": stage, "component": component}
+    return frame.assign(**extra, time_s=np.nan, time_kind="", kernels=0)[list(COLUMNS)]
 
 
 def count_stage(model: Model, stage: Stage) -> pd.DataFrame:
@@ -140,8 +210,14 @@ def _stage_totals(table: pd.DataFrame, total: pd.DataFrame, params: Mapping[str,
     return rows
 
 
-def _count(model: Model, request: Request | None) -> pd.DataFrame:
+def _count(model: Model, request: Request | None, more: Mapping[str, Any]) -> pd.DataFrame:
     full = model.spec.resolve(request)
+    if model.spec.pipeline:
+        from mmchar.generation.programs import subject_of_zoo
+
+        table = count_subject(subject_of_zoo(model, full, more), dtype=model.dtype, tiny=model.spec.tiny)
+        table.attrs["request"] = full.given()
+        return table
     parts = [count_stage(model, stage) for stage in stages(model.spec, full)]
     table = as_categories(pd.concat(parts, ignore_index=True))
     table.attrs = what_was_asked(model, full)
@@ -156,6 +232,22 @@ def what_was_asked(model: Model, request: Request) -> dict[str, Any]:
         "dtype": model.dtype,
         "tiny": model.spec.tiny,
         "params": model.params,
+    }
+
+
+def _attrs(subject: "Subject", *, dtype: str | None, tiny: bool) -> dict[str, Any]:
+    """The ``attrs`` of a counted generation."""
+    tensors = {role: list(network.parameters()) for role, network in subject.networks.items()}
+    own = next((str(each[0].dtype).removeprefix("torch.") for each in tensors.values() if each), "float32")
+    return {
+        "model": subject.name,
+        "request": dict(subject.asked),
+        "dtype": dtype or own,
+        "tiny": tiny,
+        "params": {role: sum(part.numel() for part in parts) for role, parts in tensors.items()} | {OUTSIDE: 0},
+        "weight_bytes": {
+            role: sum(part.numel() * part.element_size() for part in parts) for role, parts in tensors.items()
+        },
     }
 
 
@@ -175,8 +267,11 @@ def _trace(model: Model, stage: Stage) -> "Traced":
 
 def rows_frame(rows: "list[Row]") -> pd.DataFrame:
     """Traced rows as a table, in their order."""
-    names = [f.name for f in fields(rows[0])]
-    return pd.DataFrame.from_records([list(asdict(row).values()) for row in rows], columns=names)
+    from mmchar.trace import Row
+
+    return pd.DataFrame.from_records(
+        [list(asdict(row).values()) for row in rows], columns=[f.name for f in fields(Row)]
+    )
 
 
 def _grow(first: pd.DataFrame, last: pd.DataFrame, stage: Stage) -> pd.DataFrame:
@@ -215,13 +310,14 @@ def as_categories(table: pd.DataFrame) -> pd.DataFrame:
     return table.astype(dict.fromkeys(TEXT, "category"))
 
 
-def _cached(spec: Any, request: Request, dtype: str, fresh: Any) -> pd.DataFrame:
+def _cached(spec: Any, request: Request, more: Mapping[str, Any], dtype: str, fresh: Any) -> pd.DataFrame:
     from mmchar.cache import cached_table, source_hash
     from mmchar.provenance import package_versions
 
     key = {
         "spec": {**asdict(spec)},
         "request": request.given(),
+        **({"call": dict(more)} if more else {}),
         "dtype": dtype,
         "versions": package_versions("torch", "diffusers", "transformers", "pandas"),
         "source": source_hash(),

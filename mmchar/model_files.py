@@ -13,9 +13,12 @@ from mmchar.request import FIELDS, Request
 LIBRARIES = ("transformers", "diffusers", "mmchar")
 _MODEL = {"name": str, "family": str, "year": int, "summary": str, "components": dict, "options": dict}
 _MODEL |= {"request": dict, "request_source": str, "tiny_request": dict}
-_MODEL_OPTIONAL = {"limits": dict, "tiny_limits": dict, "notes": list, "papers": list}
+_MODEL_OPTIONAL = {"limits": dict, "tiny_limits": dict, "notes": list, "papers": list, "pipeline": dict}
 _COMPONENT = {"library": str, "class": str, "config": dict, "source": str}
 _COMPONENT_OPTIONAL = {"tiny": dict, "published_params": int, "params_source": str, "params_reason": str}
+_PIPELINE = {"library": str, "class": str}
+_PIPELINE_OPTIONAL = dict.fromkeys(("schedulers", "arguments", "tokens", "call", "request", "stages"), dict)
+_PIPELINE_OPTIONAL |= {"source": str, "methods": list}
 _LIMIT = {"min": int, "max": int, "multiple_of": int, "of_form": list}
 _MARKUP = re.compile(r"<[a-zA-Z/!?]|\]\(|[\x00-\x1f]")  # HTML, a Markdown link, a control character
 _WORDS = {str: "a text", int: "a whole number", dict: "an object", list: "a list"}
@@ -44,6 +47,8 @@ def read_model_file(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name}: 'components' is empty; a model has at least one")
     for role, part in raw["components"].items():
         _check_component(f"{path.name}, component {role!r}", part)
+    if "pipeline" in raw:
+        _check_pipeline(f"{path.name}, pipeline", raw["pipeline"])
     for field in ("request", "tiny_request"):
         _check_request(path.name, field, raw[field])
     for field in ("limits", "tiny_limits"):
@@ -81,6 +86,14 @@ def _check_component(where: str, part: Any) -> None:
         raise ValueError(f"{where}: 'source' is empty; say where the config comes from")
     if (part.get("published_params") or 1) < 1:
         raise ValueError(f"{where}: published_params={part['published_params']} is no count")
+
+
+def _check_pipeline(where: str, part: Any) -> None:
+    _check_fields(where, part, _PIPELINE, _PIPELINE_OPTIONAL)
+    if part["library"] not in LIBRARIES:
+        raise ValueError(f"{where}: library {part['library']!r} is not one of {', '.join(LIBRARIES)}")
+    if not all(name.isidentifier() for name in part["class"].split(".")):
+        raise ValueError(f"{where}: class {part['class']!r} is no name of a class")
 
 
 def _check_request(where: str, field: str, values: Mapping[str, Any]) -> None:

@@ -56,6 +56,7 @@ class ModelSpec:
     tiny_limits: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     papers: tuple[str, ...] = ()  # the characterization papers that study it
+    pipeline: Mapping[str, Any] = field(default_factory=dict)  # the class that generates, and what it is made with
     tiny: bool = False
 
     def resolve(self, request: Request | None = None) -> Request:

@@ -13,10 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops.flex_attention import flex_attention as flex_attention_core
 from torch.nn.modules import module as nn_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmchar import attention, operators
+from mmchar import attention, by_shape, known_values, operators
+from mmchar.operator_flop import core_sizes, distinct_bytes, flop, mask_of, read_bytes
+from mmchar.operator_flop import tensors as _tensors
+from mmchar.plain_paths import plain_paths
+from mmchar.token_sources import CONTEXT, IMAGE, TokenSources
 
 aten = torch.ops.aten
 # Operators that GPUs run as one kernel, though torch could take them apart.
@@ -26,6 +31,7 @@ _WHOLE = {
     *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"),
     *("_upsample_nearest_exact2d", "upsample_bilinear2d"),
 }
+Compute = Callable[[Any, str, tuple, dict, list[Tensor]], Any]
 _DROPOUT = {"dropout", "feature_dropout", "alpha_dropout"}
 
 
@@ -77,8 +83,10 @@ def trace(module: nn.Module, work: Callable[[], Any], *, label: Callable[[int], 
     label : callable, optional
         ``label(row_index)`` gives a context to run each operator in; profiling uses it to name kernels by row.
     """
-    with torch.inference_mode(), _module_stack(module) as stack, _Recorder(module, stack, label) as recorder:
-        work()
+    with torch.inference_mode(), plain_paths(), _module_stack(module) as stack:
+        recorder = Recorder(module, stack, label)
+        with recorder.token_sources.marking(module), recorder:
+            work()
     _name_spatial(recorder.rows)
     return Traced(recorder.rows)
 
@@ -104,9 +112,19 @@ def _module_stack(root: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
         after.remove()
 
 
-class _Recorder(TorchDispatchMode):
-    def __init__(self, root: nn.Module, stack: list[tuple[str, nn.Module]], label: Callable[[int], Any] | None) -> None:
+class Recorder(TorchDispatchMode):
+    """Writes down every operator that runs; ``compute`` gives its output."""
+
+    def __init__(
+        self,
+        root: nn.Module,
+        stack: list[tuple[str, nn.Module]],
+        label: Callable[[int], Any] | None = None,
+        compute: Compute = known_values.run,
+    ) -> None:
         super().__init__()
+        self.token_sources = TokenSources()
+        self._compute = self.token_sources.following(compute)
         self.rows: list[Row] = []
         self._index: dict[tuple, int] = {}
         self._component = type(root).__name__
@@ -123,21 +141,21 @@ class _Recorder(TorchDispatchMode):
             return args[0]  # out of training it returns its input; torch's own decomposition would copy it
         if name == "copy_" and args[0].is_meta and not any(args[1].stride()):
             name = "fill_"  # x[...] = number: real tensors fill, meta expands the number and copies it
+        inputs = _tensors(args) + _tensors(kwargs.values())
         if name not in _WHOLE and func.namespace == "aten" and func._can_decompose():
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
-        inputs = _tensors(args) + _tensors(kwargs.values())
         if func.is_view or operators.is_free(name):
-            out = self._answer(func, name, args, kwargs)
+            out = self._answer(func, name, args, kwargs, inputs)
             self._track(inputs)
             self._track(_tensors((out,)))
             return out
         self._track(inputs)
         row = self._row(func, name, args, kwargs, inputs)
         with self._label(row):
-            out = self._run(func, name, args, kwargs)
+            out = self._run(func, name, args, kwargs, inputs)
         outputs = _tensors((out,))
         if name == "_native_batch_norm_legit_no_training":
             outputs = outputs[:1]  # out of training it keeps no statistics, though on meta they have their shapes
@@ -145,22 +163,19 @@ class _Recorder(TorchDispatchMode):
         self._add(self.rows[row], name, args, kwargs, inputs, outputs)
         return out
 
-    def _answer(self, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
-        """A free operator; on meta a scalar read is answered as of a mask of all ones, or of zero."""
+    def _answer(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
+        """A free operator; on meta a scalar that nobody knows is read as of a mask of all ones, or as zero."""
         if name == "_local_scalar_dense" and args[0].is_meta:
-            return args[0].dtype == torch.bool or 0
-        return func(*args, **kwargs)
+            values = known_values.known(args[0])
+            return values.item() if values is not None else args[0].dtype == torch.bool or 0
+        return self._compute(func, name, args, kwargs, inputs)
 
-    def _run(self, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
-        if name in operators.ATTENTION_CORES and args[0].is_meta:
-            q, v = args[0], args[2]
-            if q.shape[-1] == v.shape[-1]:
-                return torch.empty_like(q)  # kernels lay the output out as the queries are
-            if q.dim() < 4:
-                return q.new_empty(*q.shape[:-1], v.shape[-1])
-            # a fused kernel writes [b, q, h, d] and returns it transposed, so that merging the heads is free
-            return q.new_empty(*q.shape[:-3], q.shape[-2], q.shape[-3], v.shape[-1]).transpose(-2, -3)
-        return pick_by_mask(func, args) if selects_by_mask(name, args) else func(*args, **kwargs)
+    def _run(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
+        if by_shape.is_answered(name, args):
+            out = by_shape.answer(name, args, kwargs)
+            self.token_sources.follow(name, args, inputs, out)
+            return out
+        return self._compute(func, name, args, kwargs, inputs)
 
     def _row(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> int:
         path, module = self._stack[-1]
@@ -180,36 +195,48 @@ class _Recorder(TorchDispatchMode):
 
     def _attention(self, path: str, module: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
         """Lengths, kind and backend of a call ``(q, k, v, mask or bias, …)``; q is [..., h, q, d]."""
-        q, k = args[0], args[1]
-        has_mask = _mask(args, kwargs) is not None
-        heads = q.shape[-3] if q.dim() > 3 else 1
-        q_len, kv_len, head_dim = q.shape[-2], k.shape[-2], q.shape[-1]
+        batch, heads, q_len, kv_len, head_dim = core_sizes(args)
         is_causal = bool(args[5] if len(args) > 5 else kwargs.get("is_causal", False))
+        is_causal = is_causal or getattr(module, "is_causal", False) is True
+        queries, keys = self.token_sources.sources(args[0]), self.token_sources.sources(args[1])
+        elsewhere = keys == {CONTEXT} and queries == {IMAGE}
         kind = attention.attention_kind(
             path,
             q_len=q_len,
             kv_len=kv_len,
-            causal=is_causal or getattr(module, "is_causal", False) is True,
-            joint=attention.is_one_sequence(self._component, path)
-            or (
-                getattr(module, "added_kv_proj_dim", None) is not None
-                and not getattr(module, "only_cross_attention", False)
-            ),
-            cross=_looks_elsewhere(module, q_len, kv_len),
+            causal=is_causal,
+            joint=not is_causal and (keys == {IMAGE, CONTEXT} or (keys != {CONTEXT} and _adds_keys(module))),
+            cross=elsewhere or _looks_elsewhere(module, q_len, kv_len),
         )
+        has_mask = mask_of(args, kwargs) is not None
         fused = "flash" if attention.flash_eligible(has_mask=has_mask, head_dim=head_dim) else "mem-efficient"
-        sizes = {"batch": q.numel() // (heads * q_len * head_dim), "heads": heads, "q_len": q_len, "kv_len": kv_len}
-        return {"attention": kind, **sizes, "head_dim": head_dim, "backend": fused}
+        sizes = {"batch": batch, "heads": heads, "q_len": q_len, "kv_len": kv_len, "head_dim": head_dim}
+        return {"attention": kind, **sizes, "backend": fused}
 
     def _add(self, row: Row, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        written = sum(_bytes(t) for t in outputs)
+        written = sum(distinct_bytes(t) for t in outputs)
         row.calls += 1
-        row.flop += _flop(name, args, kwargs, inputs, outputs)
+        row.flop += flop(name, args, outputs)
         row.write_bytes += written
-        row.read_bytes += _read_bytes(name, args, inputs, written)
+        row.read_bytes += read_bytes(name, args, inputs, written)
         row.live_bytes = max(row.live_bytes, self._live_bytes)
-        if name in operators.ATTENTION_CORES and (mask := _mask(args, kwargs)) is not None:
-            row.mask_bytes += _bytes(mask)
+        if name in operators.ATTENTION_CORES and (mask := mask_of(args, kwargs)) is not None:
+            row.mask_bytes += distinct_bytes(mask)
+
+    def flex_attention(self, *args: Any, **kwargs: Any) -> Any:
+        """An attention with a function for its mask or bias: counted as an attention core of all its lengths.
+
+        That is in full, also where a block mask lets the kernel leave out blocks; what the function reads is left out.
+        """
+        qkv = list(args[:3])
+        self._track(qkv)
+        row = self._row(aten.scaled_dot_product_attention.default, "flex_attention", args[:3], {}, qkv)
+        with self._label(row):
+            out = by_shape.flex_attention(*qkv) if qkv[0].is_meta else flex_attention_core(*args, **kwargs)
+        self.token_sources.follow("flex_attention", args[:3], qkv, out[0])
+        self._track([out[0]])
+        self._add(self.rows[row], "flex_attention", args[:3], {}, qkv, [out[0]])
+        return out
 
     def _track(self, tensors: list[Tensor]) -> None:
         """Count a storage as live from when it is first seen until nothing refers to it; weights are not counted."""
@@ -227,6 +254,9 @@ class _Recorder(TorchDispatchMode):
         self._live_bytes -= self._alive.pop(key, 0)
 
 
+flex_attention_core.py_impl(Recorder)(Recorder.flex_attention)
+
+
 def _looks_elsewhere(module: nn.Module, q_len: int, kv_len: int) -> bool | None:
     """What a module says of itself: whether its keys come from elsewhere; ``None`` where it says nothing.
 
@@ -238,85 +268,9 @@ def _looks_elsewhere(module: nn.Module, q_len: int, kv_len: int) -> bool | None:
     return says and not (q_len == kv_len and len(widths) == 1 and None not in widths)
 
 
-def selects_by_mask(name: str, args: tuple) -> bool:
-    """Whether this is ``x[mask]``, ``~mask`` or ``nonzero`` on meta: its shape hangs on what the mask holds."""
-    if name == "nonzero":
-        return args[0].is_meta
-    if name == "bitwise_not":
-        return args[0].is_meta and args[0].dtype == torch.bool
-    return name == "index" and args[0].is_meta and any(t is not None and t.dtype == torch.bool for t in args[1])
-
-
-def pick_by_mask(func: Any, args: tuple) -> Tensor:
-    """``x[mask]`` and the like on meta, as of a mask of all ones: it keeps everything, its negation nothing."""
-    if func.overloadpacket.__name__ == "nonzero":
-        return torch.empty(args[0].numel(), args[0].dim(), dtype=torch.int64, device="meta")
-    if len(args) == 1:
-        out = func(*args)
-        out.keeps_nothing = not getattr(args[0], "keeps_nothing", False)
-        return out
-    picks: list[Tensor | None] = []
-    for mask in args[1]:
-        if mask is None or mask.dtype != torch.bool:
-            picks.append(mask)
-            continue
-        kept = 0 if getattr(mask, "keeps_nothing", False) else mask.numel()
-        picks += [torch.empty(kept, dtype=torch.int64, device="meta")] * mask.dim()
-    return func(args[0], picks)
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found.extend(_tensors(value))
-    return found
-
-
-def _mask(args: tuple, kwargs: dict) -> Tensor | None:
-    return args[3] if len(args) > 3 else kwargs.get("attn_mask")
-
-
-def _bytes(tensor: Tensor) -> int:
-    """Bytes of the distinct elements: a dimension that was broadcast (stride 0) is read once."""
-    size = tensor.element_size()
-    for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
-        if stride != 0:
-            size *= length
-    return size
-
-
-def _read_bytes(name: str, args: tuple, inputs: list[Tensor], written: int) -> int:
-    if operators.reads_only_what_it_picks(name):
-        return written + sum(_bytes(t) for t in inputs[1:] if not t.is_floating_point())
-    if name in ("copy_", "fill_", "zero_", "normal_", "uniform_"):
-        inputs = inputs[1:]  # the destination is written, not read
-    return sum(_bytes(t) for t in inputs)
-
-
-def _flop(name: str, args: tuple, kwargs: dict, inputs: list[Tensor], outputs: list[Tensor]) -> int:
-    if name == "linear":
-        x, weight = args[:2]
-        return operators.matmul_flop(x.numel() // x.shape[-1], weight.shape[1], weight.shape[0])
-    if name in ("mm", "addmm"):
-        a, b = args[-2:]
-        return operators.matmul_flop(a.shape[0], a.shape[1], b.shape[1])
-    if name in ("bmm", "baddbmm"):
-        a, b = args[-2:]
-        return operators.matmul_flop(a.shape[1], a.shape[2], b.shape[2], batch=a.shape[0])
-    if name == "convolution":
-        image = inputs[0] if args[6] else outputs[0]  # args[6]: transposed
-        return operators.convolution_flop(image.shape[2:], args[1].shape, batch=image.shape[0])
-    if name in operators.ATTENTION_CORES:
-        q, k, v = args[:3]
-        heads = q.shape[-3] if q.dim() > 3 else 1
-        batch = q.numel() // (heads * q.shape[-2] * q.shape[-1])
-        return attention.attention_flop(
-            q.shape[-2], k.shape[-2], batch=batch, heads=heads, head_dim=q.shape[-1], value_dim=v.shape[-1]
-        )
-    return 0
+def _adds_keys(module: nn.Module) -> bool:
+    """What a module says of itself: that it has keys of a context besides those of its own tokens."""
+    return getattr(module, "added_kv_proj_dim", None) is not None and not getattr(module, "only_cross_attention", False)
 
 
 def _name_spatial(rows: list[Row]) -> None:

@@ -1,0 +1,97 @@
+"""What a network remembers of earlier tokens: how long it is, and how it becomes longer without running the network."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmchar.known_values import given
+
+
+def length(cache: Any) -> int:
+    """Tokens in the longest layer of a cache."""
+    found = [_layer_length(layer) for layer in layers(cache)]
+    return max(found, default=0)
+
+
+def layers(cache: Any) -> list[Any]:
+    """The layers of a cache that remember a decoder's own tokens."""
+    return list(getattr(getattr(cache, "self_attention_cache", cache), "layers", ()))
+
+
+def layer_kinds(cache: Any) -> tuple[Any, ...]:
+    """Class of every layer, and the shape of what it holds but for its length: what a longer cache has in common."""
+    return tuple((type(layer).__name__, _shape(layer)) for layer in layers(cache))
+
+
+def lengths(cache: Any) -> tuple[int, ...]:
+    """Tokens that each layer holds, and tokens that it has seen."""
+    found: list[int] = []
+    for layer in layers(cache):
+        found += [_layer_length(layer), _seen(layer)]
+    return tuple(found)
+
+
+def growing(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, ...]:
+    """The layers that a call made longer, given :func:`lengths` before and after it."""
+    changed = [a != b for a, b in zip(before, after, strict=True)] if len(before) == len(after) else []
+    return tuple(index for index in range(len(changed) // 2) if changed[2 * index] or changed[2 * index + 1])
+
+
+def advance(cache: Any, tokens: int, which: tuple[int, ...]) -> None:
+    """Make some layers of a cache ``tokens`` longer, in place, as the library does when a network has run.
+
+    Keys and values that are new are empty on ``meta`` and random elsewhere.
+    """
+    if cache is None or not tokens:
+        return
+    every = layers(cache)
+    with torch.inference_mode():
+        for index in which:
+            layer = every[index]
+            if type(layer).__name__ == "DynamicLayer" and layer.keys.is_meta:
+                layer.keys, layer.values = (_longer(part, tokens) for part in (layer.keys, layer.values))
+            else:
+                layer.update(*(_more(part, tokens) for part in (layer.keys, layer.values)))
+
+
+def to_meta(cache: Any) -> None:
+    """Put what a cache holds on ``meta``, in place."""
+    parts = [cache, *(getattr(cache, name, None) for name in ("self_attention_cache", "cross_attention_cache"))]
+    for part in parts:
+        for layer in getattr(part, "layers", ()):
+            for name, value in vars(layer).items():
+                if isinstance(value, Tensor) and not value.is_meta:
+                    setattr(layer, name, given(value))
+
+
+def restore(cache: Any, state: Any) -> None:
+    """Give a cache the content of another one, in place."""
+    vars(cache).clear()
+    vars(cache).update(vars(state))
+
+
+def _longer(part: Tensor, tokens: int) -> Tensor:
+    return part.new_empty(*part.shape[:-2], part.shape[-2] + tokens, part.shape[-1])
+
+
+def _more(part: Tensor, tokens: int) -> Tensor:
+    shape = (*part.shape[:-2], tokens, part.shape[-1])
+    return part.new_empty(shape) if part.is_meta else torch.randn(shape, dtype=part.dtype, device=part.device)
+
+
+def _layer_length(layer: Any) -> int:
+    keys = getattr(layer, "keys", None)
+    return keys.shape[-2] if isinstance(keys, Tensor) and keys.dim() > 2 else 0
+
+
+def _seen(layer: Any) -> int:
+    seen = getattr(layer, "cumulative_length", 0)
+    return seen if isinstance(seen, int) else 0
+
+
+def _shape(layer: Any) -> tuple[int, ...]:
+    keys = getattr(layer, "keys", None)
+    if not isinstance(keys, Tensor) or keys.dim() < 3:
+        return ()
+    return (*keys.shape[:-2], keys.shape[-1])

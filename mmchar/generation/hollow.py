@@ -1,0 +1,132 @@
+"""The world outside the networks while a generation is counted: a pipeline's own tensors, on the CPU.
+
+Small tensors are computed for real, so that schedulers, masks and positions are right. What a network returned is not
+known: it is *hollow*, zeros that take no memory. So is whatever is large; an operator on it takes no time.
+"""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map
+
+from mmchar import known_values, operators
+from mmchar.operator_flop import distinct_bytes, flop, read_bytes
+from mmchar.trace import Row
+
+LARGE = 1 << 17  # elements from which a tensor outside the networks is not computed
+_SIZED = frozenset(["zeros", "ones", "full", "empty", "randn", "rand", "randint"])
+
+
+def hollow(tensor: Tensor) -> Tensor:
+    """Zeros on the CPU in the shape of a tensor, without memory."""
+    return torch.zeros((), dtype=tensor.dtype, device="cpu").expand(tensor.shape)
+
+
+def record_outside(work: Callable[[], Any]) -> tuple[Any, list[Row]]:
+    """What ``work`` returns, and the rows of the operators that it runs outside the networks that are watched."""
+    with torch.no_grad(), Outside() as outside:
+        out = work()
+    return out, list(outside.rows.values())
+
+
+class Outside(TorchDispatchMode):
+    """Writes down every operator, one row each, and computes only what is small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[tuple[str, torch.dtype | None], Row] = {}
+        self._seen: dict[Any, Any] = {}  # outputs of large operators, by what they were asked
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        inputs = [leaf for leaf in (*_flat(args), *_flat(kwargs.values())) if isinstance(leaf, Tensor)]
+        name = func.overloadpacket.__name__
+        out = self._computed(func, name, args, kwargs, inputs)
+        if not func.is_view and not operators.is_free(name):
+            self._note(func, name, args, kwargs, inputs, out)
+        return out
+
+    def _computed(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
+        """The output of one operator: computed where all is small, hollow where anything is large or on ``meta``."""
+        size = _size_asked(name, args)
+        if size and prod(size) >= LARGE:
+            return torch.zeros((), dtype=kwargs.get("dtype")).expand(size)
+        writes = name.endswith("_") and not name.endswith("__")
+        if any(tensor.is_meta or tensor.numel() >= LARGE for tensor in inputs):
+            return args[0] if writes else self._hollow(func, name, args, kwargs)  # nobody knows its values
+        if writes and _overlaps(args[0]):
+            return args[0]
+        try:
+            return func(*args, **kwargs)
+        except NotImplementedError:  # the CPU has no such kernel for this type
+            return self._hollow(func, name, args, kwargs)
+
+    def _hollow(self, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
+        key = (func, _asked(args), _asked(kwargs.values()))
+        if key not in self._seen:
+            with _disable_current_modes():
+                moved_args, moved_kwargs = tree_map(_on_meta, (args, kwargs))
+                moved = [leaf for leaf in tree_leaves((moved_args, moved_kwargs)) if isinstance(leaf, Tensor)]
+                out = known_values.run(func, name, moved_args, moved_kwargs, moved)
+                self._seen[key] = out
+        return tree_map(_hollow_if_meta, self._seen[key])
+
+    def _note(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], out: Any) -> None:
+        dtype = next((t.dtype for t in inputs if t.is_floating_point()), inputs[0].dtype if inputs else None)
+        row = self.rows.get((name, dtype))
+        if row is None:
+            kind = operators.category(name, pointwise=torch.Tag.pointwise in func.tags)
+            row = Row("", "pipeline", name, kind, dtype=str(dtype).removeprefix("torch.") if dtype else "")
+            self.rows[name, dtype] = row
+        outputs = [leaf for leaf in _flat((out,)) if isinstance(leaf, Tensor)]
+        written = sum(distinct_bytes(tensor) for tensor in outputs)
+        row.calls += 1
+        row.flop += flop(name, args, outputs)
+        row.read_bytes += read_bytes(name, args, inputs, written)
+        row.write_bytes += written
+
+
+def _flat(values: Any) -> list[Any]:
+    found: list[Any] = []
+    for value in values:
+        if isinstance(value, list | tuple):
+            found.extend(_flat(value))
+        else:
+            found.append(value)
+    return found
+
+
+def _asked(values: Any) -> tuple[Any, ...]:
+    """What an operator is asked, without the values of its tensors; of those that pick places they are the question."""
+    return tuple(
+        (tuple(leaf.shape), leaf.dtype, leaf.is_meta, id(leaf) if leaf.dtype in (torch.int64, torch.bool) else 0)
+        if isinstance(leaf, Tensor)
+        else leaf
+        for leaf in _flat(values)
+    )
+
+
+def _size_asked(name: str, args: tuple) -> list[int] | None:
+    """The size that a tensor is made with, where no other tensor says it."""
+    if name not in _SIZED:
+        return None
+    lists = [part for part in args if isinstance(part, list | tuple) and all(isinstance(n, int) for n in part)]
+    return list(lists[0]) if lists else None
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    return any(length > 1 and stride == 0 for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _on_meta(value: Any) -> Any:
+    if isinstance(value, torch.device):
+        return torch.device("meta")
+    return known_values.given(value) if isinstance(value, Tensor) else value
+
+
+def _hollow_if_meta(value: Any) -> Any:
+    return hollow(value) if isinstance(value, Tensor) and value.is_meta else value

@@ -1,0 +1,97 @@
+"""diffusers' pipelines: build one around networks, copy one onto ``meta``, check what its call is given."""
+
+import copy
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from mmchar.generation import standins
+from mmchar.generation.run import meta_memo
+
+# Outputs as tensors, which a counted run can do without computing any.
+_QUIET = {"output_type": "pt"}
+
+
+def networks_of(pipe: Any) -> dict[str, nn.Module]:
+    """The networks of a pipeline by role."""
+    return {role: part for role, part in pipe.components.items() if isinstance(part, nn.Module)}
+
+
+def on_meta(pipe: Any) -> Any:
+    """A pipeline of the same class with its networks on ``meta``; the one given stays as it is."""
+    memo: dict[int, Any] = {}
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            memo |= meta_memo(part)
+        elif hasattr(part, "batch_decode") or hasattr(part, "preprocess"):  # tokenizers and processors have no state
+            memo[id(part)] = part
+    twin = copy.deepcopy(pipe, memo)
+    twin.set_progress_bar_config(disable=True)
+    return twin
+
+
+def build(
+    cls: Any,
+    networks: Mapping[str, nn.Module],
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    tokens: Mapping[str, Any] | None = None,
+) -> Any:
+    """A pipeline around networks, with stand-ins for the tokenizers and processors that it asks for.
+
+    Parameters
+    ----------
+    cls : type
+        The pipeline's class.
+    networks : mapping
+        By role, as its ``__init__`` names them.
+    arguments : mapping, optional
+        Further arguments of its ``__init__``, e.g. ``{"boundary_ratio": 0.875}``.
+    tokens : mapping, optional
+        By tokenizer, the arguments of :func:`mmchar.generation.standins.tokenizer`.
+
+    Raises
+    ------
+    ValueError
+        A network that the class does not take, or lacks.
+    """
+    parameters = {name: part for name, part in inspect.signature(cls.__init__).parameters.items() if name != "self"}
+    for role in networks:
+        if role not in parameters:
+            raise ValueError(f"{cls.__name__} has no network {role!r}; it has {', '.join(parameters)}")
+    given = {**standins.missing(parameters, networks, tokens or {}), **networks, **(arguments or {})}
+    if "requires_safety_checker" in parameters:
+        given.setdefault("requires_safety_checker", False)
+    chosen = {name: given.get(name) for name, part in parameters.items() if name in given or part.default is part.empty}
+    pipe = cls(**chosen)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def check_arguments(call: Callable[..., Any], arguments: Mapping[str, Any], *, owner: str) -> None:
+    """Refuse an argument that a call does not take, with the nearest that it does.
+
+    Raises
+    ------
+    ValueError
+        One line, before anything runs.
+    """
+    parameters = inspect.signature(call).parameters
+    if any(part.kind is part.VAR_KEYWORD for part in parameters.values()):
+        return
+    for name in arguments:
+        if name not in parameters:
+            near = difflib.get_close_matches(name, parameters, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"{owner} takes no {name!r}; {hint}it takes {', '.join(parameters)}")
+
+
+def work(pipe: Any, arguments: Mapping[str, Any]) -> Callable[[], Any]:
+    """One call of a pipeline, ready to run."""
+    check_arguments(pipe.__call__, arguments, owner=type(pipe).__name__)
+    takes = inspect.signature(pipe.__call__).parameters
+    quiet = {name: value for name, value in _QUIET.items() if name in takes}
+    return lambda: pipe(**{**quiet, **arguments})

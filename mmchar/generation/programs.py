@@ -1,0 +1,133 @@
+"""From a model of the zoo, or a folder, and a request to a generation that can be run: the one place that maps them."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from mmchar.generation import pipelines, standins
+from mmchar.generation.subject import Subject, makes_of
+from mmchar.models import Model, ModelSpec
+from mmchar.request import Request
+
+# A request's fields by the names that pipelines have for them, in the order in which they are looked for.
+_CALLED = {
+    "height": ("height",),
+    "width": ("width",),
+    "frames": ("num_frames", "video_length"),
+    "steps": ("num_inference_steps",),
+    "guidance": ("guidance_scale",),
+    "prompt_tokens": ("max_sequence_length",),
+    "audio_s": ("audio_length_in_s", "audio_end_in_s"),
+}
+_MANY = ("prompt", "image", "class_labels")  # what a batch is made of; a pipeline that takes none is told its size
+_OPTIONAL = ("batch", "prompt_tokens")  # a pipeline without a length of its own is given a prompt of that length
+
+
+def subject_of_zoo(model: Model, request: Request, more: Mapping[str, Any] | None = None) -> Subject:
+    """One generation of a model of the zoo.
+
+    Parameters
+    ----------
+    model : Model
+        On any device; one on ``meta`` is counted, one on a device measured.
+    request : Request
+        With all its fields (:meth:`mmchar.models.ModelSpec.resolve`).
+    more : mapping, optional
+        Further arguments of the pipeline's call.
+
+    Raises
+    ------
+    ValueError
+        A field that the pipeline does not take, or a network that it lacks.
+    """
+    made = model.spec.pipeline
+    pipe = pipeline_of(model, request)
+    call = call_of(pipe.__call__, request, model.spec, more or {})
+    makes = "video" if request.frames else makes_of(pipe.__call__)
+    return Subject(
+        model.spec.name,
+        model.components,
+        pipelines.work(pipe, call),
+        request.given(),
+        renamed=made.get("stages", {}),
+        makes=makes,
+    )
+
+
+def pipeline_of(model: Model, request: Request) -> Any:
+    """The pipeline of a model's spec, around its networks."""
+    made = model.spec.pipeline
+    cls = class_of(made["library"], made["class"])
+    tokens = dict(made.get("tokens", {}))
+    if request.prompt_tokens and not set(_CALLED["prompt_tokens"]) & set(inspect.signature(cls.__call__).parameters):
+        tokens.setdefault("*", {"most": request.prompt_tokens})  # it pads a prompt to what its tokenizers say
+    pipe = pipelines.build(
+        cls,
+        model.components,
+        arguments={**_objects(made.get("schedulers", {})), **made.get("arguments", {})},
+        tokens=tokens,
+    )
+    for field, place in made.get("request", {}).items():
+        if "." in place:  # a guider's scale is its own
+            owner, _, name = place.partition(".")
+            setattr(getattr(pipe, owner), name, getattr(request, field))
+    for method in made.get("methods", ()):  # e.g. vae.enable_tiling
+        owner, _, name = method.rpartition(".")
+        getattr(getattr(pipe, owner) if owner else pipe, name)()
+    return pipe
+
+
+def call_of(call: Callable[..., Any], request: Request, spec: ModelSpec, more: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a pipeline's call that a request stands for.
+
+    Raises
+    ------
+    ValueError
+        A field of the request for which the call has no argument, unless it says what the networks make anyway.
+    """
+    takes = inspect.signature(call).parameters
+    renamed = spec.pipeline.get("request", {})
+    found = dict(spec.pipeline.get("call", {}))
+    for field, value in request.given().items():
+        named = renamed.get(field, field)
+        if isinstance(named, list):  # one argument for each of several denoisers
+            found |= dict(zip(named, value if isinstance(value, tuple) else (value,) * len(named), strict=True))
+            continue
+        names = [name for name in (named, *_CALLED.get(field, ())) if name in takes]
+        if names:
+            found[names[0]] = value
+        elif field not in _OPTIONAL and "." not in named and value != spec.request.get(field):
+            raise ValueError(f"{spec.name} takes no {field!r}: it always makes {spec.request.get(field)}")
+    return {**_batch(takes, request, found), **found, **more}
+
+
+def _batch(takes: Mapping[str, Any], request: Request, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Prompts, images or labels, as many as the batch has."""
+    many = request.batch or 1
+    made: dict[str, Any] = {}
+    if "prompt" in takes and "prompt" not in found:
+        made["prompt"] = [standins.prompt(request.prompt_tokens)] * many
+    if "class_labels" in takes:
+        made["class_labels"] = [1] * many
+    image = takes.get("image")
+    if image is not None and image.default is image.empty:
+        made["image"] = [standins.image(request.height or 512, request.width or 512)] * many
+    if not made and "batch_size" in takes:
+        made["batch_size"] = many
+    return made
+
+
+def class_of(library: str, name: str) -> Any:
+    """A class of a library, which may be named with its sub-module."""
+    module, _, last = f"{library}.{name}".rpartition(".")
+    return getattr(import_module(module), last)
+
+
+def _objects(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Schedulers (and guiders) by role, each of its class and configuration."""
+    found = {}
+    for role, part in made.items():
+        cls = class_of("diffusers", part["class"])
+        found[role] = cls.from_config(dict(part.get("config", {})))
+    return found

@@ -1,0 +1,132 @@
+"""Run a generation with its networks on ``meta``, and write down what it does."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from mmchar.generation import caches
+from mmchar.generation.hollow import hollow, record_outside
+from mmchar.generation.names import names
+from mmchar.generation.recording import Recording
+from mmchar.generation.structure import is_cache
+from mmchar.generation.watch import Watch
+from mmchar.known_values import given
+from mmchar.trace import Row, trace
+
+
+class OnMeta:
+    """Networks on ``meta`` under the tracer; what they return goes on as zeros on the CPU."""
+
+    def given(self, _path: Any, leaf: Any) -> Any:
+        """An argument on ``meta``; a cache is put there in place."""
+        if is_cache(leaf):
+            caches.to_meta(leaf)
+        return given(leaf) if isinstance(leaf, Tensor) else leaf
+
+    def returned(self, _path: Any, leaf: Any) -> Any:
+        """A part of an output, hollow."""
+        return hollow(leaf) if isinstance(leaf, Tensor) and leaf.is_meta else leaf
+
+    def run(self, network: nn.Module, work: Callable[[], Any]) -> tuple[Any, list[Row]]:
+        """What a call returns, and its rows."""
+        kept: list[Any] = []
+        rows = trace(network, lambda: kept.append(work())).rows
+        return kept[0], rows
+
+
+def record(
+    networks: Mapping[str, nn.Module],
+    work: Callable[[], Any],
+    *,
+    renamed: Mapping[str, str] | None = None,
+    makes: str | None = None,
+) -> Recording:
+    """What a generation does when ``work`` runs it: its stages with their rows, and what runs between them.
+
+    Parameters
+    ----------
+    networks : mapping
+        The networks by role, on ``meta`` (:func:`on_meta`). They pretend to be on the CPU meanwhile.
+    work : callable
+        Runs the generation once, e.g. calls the pipeline that holds the networks.
+    renamed, makes
+        How stages are called (:func:`mmchar.generation.names.names`).
+    """
+    watch = Watch(networks, OnMeta())
+    with watch.catching(), _pretending(watch):
+        output, outside = record_outside(work)
+    every = [seen for seen in watch.seen if seen.rows]  # some calls only look something up
+    named = names(every, renamed=renamed, makes=makes)
+    stages = tuple(seen.stage(name) for seen, name in zip(every, named, strict=True))
+    rows = {name: seen.rows for seen, name in zip(every, named, strict=True)}
+    return Recording(stages, rows, outside, output)
+
+
+def on_meta(network: nn.Module) -> nn.Module:
+    """A network of the same structure on ``meta``; the one given stays as it is, and no weight is copied."""
+    return copy.deepcopy(network, meta_memo(network))
+
+
+def meta_memo(network: nn.Module) -> dict[int, Any]:
+    """For ``copy.deepcopy``: tensors on ``meta`` in place of a network's weights."""
+    memo: dict[int, Any] = {}
+    for module in network.modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and id(tensor) not in memo:
+                memo[id(tensor)] = _moved(tensor)
+    return memo
+
+
+def _moved(tensor: Tensor) -> Tensor:
+    if tensor.is_meta:
+        return tensor
+    empty = given(tensor.detach())
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+
+
+@contextmanager
+def _pretending(watch: Watch) -> Iterator[None]:
+    """Networks say that they are on the CPU to whoever asks from outside."""
+    from transformers import PreTrainedModel
+
+    classes: list[type] = [PreTrainedModel]
+    try:
+        from diffusers import ModelMixin
+
+        classes.append(ModelMixin)
+    except ImportError:  # measuring does not need it
+        pass
+    with ExitStack() as stack:
+        for cls in classes:
+            stack.enter_context(_device_of(cls, watch))
+        stack.enter_context(patch.object(torch, "autocast", _autocast))
+        yield
+
+
+class _autocast(torch.autocast):
+    """Automatic number types, which there are none of on meta."""
+
+    def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__("cpu" if device_type == "meta" else device_type, *args, **kwargs)
+        if device_type == "meta":
+            self._enabled = False
+
+
+@contextmanager
+def _device_of(cls: type, watch: Watch) -> Iterator[None]:
+    original = cls.device
+
+    def device(self: Any) -> torch.device:
+        where = original.fget(self)  # type: ignore[attr-defined]
+        return where if watch.is_inside or where.type != "meta" else torch.device("cpu")
+
+    cls.device = property(device)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        cls.device = original  # type: ignore[attr-defined]

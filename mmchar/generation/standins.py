@@ -1,0 +1,121 @@
+"""What a pipeline wants besides its networks, made on the spot: a tokenizer, a prompt, an image, a processor.
+
+A stand-in has the sizes of what it stands for and says nothing else: its words are no words, its images are grey.
+"""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import torch
+
+WORD = "a"  # the word that prompts are made of; any other is a template's
+MOST_TOKENS = 512  # of a tokenizer whose text encoder has no table of positions: T5's usual length
+_SPECIAL = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
+_TOKEN = r"<\|?[^|<>\s]*\|?>|\w+|[^\w\s]|\n"  # marks of a chat, words, punctuation, ends of lines
+_TEMPLATE = "{% for message in messages %}{{ message['content'] if message['content'] is string else message['content'] | map(attribute='text') | select('defined') | join(' ') }} {% endfor %}"
+
+
+def prompt(tokens: int | None) -> str:
+    """A prompt of so many tokens, for a stand-in tokenizer."""
+    return " ".join([WORD] * (tokens or 1))
+
+
+def tokenizer(*, most: int = MOST_TOKENS, template: int | None = None, kind: Any = None) -> Any:
+    """A tokenizer that makes a token of every word.
+
+    Parameters
+    ----------
+    most : int
+        Tokens that a text is padded or cut to (``model_max_length``).
+    template : int, optional
+        Tokens of the words that are not the prompt's: what a pipeline writes around it.
+    kind : type, optional
+        The class that it pretends to be an instance of.
+    """
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {token: index for index, token in enumerate((*_SPECIAL.values(), WORD))}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex(_TOKEN), behavior="removed", invert=True)
+    base = kind if isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerFast) else PreTrainedTokenizerFast
+
+    class StandIn(base):  # type: ignore[misc, valid-type]
+        """Makes a token of every word."""
+
+        def __init__(self, **kwargs: Any) -> None:
+            PreTrainedTokenizerFast.__init__(self, **kwargs)
+
+        def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
+            return super().__call__(_templated(text, template), *args, **kwargs)
+
+    made = StandIn(tokenizer_object=inner, model_max_length=most, **_SPECIAL)
+    made.chat_template = _TEMPLATE
+    return made
+
+
+def _templated(text: Any, template: int | None) -> Any:
+    """A text with its template's words exchanged for as many as the real tokenizer makes of them."""
+    if template is None:
+        return text
+    if isinstance(text, list | tuple):
+        return [_templated(part, template) for part in text]
+    words = str(text).split()
+    own = words.count(WORD)
+    return " ".join(["<unk>"] * template + [WORD] * own) if len(words) > own else text
+
+
+def image(height: int, width: int) -> Any:
+    """A grey picture."""
+    from PIL import Image
+
+    return Image.new("RGB", (width, height), "grey")
+
+
+class Processor:
+    """A feature extractor: any images to pixels ``(images, channels, side, side)``."""
+
+    def __init__(self, side: int, channels: int = 3) -> None:
+        self.size = {"height": side, "width": side, "shortest_edge": side}
+        self.crop_size = dict(self.size)
+        self.image_mean = self.image_std = [0.5] * channels
+        self._shape = (channels, side, side)
+
+    def __call__(self, images: Any = None, *args: Any, **kwargs: Any) -> Any:
+        from transformers import BatchFeature
+
+        many = len(images) if isinstance(images, list | tuple | torch.Tensor) else 1
+        return BatchFeature({"pixel_values": torch.zeros(many, *self._shape)})
+
+    preprocess = __call__
+
+
+def text_length(config: Any) -> int:
+    """Tokens that a text encoder has positions for; the usual length where its positions are not a table."""
+    config = getattr(config, "text_config", config)
+    table = getattr(config, "max_position_embeddings", None)
+    return int(table) if isinstance(table, int) and table <= MOST_TOKENS else MOST_TOKENS
+
+
+def missing(parameters: Mapping[str, Any], networks: Mapping[str, Any], tokens: Mapping[str, Any]) -> dict[str, Any]:
+    """Stand-ins for the tokenizers and processors that a pipeline's ``__init__`` asks for, by its parameter names."""
+    found: dict[str, Any] = {}
+    for name, part in parameters.items():
+        if "tokenizer" in name:
+            encoder = networks.get(name.replace("tokenizer", "text_encoder")) or networks.get("text_encoder")
+            most = text_length(getattr(encoder, "config", None))
+            said = tokens.get(name) or tokens.get("*", {})
+            found[name] = tokenizer(
+                most=min(most, said.get("most", most)), template=said.get("template"), kind=_kind(part)
+            )
+        elif name in ("feature_extractor", "image_processor"):
+            config = getattr(networks.get("image_encoder"), "config", None)
+            config = getattr(config, "vision_config", config)
+            found[name] = Processor(int(getattr(config, "image_size", None) or 224))
+    return found
+
+
+def _kind(parameter: Any) -> Any:
+    """The class that a parameter is annotated with, the first of several."""
+    said = parameter.annotation
+    return next(iter(get_args(said)), said)

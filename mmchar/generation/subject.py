@@ -1,0 +1,116 @@
+"""What is characterized: a pipeline, a model with ``generate()``, or any module; each as a generation that can be run.
+
+A :class:`Subject` is networks by role, and the work that runs them once. It says nothing of what the work does: that is
+seen (:func:`mmchar.generation.run.record`).
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmchar.generation import pipelines
+from mmchar.generation.run import on_meta
+from mmchar.generation.structure import mapped
+
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One generation, ready to run: its networks by role, on ``meta`` or on a device, and the work that calls them."""
+
+    name: str
+    networks: Mapping[str, nn.Module]
+    work: Work
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    makes: str | None = None
+
+
+def subject_of(model: Any, inputs: tuple[Any, ...], call: Mapping[str, Any], *, device: str = "meta") -> Subject:
+    """The generation of an object of the user's own.
+
+    Parameters
+    ----------
+    model : DiffusionPipeline, PreTrainedModel or Module
+        On any device; it stays as it is.
+    inputs, call
+        What it is called with: of a pipeline its own call's arguments; of a model with ``generate()`` those of
+        ``generate()``, or ``prompt_tokens`` and ``new_tokens``; of a module its forward's.
+    device : str
+        ``"meta"`` copies the structure there; anything else takes the object as it is.
+
+    Raises
+    ------
+    ValueError
+        An argument that the call does not take.
+    """
+    if hasattr(model, "components") and hasattr(model, "register_modules"):
+        return _pipeline(model, inputs, call, device)
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"{type(model).__name__} is no pipeline, model or module; give one, or a zoo name, file or folder"
+        )
+    twin = on_meta(model) if device == "meta" else model
+    if hasattr(model, "generate") and ("new_tokens" in call or "max_new_tokens" in call):
+        return _language_model(twin, call)
+    if "prompt_tokens" in call and not inputs:
+        return _forward(twin, (), {"input_ids": _ids(call), **_rest(call)})
+    return _forward(twin, inputs, call)
+
+
+def _pipeline(pipe: Any, inputs: tuple[Any, ...], call: Mapping[str, Any], device: str) -> Subject:
+    if inputs:
+        raise ValueError(f"{type(pipe).__name__}: give its arguments by name, e.g. prompt='a cat'")
+    pipelines.check_arguments(pipe.__call__, call, owner=type(pipe).__name__)
+    twin = pipelines.on_meta(pipe) if device == "meta" else pipe
+    makes = makes_of(pipe.__call__)
+    return Subject(type(pipe).__name__, pipelines.networks_of(twin), pipelines.work(twin, call), call, makes=makes)
+
+
+def makes_of(call: Callable[..., Any]) -> str | None:
+    """What a pipeline makes, by what its call can be asked for; None where that does not tell."""
+    asks = set(inspect.signature(call).parameters)
+    if asks & {"num_frames", "video_length"}:
+        return "video"
+    return "audio" if any(name.startswith("audio_") for name in asks) else None
+
+
+def _language_model(model: Any, call: Mapping[str, Any]) -> Subject:
+    """``generate()``, made to write all the tokens that are asked for."""
+    given = {**_rest(call)}
+    new = call.get("new_tokens", call.get("max_new_tokens"))
+    if "prompt_tokens" in call:
+        given.setdefault("input_ids", _ids(call))
+    given |= {"max_new_tokens": new, "min_new_tokens": new}
+    given.setdefault("do_sample", False)
+    if getattr(model.generation_config, "pad_token_id", None) is None:
+        given.setdefault("pad_token_id", 0)
+    if isinstance(given.get("input_ids"), Tensor):
+        given.setdefault("attention_mask", torch.ones_like(given["input_ids"]))
+    return Subject(type(model).__name__, {"lm": model}, lambda: model.generate(**given), _plain(call))
+
+
+def _forward(module: nn.Module, inputs: tuple[Any, ...], call: Mapping[str, Any]) -> Subject:
+    pipelines.check_arguments(module.forward, call, owner=type(module).__name__)
+    args, kwargs = mapped((tuple(inputs), dict(call)), lambda _path, leaf: leaf)
+    return Subject(type(module).__name__, {"model": module}, lambda: module(*args, **kwargs), _plain(call))
+
+
+def _ids(call: Mapping[str, Any]) -> Tensor:
+    """Token ids ``(batch, prompt tokens)`` that stand for a prompt."""
+    return torch.ones(call.get("batch", 1), call["prompt_tokens"], dtype=torch.int64)
+
+
+def _rest(call: Mapping[str, Any]) -> dict[str, Any]:
+    own = ("prompt_tokens", "new_tokens", "max_new_tokens", "min_new_tokens", "batch")
+    return {name: value for name, value in call.items() if name not in own}
+
+
+def _plain(call: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked, as far as it can be written down."""
+    return {name: value for name, value in call.items() if isinstance(value, int | float | str | bool)}

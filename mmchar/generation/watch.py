@@ -1,0 +1,222 @@
+"""Catch every call of a generation's networks while its own code runs, and answer those that were seen before.
+
+A call is told apart by its signature. The first of a signature is executed, the others are answered with the output of
+the first: a generation of fifty steps executes its denoiser once.
+"""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from mmchar.generation import caches
+from mmchar.generation.recording import Call, Growth, Stage, signature
+from mmchar.generation.structure import is_cache, mapped
+from mmchar.trace import Row
+
+# Methods besides ``forward`` that pipelines call networks by; ``generate`` is a loop of calls and no call itself.
+_CALLED = re.compile(r"^(encode|decode)(_\w+)?$|^(get|decode|encode)_\w*(features|tokens|embeddings)$")
+_MOST = 64  # tokens by which two calls of a decoder may be apart and still follow each other
+
+
+class Execution(Protocol):
+    """How a call is executed: on ``meta`` under the tracer, or on a device."""
+
+    def given(self, path: Any, leaf: Any) -> Any:
+        """An argument, as the network takes it."""
+
+    def returned(self, path: Any, leaf: Any) -> Any:
+        """A part of an output, as the pipeline goes on with it."""
+
+    def run(self, network: nn.Module, work: Callable[[], Any]) -> tuple[Any, list[Row]]:
+        """What a call returns, and its operators' rows where they are written down."""
+
+
+@dataclass
+class Seen:
+    """All calls of one signature, or of a cache that grows from call to call."""
+
+    role: str
+    method: str
+    call: Call
+    structure: tuple
+    numbers: list[tuple[int, ...]]
+    rows: list[Row]
+    output: Any = None
+    layers: tuple[int, ...] = ()
+    tokens: int = 0
+    after: Any = None  # the call's cache, as it was left
+
+    @property
+    def repeats(self) -> int:
+        """How often it was called."""
+        return len(self.numbers)
+
+    def stage(self, name: str) -> Stage:
+        """The calls as a stage of a generation."""
+        grows = self.numbers if len(set(self.numbers)) > 1 else None
+        growth = Growth.between(self.structure, self.numbers, self.layers) if grows else None
+        return Stage(name, self.role, self.method, self.repeats, self.call, growth)
+
+
+class Watch:
+    """The networks of a generation, and what was seen of them."""
+
+    def __init__(self, networks: Mapping[str, nn.Module], execution: Execution) -> None:
+        self.networks = networks
+        self.seen: list[Seen] = []
+        self._execution = execution
+        self._inside = False
+        self._index: dict[Any, Seen] = {}
+        self._owners: dict[int, tuple[str, str]] = {}
+        for role, network in networks.items():
+            for path, module in network.named_modules():
+                self._owners.setdefault(id(module), (role, path))
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether a network is running."""
+        return self._inside
+
+    @contextmanager
+    def catching(self) -> Iterator[None]:
+        """Catch the networks' calls meanwhile; the networks are as before afterwards."""
+        with ExitStack() as stack:
+            stack.enter_context(self._catch_modules())
+            for role, network in self.networks.items():
+                for name in _methods(network):
+                    stack.enter_context(self._catch_method(role, network, name))
+            yield
+
+    @contextmanager
+    def _catch_modules(self) -> Iterator[None]:
+        original = nn.Module.__call__
+
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            owner = None if self._inside else self._owners.get(id(module))
+            if owner is None:
+                return original(module, *args, **kwargs)
+            role, path = owner
+            method = f"{path}.forward" if path else "forward"
+            return self._caught(role, method, functools.partial(original, module), args, kwargs)
+
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            nn.Module.__call__ = original  # type: ignore[method-assign]
+
+    @contextmanager
+    def _catch_method(self, role: str, network: nn.Module, name: str) -> Iterator[None]:
+        original = getattr(network, name)
+
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            # a method that cuts its input into tiles is a loop of calls: its parts are caught one by one
+            is_loop = getattr(network, "use_tiling", False)
+            if self._inside or is_loop or not any(isinstance(part, Tensor) for part in (*args, *kwargs.values())):
+                return original(*args, **kwargs)
+            return self._caught(role, name, original, args, kwargs)
+
+        before = vars(network).get(name)
+        vars(network)[name] = call
+        try:
+            yield
+        finally:
+            if before is None:
+                del vars(network)[name]
+            else:
+                vars(network)[name] = before
+
+    def _caught(self, role: str, method: str, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        with _disable_current_modes():  # what is done here is no part of the generation
+            structure, numbers = signature(args, kwargs)
+            found = self._find(role, method, structure, numbers)
+            if found is None:
+                return self._first(role, method, func, args, kwargs, structure, numbers)
+            found.numbers.append(numbers)
+            return self._answer(found, args, kwargs, grown=numbers != found.numbers[0])
+
+    def _find(self, role: str, method: str, structure: tuple, numbers: tuple[int, ...]) -> Seen | None:
+        same = self._index.get((role, method, structure, numbers))
+        if same is not None:
+            return same
+        followed = [
+            seen
+            for seen in self.seen
+            if (seen.role, seen.method, seen.structure) == (role, method, structure)
+            and seen.layers
+            and all(0 <= new - old <= _MOST for new, old in zip(numbers, seen.numbers[-1], strict=True))
+        ]
+        if not followed:
+            return None
+        return min(followed, key=lambda seen: sum(numbers) - sum(seen.numbers[-1]))
+
+    def _first(
+        self, role: str, method: str, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], *key: tuple
+    ) -> Any:
+        given = mapped((args, kwargs), self._execution.given, keep=is_cache)
+        call = Call(*given)
+        cache = call.cache
+        if cache is not None:
+            self._execution.given((), cache)
+        kept = Call(*mapped(given, lambda _path, leaf: leaf))
+        before = caches.lengths(cache) if cache is not None else ()
+        self._inside = True
+        try:
+            out, rows = self._execution.run(self.networks[role], lambda: func(*given[0], **given[1]))
+        finally:
+            self._inside = False
+        seen = Seen(role, method, kept, key[0], [key[1]], rows)
+        if cache is not None:
+            after = caches.lengths(cache)
+            seen.layers = caches.growing(before, after)
+            seen.tokens = max((b - a for a, b in zip(before, after, strict=False)), default=0)
+            seen.after = mapped(cache, lambda _path, leaf: leaf)
+        seen.output = mapped(out, self._execution.returned, keep=is_cache)
+        if before:
+            seen.layers = seen.layers if any(before) else ()
+        self.seen.append(seen)
+        self._index[role, method, *key] = seen
+        return self._given_back(seen, cache)
+
+    def _answer(self, seen: Seen, args: tuple, kwargs: dict[str, Any], *, grown: bool) -> Any:
+        cache = Call(args, kwargs).cache
+        if cache is not None:
+            self._execution.given((), cache)
+            if grown:
+                caches.advance(cache, seen.tokens, seen.layers)
+            elif seen.after is not None:
+                caches.restore(cache, mapped(seen.after, lambda _path, leaf: leaf))
+        return self._given_back(seen, cache)
+
+    def _given_back(self, seen: Seen, cache: Any) -> Any:
+        """The output of a signature, with the cache of this call in it."""
+        out = mapped(seen.output, lambda _path, leaf: leaf, keep=is_cache)
+        return _with_cache(out, cache) if cache is not None else mapped(out, lambda _path, leaf: leaf)
+
+
+def _with_cache(value: Any, cache: Any) -> Any:
+    """An output with another cache in the place of its own."""
+    if is_cache(value):
+        return cache
+    if isinstance(value, tuple | list) and any(is_cache(part) for part in value):
+        return type(value)(cache if is_cache(part) else part for part in value)
+    if hasattr(value, "to_tuple"):
+        for name, part in list(value.items()):
+            if is_cache(part):
+                value[name] = cache
+    return value
+
+
+def _methods(network: nn.Module) -> list[str]:
+    """Methods of a network's own classes that pipelines call it by."""
+    own = [cls for cls in type(network).__mro__ if "forward" in vars(cls) and cls is not nn.Module]
+    names = {name for cls in own for name, part in vars(cls).items() if inspect.isfunction(part)}
+    return sorted(name for name in names if _CALLED.match(name))
