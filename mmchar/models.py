@@ -192,9 +192,13 @@ def load(
         return load_pretrained(name, device=device, dtype=dtype)
     if weights != "random":
         raise ValueError(f"weights={weights!r} is not possible; choose 'random' or 'pretrained'")
-    spec = get_spec(name, tiny=tiny)
+    return build_model(get_spec(name, tiny=tiny), device=device, dtype=dtype, roles=roles)
+
+
+def build_model(spec: ModelSpec, *, device: str, dtype: str, roles: Collection[str] | None = None) -> Model:
+    """The networks of a spec with random weights; all of them, or those of some roles."""
     parts = {
-        role: build(part, role=role, model=str(name), device=device, dtype=dtype)
+        role: build(part, role=role, model=spec.name, device=device, dtype=dtype)
         for role, part in spec.components.items()
         if roles is None or role in roles
     }

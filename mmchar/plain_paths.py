@@ -1,8 +1,8 @@
 """The way that torch's own modules take on every device, while they are traced.
 
 On some devices they take short cuts, operators that do several things at once, or refuse to run. Traced, they do the
-same everywhere: ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer`` call linear layers and attention one by one,
-and ``flex_attention`` runs without a compiler, on ``meta`` as well.
+same everywhere: ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer`` call linear layers and attention one by
+one, and ``flex_attention`` runs without a compiler, on ``meta`` as well.
 """
 
 from collections.abc import Iterator

@@ -20,6 +20,10 @@ def stages(spec: ModelSpec, request: Request | None = None) -> tuple[Stage, ...]
         A request field that the model does not have or that is outside its limits; an unknown family.
     """
     full = spec.resolve(request)
+    if spec.pipeline:
+        from mmchar.generation.programs import plan
+
+        return plan(spec, full)  # type: ignore[return-value]
     if spec.family not in FAMILIES:
         raise ValueError(f"{spec.name}: unknown family {spec.family!r}; choose one of {', '.join(FAMILIES)}")
     try:

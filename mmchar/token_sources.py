@@ -36,7 +36,8 @@ class TokenSources:
     """The parts of every tensor that one execution of a network makes out of its marked inputs."""
 
     def __init__(self) -> None:
-        self._parts: WeakIdKeyDictionary = WeakIdKeyDictionary()  # of tensors, and of memory that was written into
+        self._parts: WeakIdKeyDictionary = WeakIdKeyDictionary()  # of tensors
+        self._written: WeakIdKeyDictionary = WeakIdKeyDictionary()  # of memory that was written into
 
     @contextmanager
     def marking(self, root: nn.Module) -> Iterator[None]:
@@ -44,7 +45,7 @@ class TokenSources:
         hooks = [
             module.register_forward_pre_hook(self.mark, with_kwargs=True)
             for module in root.modules()
-            if {IMAGE, CONTEXT} <= set(_roles(type(module).forward).values())
+            if {IMAGE, CONTEXT} <= set(_roles(type(module)).values())
         ]
         try:
             yield
@@ -54,7 +55,7 @@ class TokenSources:
 
     def mark(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Write down the sources of a forward's arguments, if it was given both an image and a context."""
-        roles = _roles(type(module).forward)
+        roles = _roles(type(module))
         given = {**dict(zip(roles, args, strict=False)), **kwargs}
         found = {name: list(_sequences(given.get(name))) for name, role in roles.items() if role != OTHER}
         if {roles[name] for name, tensors in found.items() if tensors} != {IMAGE, CONTEXT}:
@@ -66,7 +67,8 @@ class TokenSources:
 
     def parts(self, tensor: Tensor) -> Parts:
         """The parts of a tensor; of a buffer, which others see through views, those of all that was written into it."""
-        return self._parts.get(tensor) or self._parts.get(tensor.untyped_storage(), ())
+        own = self._parts.get(tensor, ())
+        return self._written.get(tensor.untyped_storage(), ()) if self._written and not own else own
 
     def sources(self, tensor: Tensor) -> set[str]:
         """The sources of a tensor's tokens, as far as they are known."""
@@ -93,7 +95,7 @@ class TokenSources:
         for place, tensor in enumerate(outputs):
             self._parts[tensor] = _between(parts, cuts[place], cuts[place + 1]) if cuts else parts
         if operators.out_of_place(name) in _WRITES:
-            self._parts[outputs[0].untyped_storage()] = parts
+            self._written[outputs[0].untyped_storage()] = parts
 
 
 def _output_parts(name: str, args: tuple, inputs: Sequence[Tensor], known: Sequence[Parts], out: Tensor) -> Parts:
@@ -171,9 +173,11 @@ def _is_width(tensor: Tensor, axis: int) -> bool:
 
 
 @functools.cache
-def _roles(forward: Callable[..., Any]) -> dict[str, str]:
-    """The names of a forward's arguments in order, each with its source."""
-    return {name: _role(name) for name in list(inspect.signature(forward).parameters)[1:]}
+def _roles(cls: type[nn.Module]) -> dict[str, str]:
+    """The names of a forward's arguments in order, each with its source; none where a forward is not written in Python."""
+    forward = inspect.unwrap(inspect.getattr_static(cls, "forward"))
+    names = list(inspect.signature(forward).parameters)[1:] if inspect.isfunction(forward) else []
+    return {name: _role(name) for name in names}
 
 
 def _role(name: str) -> str:

@@ -2,12 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
+from mmchar.files import canonical_json
 from mmchar.generation import pipelines, standins
+from mmchar.generation.recording import Stage
+from mmchar.generation.run import record
 from mmchar.generation.subject import Subject, makes_of
-from mmchar.models import Model, ModelSpec
+from mmchar.models import Model, ModelSpec, build_model
 from mmchar.request import Request
 
 # A request's fields by the names that pipelines have for them, in the order in which they are looked for.
@@ -22,6 +26,9 @@ _CALLED = {
 }
 _MANY = ("prompt", "image", "class_labels")  # what a batch is made of; a pipeline that takes none is told its size
 _OPTIONAL = ("batch", "prompt_tokens")  # a pipeline without a length of its own is given a prompt of that length
+
+
+_PLANS: dict[str, tuple[Stage, ...]] = {}
 
 
 def subject_of_zoo(model: Model, request: Request, more: Mapping[str, Any] | None = None) -> Subject:
@@ -53,6 +60,17 @@ def subject_of_zoo(model: Model, request: Request, more: Mapping[str, Any] | Non
         renamed=made.get("stages", {}),
         makes=makes,
     )
+
+
+def plan(spec: ModelSpec, request: Request) -> tuple[Stage, ...]:
+    """The stages of one generation, as its code was seen to make them on ``meta``; seen once per process."""
+    key = canonical_json([asdict(spec), request.given()])
+    if key not in _PLANS:
+        model = build_model(spec, device="meta", dtype="bfloat16")
+        subject = subject_of_zoo(model, request)
+        found = record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes).stages
+        _PLANS[key] = found
+    return _PLANS[key]
 
 
 def pipeline_of(model: Model, request: Request) -> Any:
