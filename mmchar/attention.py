@@ -20,17 +20,6 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 _TEMPORAL = re.compile(r"temp|motion|(^|\.)transformer_in(\.|$)")
 _CROSS = re.compile(r"attn2|cross_?attn|cross_?attention|encoder_attn|EncDecAttention")
 _SELF = re.compile(r"attn1|self_?attn|SelfAttention|spatial")
-# Transformers that lay text and image tokens out as one sequence: their class, and where in them. (Blocks that keep
-# the two apart and only attend over both say so themselves: they have projections of added keys and values.)
-_ONE_SEQUENCE = {
-    "FluxTransformer2DModel": re.compile(r"^single_transformer_blocks\."),
-    "Flux2Transformer2DModel": re.compile(r"^single_transformer_blocks\."),
-    "HunyuanImageTransformer2DModel": re.compile(r"^single_transformer_blocks\."),
-    "HunyuanVideoTransformer3DModel": re.compile(r"^single_transformer_blocks\."),
-    "ZImageTransformer2DModel": re.compile(r"^layers\."),
-    "CogVideoXTransformer3DModel": re.compile(r"^transformer_blocks\."),
-    "MochiTransformer3DModel": re.compile(r"^transformer_blocks\."),
-}
 
 
 def item_bytes(rows: "pd.DataFrame") -> "pd.Series":
@@ -79,25 +68,20 @@ def flash_eligible(*, has_mask: bool, head_dim: int) -> bool:
     return not has_mask and head_dim <= FLASH_MAX_HEAD_DIM
 
 
-def is_one_sequence(component: str, module: str) -> bool:
-    """Whether a module's attention in a component of this class runs over text and image tokens in one sequence."""
-    return component in _ONE_SEQUENCE and bool(_ONE_SEQUENCE[component].search(module))
-
-
 def attention_kind(
     module: str, *, q_len: int, kv_len: int, causal: bool = False, joint: bool = False, cross: bool | None = None
 ) -> str:
-    """Kind of one attention call, from its module's name and checked against its shapes.
+    """Kind of one attention call, from what it attends to, else its module's name, checked against its shapes.
 
     Parameters
     ----------
     module : str
         Path of the module that called attention, e.g. ``down_blocks.0.attentions.0.transformer_blocks.0.attn1``.
     causal, joint : bool
-        What the module itself says: it masks the future; its keys hold image and text tokens together.
+        The future is masked; the keys hold image and text tokens together (see :mod:`mmchar.token_sources`).
     cross : bool, optional
-        What the module itself says: whether its keys come from elsewhere. It overrides the name (a second
-        ``attn2`` that looks at its own tokens is self attention).
+        Whether the keys come from elsewhere, where that is known, of the tokens or by what the module itself says. It
+        overrides the name (a second ``attn2`` that looks at its own tokens is self attention).
 
     Raises
     ------

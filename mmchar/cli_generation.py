@@ -34,8 +34,7 @@ def run_count(args: argparse.Namespace) -> int:
     moved = summary["read_bytes"] + summary["write_bytes"]
     print(f"  {summary['flop'] / 1e12:,.2f} TFLOP, {moved / 1e9:,.1f} GB moved")
     print_stages(summary["stages"], "flop", 1e9, "GFLOP per execution")
-    if summary["uncounted"]:
-        print(f"uncounted operators: {', '.join(summary['uncounted'])}")
+    _print_uncounted(summary["uncounted"])
     return 0
 
 
@@ -75,6 +74,7 @@ def run_project(args: argparse.Namespace) -> int:
     reach = summary["range"]
     print(f"  likely {reach['low_s']:.3f} to {reach['high_s']:.3f} s, as far as we were off for {reach['kind']}")
     print_stages(summary["stages"], "time_s", 1e-3, "ms per execution")
+    _print_uncounted(summary["uncounted"])
     if not summary["fits"]:
         needs, has = summary["peak_bytes"] / 1e9, gpu.memory_bytes / 1e9
         print(f"  needs {needs:.0f} GB and {gpu.name} has {has:.0f} GB: it does not fit one GPU as it is")
@@ -110,3 +110,8 @@ def run_measure(args: argparse.Namespace) -> int:
     for doubt in summary["doubts"]:
         print(f"  in doubt: {doubt}")
     return 0
+
+
+def _print_uncounted(names: list[str]) -> None:
+    if names:
+        print(f"uncounted operators: {', '.join(names)}")

@@ -5,8 +5,10 @@ known where everything that it was computed from is: inputs that were given, ran
 or activations is not.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -187,3 +189,45 @@ def _pick_by_mask(func: Any, args: tuple) -> Tensor:
         kept = unknown if values is None else int(values.sum())
         picks += [torch.empty(kept, dtype=torch.int64, device="meta")] * mask.dim()
     return func(_to_meta(args[0]), picks)
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Meanwhile known values can be read as lists and given as lists on meta, where no automatic number type applies."""
+    with ExitStack() as stack:
+        for owner, name, other in _EXCHANGED:
+            stack.enter_context(patch.object(owner, name, other))
+        yield
+
+
+_own_tolist, _own_tensor = Tensor.tolist, torch.tensor
+
+
+def _tolist(tensor: Tensor) -> Any:
+    values = known(tensor)
+    if values is None:
+        raise NotImplementedError(f"reads the values of a tensor {tuple(tensor.shape)} that the networks computed")
+    return _own_tolist(values)
+
+
+def _tensor(data: Any, *args: Any, device: Any = None, dtype: Any = None, **kwargs: Any) -> Tensor:
+    if isinstance(data, Tensor):
+        return data.to(device=device or data.device, dtype=dtype or data.dtype)
+    if device is not None and torch.device(device).type == "meta":
+        return given(_own_tensor(data, *args, device="cpu", dtype=dtype, **kwargs))
+    return _own_tensor(data, *args, device=device, dtype=dtype, **kwargs)
+
+
+class _autocast(torch.autocast):  # noqa: N801 (stands in for torch's)
+    def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__("cpu" if device_type == "meta" else device_type, *args, **kwargs)
+        if device_type == "meta":
+            self._enabled = False
+
+
+_EXCHANGED = (
+    (Tensor, "tolist", _tolist),
+    (torch, "tensor", _tensor),
+    (torch, "as_tensor", _tensor),
+    (torch, "autocast", _autocast),
+)

@@ -64,16 +64,18 @@ _POINTWISE = (
     )
     | FFT
 )
-_MOVEMENT = words(
+RESIZING = words(
+    "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d"
+    " _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d"
+    " _upsample_bilinear2d_aa _upsample_bicubic2d_aa _upsample_lanczos2d_aa"
+)
+_MOVEMENT = RESIZING | words(
     "clone copy_ copy _to_copy contiguous cat stack repeat repeat_interleave roll flip rot90 constant_pad_nd"
     " reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d"
     " slice_scatter select_scatter diagonal_scatter as_strided_scatter index_put index_copy put scatter masked_scatter"
     " unsafe_split unsafe_split_with_sizes split_copy split_with_sizes_copy unbind_copy unfold_backward block_diag"
     " diag_embed channel_shuffle pixel_shuffle pixel_unshuffle im2col col2im _pack_padded_sequence fill zero"
-    " upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d"
-    " _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d"
-    " _upsample_bilinear2d_aa _upsample_bicubic2d_aa _upsample_lanczos2d_aa affine_grid_generator grid_sampler_2d"
-    " grid_sampler_3d max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d"
+    " affine_grid_generator grid_sampler_2d grid_sampler_3d max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d"
     " _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d"
     " fractional_max_pool3d max_unpool2d max_unpool3d"
 )
@@ -125,6 +127,11 @@ def out_of_place(op: str) -> str:
 def overwrites(op: str) -> bool:
     """Whether the operator writes over its first argument without reading it: ``copy_``, ``zero_``, ``normal_``."""
     return op.endswith("_") and (op in ("copy_", "fill_", "zero_") or out_of_place(op) in _FACTORY)
+
+
+def makes_new(op: str) -> bool:
+    """Whether the operator makes numbers of its own, at most in another tensor's shape: ``zeros_like``, ``new_empty``."""
+    return op in _FACTORY or op.startswith(("empty", "new_empty"))
 
 
 def is_free(op: str) -> bool:

@@ -134,7 +134,8 @@ def summarize(table: "pd.DataFrame", *, gpu: str | Gpu | None = None, power: Pow
 
     Totals are ``value * repeats``: a stage's ``time_s`` is that of one execution (the mean, where steps differ), and
     ``total_s`` that of all its repeats. Categories and bounds are totals and add up to ``time_s``. ``energy_j`` is that
-    of all GPUs (see `mmchar.energy_model`). A table of several GPUs also says how many ``gpus``.
+    of all GPUs (see `mmchar.energy_model`). ``uncounted`` names the operators without a formula, whose arithmetic is
+    not in the times. A table of several GPUs also says how many ``gpus``.
 
     Parameters
     ----------
@@ -162,6 +163,7 @@ def summarize(table: "pd.DataFrame", *, gpu: str | Gpu | None = None, power: Pow
         ],
         "categories": {str(category): float(time_s) for category, time_s in categories.items()},
         "bound": {bound: float(bounds.get(bound, 0.0)) for bound in BOUNDS[1 : 5 if several else 4]},
+        "uncounted": sorted(set(table.loc[holds(table, "category", "Uncounted"), "op"].astype(str))),
         **several,
     }
 

@@ -88,7 +88,7 @@ class TokenSources:
         """Write down the parts of what an operator returned."""
         outputs = [part for part in (out if isinstance(out, list | tuple) else [out]) if isinstance(part, Tensor)]
         known = [self.parts(tensor) for tensor in inputs]
-        if not any(known) or not outputs:
+        if not any(known) or not outputs or operators.makes_new(name):
             return
         parts = _output_parts(operators.out_of_place(name), args, inputs, known, outputs[0])
         cuts = _cuts(name, args, parts)

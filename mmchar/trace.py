@@ -28,8 +28,7 @@ aten = torch.ops.aten
 _WHOLE = {
     *operators.ATTENTION_CORES,
     *("linear", "_fused_rms_norm"),
-    *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"),
-    *("_upsample_nearest_exact2d", "upsample_bilinear2d"),
+    *operators.RESIZING,
 }
 Compute = Callable[[Any, str, tuple, dict, list[Tensor]], Any]
 _DROPOUT = {"dropout", "feature_dropout", "alpha_dropout"}
@@ -83,7 +82,7 @@ def trace(module: nn.Module, work: Callable[[], Any], *, label: Callable[[int], 
     label : callable, optional
         ``label(row_index)`` gives a context to run each operator in; profiling uses it to name kernels by row.
     """
-    with torch.inference_mode(), plain_paths(), _module_stack(module) as stack:
+    with torch.inference_mode(), plain_paths(), known_values.readable(), _module_stack(module) as stack:
         recorder = Recorder(module, stack, label)
         with recorder.token_sources.marking(module), recorder:
             work()
@@ -127,7 +126,6 @@ class Recorder(TorchDispatchMode):
         self._compute = self.token_sources.following(compute)
         self.rows: list[Row] = []
         self._index: dict[tuple, int] = {}
-        self._component = type(root).__name__
         self._stack = stack
         self._label = label or (lambda _row: nullcontext())
         self._known = {t.untyped_storage()._cdata for t in (*root.parameters(), *root.buffers())}

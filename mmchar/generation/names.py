@@ -8,6 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import Tensor
+
+from mmchar.generation import parts
 from mmchar.generation.structure import tensors
 from mmchar.generation.watch import Seen
 
@@ -58,8 +61,16 @@ def _name(one: Seen, renamed: Mapping[str, str], makes: str | None) -> str:
         fits = role.fullmatch(one.role)
         if fits and method.fullmatch(one.method):
             return fits.expand(name).format(made=makes or _made(one.output))
+    part = parts.name_of(one.method)
+    if part:
+        return part
+    if one.method.endswith("encoder.forward"):
+        dims = max((tensor.dim() for tensor in _given(one)), default=2)
+        return {3: "encode_audio", 4: "encode_image"}.get(dims, "encode_text")
+    if one.method.endswith("embed_tokens.forward"):
+        return "embed_text"
     cache = one.call.cache
-    if one.method == "forward" and (cache is not None or one.call.kwargs.get("use_cache")):
+    if one.method.endswith("forward") and (cache is not None or one.call.kwargs.get("use_cache")):
         step = "decode" if cache is not None and _remembers(cache) else "prefill"
         return step if one.role in _LANGUAGE_MODELS else f"{step}_{one.role}"
     return _plain(one.role, one.method)
@@ -74,6 +85,10 @@ def _made(output: Any) -> str:
 def _remembers(cache: Any) -> bool:
     """Whether a cache holds something already."""
     return any(tensor.dim() > 1 and tensor.numel() for tensor in tensors(cache))
+
+
+def _given(one: Seen) -> list[Tensor]:
+    return [tensor for tensor in tensors((one.call.args, dict(one.call.kwargs))) if tensor.is_floating_point()]
 
 
 def _plain(role: str, method: str) -> str:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from typing import Any
 
@@ -10,7 +10,8 @@ from mmchar.files import canonical_json
 from mmchar.generation import pipelines, standins
 from mmchar.generation.recording import Stage
 from mmchar.generation.run import record
-from mmchar.generation.subject import Subject, makes_of
+from mmchar.generation.seen_inputs import prompt_of
+from mmchar.generation.subject import Subject, makes_of, subject_of
 from mmchar.models import Model, ModelSpec, build_model
 from mmchar.request import Request
 
@@ -49,6 +50,8 @@ def subject_of_zoo(model: Model, request: Request, more: Mapping[str, Any] | Non
         A field that the pipeline does not take, or a network that it lacks.
     """
     made = model.spec.pipeline
+    if made["library"] == "transformers":
+        return _written(model, request, more or {})
     pipe = pipeline_of(model, request)
     call = call_of(pipe.__call__, request, model.spec, more or {})
     makes = "video" if request.frames else makes_of(pipe.__call__)
@@ -71,6 +74,18 @@ def plan(spec: ModelSpec, request: Request) -> tuple[Stage, ...]:
         found = record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes).stages
         _PLANS[key] = found
     return _PLANS[key]
+
+
+def _written(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
+    """What a language model writes, after a text or after an image and a text."""
+    made = model.spec.pipeline
+    ((role, network),) = model.components.items()
+    sizes = {"batch": request.batch or 1, "height": request.height, "width": request.width}
+    tokens = (request.prompt_tokens or 1) + made.get("arguments", {}).get("marks", 0)
+    prompt = prompt_of(network, prompt_tokens=tokens, **sizes)
+    call = {**made.get("call", {}), **prompt, "new_tokens": request.new_tokens, **more}
+    found = subject_of(network, (), call, device=model.device, role=role)
+    return replace(found, name=model.spec.name, asked=request.given(), renamed=made.get("stages", {}))
 
 
 def pipeline_of(model: Model, request: Request) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmchar.generation import caches
+from mmchar.generation import caches, parts
 from mmchar.generation.structure import is_cache, leaves, mapped
 from mmchar.trace import Row
 
@@ -67,7 +67,8 @@ class Growth:
 class Stage:
     """A part of a generation: one method of one network, called ``repeats`` times with the same signature.
 
-    Where ``growth`` is set the calls differ by a cache that grows; ``step`` says which of them ``call`` is.
+    Where ``growth`` is set the calls differ by a cache that grows; ``step`` says which of them ``call`` is. ``inner``
+    holds what parts of the network with stages of their own returned, by method: they are not run with this one.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Stage:
     call: Call
     growth: Growth | None = None
     step: int = 0
+    inner: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def grows(self) -> bool:
@@ -106,7 +108,7 @@ class Stage:
         path, _, method = self.method.rpartition(".")
         owner = network.get_submodule(path)
         run = owner if method == "forward" else getattr(owner, method)
-        return lambda: run(*args, **kwargs)
+        return parts.answered(network, self.inner, lambda: run(*args, **kwargs))
 
     @property
     def sizes(self) -> dict[str, tuple[int, ...]]:

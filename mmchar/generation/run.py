@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -104,17 +103,7 @@ def _pretending(watch: Watch) -> Iterator[None]:
     with ExitStack() as stack:
         for cls in classes:
             stack.enter_context(_device_of(cls, watch))
-        stack.enter_context(patch.object(torch, "autocast", _autocast))
         yield
-
-
-class _autocast(torch.autocast):
-    """Automatic number types, which there are none of on meta."""
-
-    def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__("cpu" if device_type == "meta" else device_type, *args, **kwargs)
-        if device_type == "meta":
-            self._enabled = False
 
 
 @contextmanager

@@ -31,7 +31,9 @@ class Subject:
     makes: str | None = None
 
 
-def subject_of(model: Any, inputs: tuple[Any, ...], call: Mapping[str, Any], *, device: str = "meta") -> Subject:
+def subject_of(
+    model: Any, inputs: tuple[Any, ...], call: Mapping[str, Any], *, device: str = "meta", role: str = "lm"
+) -> Subject:
     """The generation of an object of the user's own.
 
     Parameters
@@ -43,6 +45,8 @@ def subject_of(model: Any, inputs: tuple[Any, ...], call: Mapping[str, Any], *, 
         ``generate()``, or ``prompt_tokens`` and ``new_tokens``; of a module its forward's.
     device : str
         ``"meta"`` copies the structure there; anything else takes the object as it is.
+    role : str
+        What the network of a model with ``generate()`` is called.
 
     Raises
     ------
@@ -57,7 +61,7 @@ def subject_of(model: Any, inputs: tuple[Any, ...], call: Mapping[str, Any], *, 
         )
     twin = on_meta(model) if device == "meta" else model
     if hasattr(model, "generate") and ("new_tokens" in call or "max_new_tokens" in call):
-        return _language_model(twin, call)
+        return _language_model(twin, call, role)
     if "prompt_tokens" in call and not inputs:
         return _forward(twin, (), {"input_ids": _ids(call), **_rest(call)})
     return _forward(twin, inputs, call)
@@ -80,7 +84,7 @@ def makes_of(call: Callable[..., Any]) -> str | None:
     return "audio" if any(name.startswith("audio_") for name in asks) else None
 
 
-def _language_model(model: Any, call: Mapping[str, Any]) -> Subject:
+def _language_model(model: Any, call: Mapping[str, Any], role: str) -> Subject:
     """``generate()``, made to write all the tokens that are asked for."""
     given = {**_rest(call)}
     new = call.get("new_tokens", call.get("max_new_tokens"))
@@ -92,7 +96,7 @@ def _language_model(model: Any, call: Mapping[str, Any]) -> Subject:
         given.setdefault("pad_token_id", 0)
     if isinstance(given.get("input_ids"), Tensor):
         given.setdefault("attention_mask", torch.ones_like(given["input_ids"]))
-    return Subject(type(model).__name__, {"lm": model}, lambda: model.generate(**given), _plain(call))
+    return Subject(type(model).__name__, {role: model}, lambda: model.generate(**given), _plain(call))
 
 
 def _forward(module: nn.Module, inputs: tuple[Any, ...], call: Mapping[str, Any]) -> Subject:

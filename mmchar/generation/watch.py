@@ -9,13 +9,13 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from mmchar.generation import caches
+from mmchar.generation import caches, parts
 from mmchar.generation.recording import Call, Growth, Stage, signature
 from mmchar.generation.structure import is_cache, mapped
 from mmchar.trace import Row
@@ -52,6 +52,7 @@ class Seen:
     layers: tuple[int, ...] = ()
     tokens: int = 0
     after: Any = None  # the call's cache, as it was left
+    inner: dict[str, Any] = field(default_factory=dict)  # what parts with stages of their own returned, by method
 
     @property
     def repeats(self) -> int:
@@ -62,17 +63,24 @@ class Seen:
         """The calls as a stage of a generation."""
         grows = self.numbers if len(set(self.numbers)) > 1 else None
         growth = Growth.between(self.structure, self.numbers, self.layers) if grows else None
-        return Stage(name, self.role, self.method, self.repeats, self.call, growth)
+        return Stage(name, self.role, self.method, self.repeats, self.call, growth, inner=self.inner)
 
 
 class Watch:
-    """The networks of a generation, and what was seen of them."""
+    """The networks of a generation, and what was seen of them.
+
+    Parts of a network that do another thing than the rest (a vision tower, a projector) are stages of their own: what
+    they run is theirs and not the network's (:mod:`mmchar.generation.parts`).
+    """
 
     def __init__(self, networks: Mapping[str, nn.Module], execution: Execution) -> None:
         self.networks = networks
         self.seen: list[Seen] = []
         self._execution = execution
-        self._inside = False
+        self._running: list[
+            tuple[str, dict[str, Any]]
+        ] = []  # methods that are being executed, and their parts' outputs
+        self._parts = {id(part) for network in networks.values() for part in parts.parts_of(network)}
         self._index: dict[Any, Seen] = {}
         self._owners: dict[int, tuple[str, str]] = {}
         for role, network in networks.items():
@@ -82,7 +90,7 @@ class Watch:
     @property
     def is_inside(self) -> bool:
         """Whether a network is running."""
-        return self._inside
+        return bool(self._running)
 
     @contextmanager
     def catching(self) -> Iterator[None]:
@@ -99,11 +107,13 @@ class Watch:
         original = nn.Module.__call__
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            owner = None if self._inside else self._owners.get(id(module))
+            owner = None if self._running and id(module) not in self._parts else self._owners.get(id(module))
             if owner is None:
                 return original(module, *args, **kwargs)
             role, path = owner
             method = f"{path}.forward" if path else "forward"
+            if self._running and method == self._running[-1][0]:
+                return original(module, *args, **kwargs)
             return self._caught(role, method, functools.partial(original, module), args, kwargs)
 
         nn.Module.__call__ = call  # type: ignore[method-assign]
@@ -120,7 +130,7 @@ class Watch:
         def call(*args: Any, **kwargs: Any) -> Any:
             # a method that cuts its input into tiles is a loop of calls: its parts are caught one by one
             is_loop = getattr(network, "use_tiling", False)
-            if self._inside or is_loop or not any(isinstance(part, Tensor) for part in (*args, *kwargs.values())):
+            if self._running or is_loop or not any(isinstance(part, Tensor) for part in (*args, *kwargs.values())):
                 return original(*args, **kwargs)
             return self._caught(role, name, original, args, kwargs)
 
@@ -142,6 +152,12 @@ class Watch:
                 return self._first(role, method, func, args, kwargs, structure, numbers)
             found.numbers.append(numbers)
             return self._answer(found, args, kwargs, grown=numbers != found.numbers[0])
+
+    def _noted(self, method: str, output: Any) -> Any:
+        """An output, noted as a part's where a network around it is running."""
+        if self._running:
+            self._running[-1][1][method] = output
+        return output
 
     def _find(self, role: str, method: str, structure: tuple, numbers: tuple[int, ...]) -> Seen | None:
         same = self._index.get((role, method, structure, numbers))
@@ -168,23 +184,24 @@ class Watch:
             self._execution.given((), cache)
         kept = Call(*mapped(given, lambda _path, leaf: leaf))
         before = caches.lengths(cache) if cache is not None else ()
-        self._inside = True
+        inner: dict[str, Any] = {}
+        self._running.append((method, inner))
         try:
             out, rows = self._execution.run(self.networks[role], lambda: func(*given[0], **given[1]))
         finally:
-            self._inside = False
-        seen = Seen(role, method, kept, key[0], [key[1]], rows)
+            self._running.pop()
+        seen = Seen(role, method, kept, key[0], [key[1]], rows, inner=inner)
         if cache is not None:
             after = caches.lengths(cache)
             seen.layers = caches.growing(before, after)
             seen.tokens = max((b - a for a, b in zip(before, after, strict=False)), default=0)
             seen.after = mapped(cache, lambda _path, leaf: leaf)
-        seen.output = mapped(out, self._execution.returned, keep=is_cache)
+        seen.output = out if self._running else mapped(out, self._execution.returned, keep=is_cache)
         if before:
             seen.layers = seen.layers if any(before) else ()
         self.seen.append(seen)
         self._index[role, method, *key] = seen
-        return self._given_back(seen, cache)
+        return self._noted(method, self._given_back(seen, cache))
 
     def _answer(self, seen: Seen, args: tuple, kwargs: dict[str, Any], *, grown: bool) -> Any:
         cache = Call(args, kwargs).cache
@@ -194,7 +211,7 @@ class Watch:
                 caches.advance(cache, seen.tokens, seen.layers)
             elif seen.after is not None:
                 caches.restore(cache, mapped(seen.after, lambda _path, leaf: leaf))
-        return self._given_back(seen, cache)
+        return self._noted(seen.method, self._given_back(seen, cache))
 
     def _given_back(self, seen: Seen, cache: Any) -> Any:
         """The output of a signature, with the cache of this call in it."""

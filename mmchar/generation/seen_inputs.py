@@ -1,0 +1,123 @@
+"""Prompts of a language model that sees: token ids with a place for every image token, and pixels of the right shape.
+
+How pixels are laid out is told by what the model's forward takes; how many tokens an image becomes is asked of the model
+itself, on ``meta``.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmchar.generation.run import on_meta
+from mmchar.generation.structure import mapped, tensors
+from mmchar.known_values import given
+
+
+def prompt_of(
+    model: nn.Module, *, batch: int, prompt_tokens: int, height: int | None, width: int | None
+) -> dict[str, Any]:
+    """What ``generate()`` is given for one image and a text: ``input_ids`` ``(batch, image tokens + text tokens)``.
+
+    A model that does not see is given the text alone.
+    """
+    pixels = pixels_of(model, batch=batch, height=height, width=width, prompt_tokens=prompt_tokens)
+    if not pixels:
+        return {"input_ids": torch.ones(batch, prompt_tokens, dtype=torch.int64)}
+    place = image_token(model.config)
+    if place is None:  # the image is attended to from beside the text
+        ids = torch.ones(batch, prompt_tokens, dtype=torch.int64)
+        return {"input_ids": ids, **pixels}
+    many = image_tokens(model, pixels) // batch
+    ids = torch.full((batch, many + prompt_tokens), _text_token(model.config), dtype=torch.int64)
+    ids[:, :many] = place
+    start = getattr(model.config, "vision_start_token_id", None)
+    if start is not None and prompt_tokens > 1:
+        ids[:, 1 : many + 1] = place
+        ids[:, 0] = start
+    kinds = (ids == place).long()
+    takes = inspect.signature(model.forward).parameters
+    named = [name for name in ("mm_token_type_ids", "token_type_ids") if name in takes]
+    return {"input_ids": ids, **pixels, **dict.fromkeys(named[:1], kinds)}
+
+
+def image_token(config: Any) -> int | None:
+    """The token id in whose place an image's features are put; None where there is none."""
+    names = ("image_token_id", "image_token_index")
+    found = next((getattr(config, name) for name in names if getattr(config, name, None) is not None), None)
+    return None if hasattr(config, "cross_attention_layers") or _crosses(config) else found
+
+
+def image_tokens(model: Any, pixels: dict[str, Tensor]) -> int:
+    """Tokens that images become, of all images together, as the model's own ``get_image_features`` makes them."""
+    twin = on_meta(model)
+    takes = inspect.signature(twin.get_image_features).parameters
+    asked = {name: value for name, value in pixels.items() if name in takes or name == "pixel_values"}
+    with torch.inference_mode():
+        from mmchar.trace import trace
+
+        kept: list[Any] = []
+        ready = mapped(asked, lambda _path, leaf: given(leaf) if isinstance(leaf, Tensor) else leaf)
+        trace(twin, lambda: kept.append(twin.get_image_features(**ready)))
+    out = getattr(kept[0], "pooler_output", kept[0])
+    width = model.get_input_embeddings().weight.shape[-1]
+    return sum(tensor.numel() // width for tensor in tensors(out))
+
+
+def pixels_of(
+    model: nn.Module, *, batch: int, height: int | None, width: int | None, prompt_tokens: int
+) -> dict[str, Tensor]:
+    """Pixels ``(batch, …)`` and what goes with them, laid out as the model's forward takes them; none for a blind one."""
+    takes = inspect.signature(model.forward).parameters
+    vision = getattr(model.config, "vision_config", None) or getattr(model.config, "vq_config", None)
+    if "pixel_values" not in takes or vision is None:
+        return {}
+    side = _number(vision, "image_size", "resolution")
+    height, width = height or side, width or side
+    dtype = next(model.parameters()).dtype
+    channels = _number(vision, "num_channels", "in_channels", "in_chans") or 3
+    if "image_grid_thw" in takes:
+        patch, frames = vision.patch_size, vision.temporal_patch_size
+        rows, columns = height // patch, width // patch
+        pixels = torch.zeros(batch * rows * columns, channels * frames * patch * patch, dtype=dtype)
+        return {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, rows, columns]] * batch)}
+    if getattr(model.config, "image_grid_pinpoints", None):
+        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+        tiles = image_size_to_num_patches([height, width], model.config.image_grid_pinpoints, side)
+        pixels = torch.zeros(batch, tiles, channels, side, side, dtype=dtype)
+        return {"pixel_values": pixels, "image_sizes": torch.tensor([[height, width]] * batch)}
+    if "aspect_ratio_ids" in takes:
+        tiles = vision.max_num_tiles
+        ones = torch.ones(batch, 1, tiles, dtype=torch.int64)
+        return {
+            "pixel_values": torch.zeros(batch, 1, tiles, channels, side, side, dtype=dtype),
+            "aspect_ratio_ids": torch.full((batch, 1), len(vision.supported_aspect_ratios)),
+            "aspect_ratio_mask": ones,
+            "cross_attention_mask": torch.ones(batch, prompt_tokens, 1, tiles, dtype=torch.int64),
+        }
+    if "image_attention_mask" in takes:
+        mask = torch.ones(batch, prompt_tokens, 1, dtype=torch.int64)
+        return {"pixel_values": torch.zeros(batch, 1, channels, side, side, dtype=dtype), "image_attention_mask": mask}
+    return {"pixel_values": torch.zeros(batch, channels, height, width, dtype=dtype)}
+
+
+def _crosses(config: Any) -> bool:
+    text = getattr(config, "text_config", config)
+    return any(
+        getattr(part, name, None)
+        for part in (config, text)
+        for name in ("cross_attention_layers", "cross_layer_interval")
+    )
+
+
+def _text_token(config: Any) -> int:
+    """A token id that stands for nothing special."""
+    special = {value for name, value in vars(config).items() if name.endswith(("_token_id", "_token_index"))}
+    return next(token for token in range(3, 64) if token not in special)
+
+
+def _number(config: Any, *names: str) -> Any:
+    found = next((getattr(config, name) for name in names if getattr(config, name, None) is not None), None)
+    return found[0] if isinstance(found, list | tuple) else found
