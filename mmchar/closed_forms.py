@@ -1,13 +1,15 @@
 """Closed forms: what each component class attends to, from its configuration and its stage's sizes alone.
 
-One short function per class. They are the second route to the lengths of the operator table (:mod:`mmchar.seqlen`),
-so they know nothing of torch and make no forward.
+One short function per class, or per part of a class that is called by itself (``Class.part``). They are the second
+route to the lengths of the operator table (:mod:`mmchar.seqlen`), so they know nothing of torch and make no forward.
+Sizes are those of :func:`mmchar.stage_sizes.sizes_at`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Config = Mapping[str, Any]
+Form = Callable[[Config, "Sizes"], Iterator["Site"]]
 Sizes = Mapping[str, int]
 
 
@@ -21,6 +23,20 @@ class Site(NamedTuple):
     kv_len: int
     head_dim: int
     calls: int
+
+
+def nothing(_config: Config, _sizes: Sizes) -> Iterator[Site]:
+    """A component without an attention core: convolutions only, or attention written out as matrix products."""
+    yield from ()
+
+
+def inside(key: str, form: Form) -> Form:
+    """The form of a part whose configuration stands within its model's under ``key``."""
+
+    def part(config: Config, sizes: Sizes) -> Iterator[Site]:
+        yield from form(config[key], sizes)
+
+    return part
 
 
 def halvings(height: int, width: int, levels: int) -> tuple[tuple[int, int], ...]:
@@ -45,31 +61,35 @@ def t5_encoder(config: Config, sizes: Sizes) -> Iterator[Site]:
 
 
 def causal_lm(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """LLaMA: a prefill over the prompt, or one token that sees the cache and itself.
+    """LLaMA: tokens that see what the cache remembers, those before them and themselves.
 
     Grouped-query attention stores fewer heads of keys and values; each query head still makes a similarity matrix.
     """
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    q_len, kv_len = (sizes["tokens"], sizes["tokens"]) if "tokens" in sizes else (1, sizes["cache"] + 1)
-    yield Site("causal", sizes["batch"], heads, q_len, kv_len, head_dim, config["num_hidden_layers"])
+    tokens = sizes["tokens"]
+    kv_len = sizes.get("cache", 0) + tokens
+    yield Site("causal", sizes["batch"], heads, tokens, kv_len, head_dim, config["num_hidden_layers"])
 
 
-def encoder_decoder(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """Marian: the encoder over the prompt, or one decoder token over its cache and itself, and over the prompt."""
-    width, batch = config["d_model"], sizes["batch"]
-    if "tokens" in sizes:
-        heads, tokens = config["encoder_attention_heads"], sizes["tokens"]
-        yield Site("self", batch, heads, tokens, tokens, width // heads, config["encoder_layers"])
-        return
-    heads, layers = config["decoder_attention_heads"], config["decoder_layers"]
-    yield Site("causal", batch, heads, 1, sizes.get("cache", 0) + 1, width // heads, layers)
-    yield Site("cross", batch, heads, 1, sizes["context"], width // heads, layers)
+def marian_encoder(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Marian's encoder: every layer attends over the prompt in both directions."""
+    heads, tokens = config["encoder_attention_heads"], sizes["tokens"]
+    head_dim = config["d_model"] // heads
+    yield Site("self", sizes["batch"], heads, tokens, tokens, head_dim, config["encoder_layers"])
+
+
+def marian_decoder(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Marian's decoder: tokens over the cache and themselves, and over the prompt."""
+    heads, layers, tokens = config["decoder_attention_heads"], config["decoder_layers"], sizes["tokens"]
+    batch, head_dim = sizes["batch"], config["d_model"] // heads
+    yield Site("causal", batch, heads, tokens, sizes.get("cache", 0) + tokens, head_dim, layers)
+    yield Site("cross", batch, heads, tokens, sizes["context"], head_dim, layers)
 
 
 def vit(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """A vision transformer over all patches and its class token."""
-    heads, tokens = config["num_attention_heads"], sizes["height"] * sizes["width"] + 1
+    """A vision transformer over all patches of an image, and its class token."""
+    heads, tokens = config["num_attention_heads"], patches(config, sizes) + 1
     head_dim = config["hidden_size"] // heads
     yield Site("self", sizes["batch"], heads, tokens, tokens, head_dim, config["num_hidden_layers"])
 
@@ -134,11 +154,23 @@ def unet_3d_condition(config: Config, sizes: Sizes) -> Iterator[Site]:
             yield Site("temporal", batch * tokens, heads, frames, frames, head_dim, 2 * layers)
 
 
+def patches(config: Config, sizes: Sizes) -> int:
+    """Tokens of an image or a latent cut into square patches."""
+    patch = config["patch_size"]
+    return (sizes["height"] // patch) * (sizes["width"] // patch)
+
+
 def autoencoder(config: Config, sizes: Sizes) -> Iterator[Site]:
     """An image decoder (KL or VQ): one head over all latent positions, in its middle block."""
     if config.get("mid_block_add_attention", True):
-        tokens = sizes["height"] * sizes["width"]
+        tokens = sizes["tokens"] if "tokens" in sizes else sizes["height"] * sizes["width"]
         yield Site("self", sizes["batch"], 1, tokens, tokens, config["block_out_channels"][-1], 1)
+
+
+def image_encoder(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """The encoder of an :func:`autoencoder`, which halves an image at every level but the last."""
+    scale = 2 ** (len(config["block_out_channels"]) - 1)
+    yield from autoencoder(config, {**sizes, "height": sizes["height"] // scale, "width": sizes["width"] // scale})
 
 
 def diffusion_prior(config: Config, sizes: Sizes) -> Iterator[Site]:
@@ -152,8 +184,8 @@ def discrete_transformer(config: Config, sizes: Sizes) -> Iterator[Site]:
     """A masked-token image transformer over all tokens, and over its context where it has one."""
     heads, head_dim, layers = config["num_attention_heads"], config["attention_head_dim"], config["num_layers"]
     yield Site("self", sizes["batch"], heads, sizes["tokens"], sizes["tokens"], head_dim, layers)
-    if sizes["context"]:
-        yield Site("cross", sizes["batch"], heads, sizes["tokens"], sizes["context"], head_dim, layers)
+    if context := sizes.get("context"):
+        yield Site("cross", sizes["batch"], heads, sizes["tokens"], context, head_dim, layers)
 
 
 def masked_token_transformer(config: Config, sizes: Sizes) -> Iterator[Site]:
@@ -166,7 +198,7 @@ def masked_token_transformer(config: Config, sizes: Sizes) -> Iterator[Site]:
 
 def video_tokenizer(config: Config, sizes: Sizes) -> Iterator[Site]:
     """C-ViViT's decoder: each position over time, then each frame over its positions."""
-    batch, frames, tokens = sizes["batch"], sizes["frames"], sizes["height"] * sizes["width"]
+    batch, frames, tokens = sizes["batch"], sizes["frames"], sizes["tokens"]
     heads, head_dim = config["heads"], config["dim"] // config["heads"]
     yield Site("temporal", batch * tokens, heads, frames, frames, head_dim, config["temporal_layers"])
     yield Site("spatial", batch * frames, heads, tokens, tokens, head_dim, config["spatial_layers"])
@@ -185,18 +217,20 @@ def efficient_unet(config: Config, sizes: Sizes) -> Iterator[Site]:
             yield Site(kind, sizes["batch"], heads, rows * columns, kv_len, 2 * width // heads, 2)
 
 
-FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
+FORMS: dict[str, Form] = {
     "CLIPTextModel": clip_text,
     "CLIPTextModelWithProjection": clip_text,
     "T5EncoderModel": t5_encoder,
     **dict.fromkeys(("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "GemmaForCausalLM"), causal_lm),
     **dict.fromkeys(("Phi3ForCausalLM", "Olmo2ForCausalLM", "GraniteForCausalLM"), causal_lm),
-    "MarianMTModel": encoder_decoder,
+    "MarianMTModel": marian_decoder,
+    "MarianMTModel.encoder": marian_encoder,
     "ViTModel": vit,
     "UNet2DConditionModel": unet_2d_condition,
     "UNet2DModel": unet_2d,
     "UNet3DConditionModel": unet_3d_condition,
     "AutoencoderKL": autoencoder,
+    "AutoencoderKL.encode": image_encoder,
     "VQModel": autoencoder,
     "PriorTransformer": diffusion_prior,
     "Transformer2DModel": discrete_transformer,

@@ -120,10 +120,12 @@ def split_call(inputs: tuple[Any, ...], call: Mapping[str, Any]) -> tuple[Reques
 
 def count_subject(subject: "Subject", *, dtype: str | None, tiny: bool = False) -> pd.DataFrame:
     """The operator table of a generation that is ready to run on ``meta``."""
+    from mmchar.generation.faults import one_line
     from mmchar.generation.run import record
 
-    recording = record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes)
-    parts = [_stage_rows(subject, stage, recording.rows[stage.name]) for stage in recording.stages]
+    with one_line(subject.name):
+        recording = record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes)
+        parts = [_stage_rows(subject, stage, recording.rows[stage.name]) for stage in recording.stages]
     outside = rows_frame(recording.outside).assign(module_type="pipeline", live_bytes=0, repeats=1, step=0)
     parts.append(_labelled(outside, subject.name, OUTSIDE, OUTSIDE))
     table = as_categories(pd.concat([part for part in parts if len(part)], ignore_index=True))

@@ -1,5 +1,6 @@
 """What one token costs: time, idle time, and how far it is from what memory bandwidth allows."""
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,18 @@ from mmchar.roofline import project
 if TYPE_CHECKING:
     import pandas as pd
 
-# Stages that run once per generated token.
-PER_TOKEN = ("decode", "reorder_cache")
+# Stages that run once per generated token; guidance may decode once more, with a prompt of its own.
+_PER_TOKEN = re.compile(r"(?:decode|reorder_cache)(?:_variant_\d+)?")
+
+
+def is_per_token(stage: str) -> bool:
+    """Whether a stage of this name runs once per generated token."""
+    return bool(_PER_TOKEN.fullmatch(stage))
+
+
+def per_token(table: "pd.DataFrame") -> "pd.Series":
+    """Which rows of a table belong to stages that run once per generated token."""
+    return table["stage"].astype(str).map(is_per_token)
 
 
 def token_rows(table: "pd.DataFrame") -> "pd.DataFrame":
@@ -24,7 +35,7 @@ def token_rows(table: "pd.DataFrame") -> "pd.DataFrame":
     ValueError
         The model does not decode token by token.
     """
-    rows = table[table["stage"].isin(PER_TOKEN)].copy()
+    rows = table[per_token(table)].copy()
     if not (rows["stage"] == "decode").any():
         raise ValueError(
             f"{table.attrs.get('model')} has no stage 'decode'; choose a model that decodes token by token"
@@ -91,7 +102,8 @@ def weight_bytes(rows: "pd.DataFrame") -> "pd.Series":
     """
     item = _item_bytes(rows)
     linear = (rows["category"] == "Linear") & (rows["flop"] > 0)
-    return (rows["flop"] // (2 * _input_rows(rows)) * item).where(linear, 0).astype("int64")
+    inputs = 2 * _input_rows(rows)
+    return (rows["flop"] // inputs * item).where(linear, 0).astype("int64")
 
 
 def _item_bytes(rows: "pd.DataFrame") -> "pd.Series":
@@ -99,10 +111,10 @@ def _item_bytes(rows: "pd.DataFrame") -> "pd.Series":
     return rows["dtype"].astype(str).map(ITEM_BYTES).fillna(1).astype("int64")
 
 
-def _input_rows(rows: "pd.DataFrame") -> int:
-    request = rows.attrs["request"]
-    guided = 2 if (request.get("guidance") or 0) > 1 else 1
-    return int(request.get("batch", 1)) * int(request.get("beams") or 1) * guided
+def _input_rows(rows: "pd.DataFrame") -> "pd.Series":
+    """The batch of each row's stage, as its attention sees it; 1 where nothing attends."""
+    stage, attends = rows["stage"].astype(str), rows["attention"].astype(str) == "causal"
+    return rows["batch"].where(attends, 1).groupby(stage).transform("max")
 
 
 def narrow_weights(table: "pd.DataFrame", *, item_bytes: int = 1) -> "pd.DataFrame":

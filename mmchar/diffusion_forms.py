@@ -1,13 +1,8 @@
 """Closed forms of diffusion transformers and of what encodes and decodes for them, as in :mod:`mmchar.closed_forms`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from mmchar.closed_forms import Config, Site, Sizes, autoencoder, causal_lm
-
-
-def nothing(_config: Config, _sizes: Sizes) -> Iterator[Site]:
-    """A component without an attention core: convolutions only, or attention written out as matrix products."""
-    yield from ()
+from mmchar.closed_forms import Config, Form, Site, Sizes, autoencoder, causal_lm, nothing, patches
 
 
 def encoding_lm(config: Config, sizes: Sizes) -> Iterator[Site]:
@@ -16,12 +11,11 @@ def encoding_lm(config: Config, sizes: Sizes) -> Iterator[Site]:
 
 
 def flux(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """FLUX and FLUX.2: every block, double or single, attends over the text and every 2x2 patch of the latent.
+    """FLUX and FLUX.2: every block, double or single, attends over the text and the latent, which comes as a sequence.
 
     **Source**: diffusers ``transformer_flux.py`` and ``pipeline_flux.py`` (``_pack_latents``).
     """
-    frames = sizes.get("frames", 1)  # Open-Sora 2 uses FLUX's transformer for video
-    tokens = frames * (sizes["height"] // 2) * (sizes["width"] // 2) + sizes["context"]
+    tokens = sizes["tokens"] + sizes["context"]
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     calls = config["num_layers"] + config["num_single_layers"]
     yield Site("joint", sizes["batch"], heads, tokens, tokens, head_dim, calls)
@@ -32,7 +26,7 @@ def sd3(config: Config, sizes: Sizes) -> Iterator[Site]:
 
     **Source**: arXiv 2403.03206, section 4; diffusers ``transformer_sd3.py``.
     """
-    image = _patches(config, sizes)
+    image = patches(config, sizes)
     tokens = image + sizes["context"]
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     yield Site("joint", sizes["batch"], heads, tokens, tokens, head_dim, config["num_layers"])
@@ -45,7 +39,7 @@ def dit(config: Config, sizes: Sizes) -> Iterator[Site]:
 
     **Source**: arXiv 2212.09748, section 3.2; arXiv 2310.00426, section 2.3.
     """
-    tokens, layers = _patches(config, sizes), config["num_layers"]
+    tokens, layers = patches(config, sizes), config["num_layers"]
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     yield Site("self", sizes["batch"], heads, tokens, tokens, head_dim, layers)
     if "context" in sizes:
@@ -58,16 +52,16 @@ def sana(config: Config, sizes: Sizes) -> Iterator[Site]:
     **Source**: arXiv 2410.10629, section 2.2.
     """
     heads, head_dim = config["num_cross_attention_heads"], config["cross_attention_head_dim"]
-    tokens = _patches(config, sizes)
+    tokens = patches(config, sizes)
     yield Site("cross", sizes["batch"], heads, tokens, sizes["context"], head_dim, config["num_layers"])
 
 
 def qwen_image(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """Qwen-Image: every block attends over the text and every 2x2 patch of the latent.
+    """Qwen-Image: every block attends over the text and the latent, which comes as a sequence.
 
     **Source**: arXiv 2508.02324, section 3; diffusers ``transformer_qwenimage.py``.
     """
-    tokens = (sizes["height"] // 2) * (sizes["width"] // 2) + sizes["context"]
+    tokens = sizes["tokens"] + sizes["context"]
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     yield Site("joint", sizes["batch"], heads, tokens, tokens, head_dim, config["num_layers"])
 
@@ -96,7 +90,7 @@ def hunyuan_image(config: Config, sizes: Sizes) -> Iterator[Site]:
     rows, columns = (
         sizes[side] // patch for side, patch in zip(("height", "width"), config["patch_size"], strict=True)
     )
-    tokens = rows * columns + text + sizes["glyphs"]
+    tokens = rows * columns + text + sizes["context_2"]
     yield Site("self", batch, heads, text, text, head_dim, config["num_refiner_layers"])
     yield Site("joint", batch, heads, tokens, tokens, head_dim, config["num_layers"] + config["num_single_layers"])
 
@@ -124,7 +118,7 @@ def hunyuan_dit(config: Config, sizes: Sizes) -> Iterator[Site]:
 
     **Source**: arXiv 2405.08748, section 2.1; diffusers ``hunyuan_transformer_2d.py``.
     """
-    tokens, layers, second = _patches(config, sizes), config["num_layers"], config["text_len_t5"]
+    tokens, layers, second = patches(config, sizes), config["num_layers"], config["text_len_t5"]
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     yield Site("cross", sizes["batch"], 8, 1, second + 1, config["cross_attention_dim_t5"] // 8, 1)
     yield Site("self", sizes["batch"], heads, tokens, tokens, head_dim, layers)
@@ -149,13 +143,7 @@ def uvit(config: Config, sizes: Sizes) -> Iterator[Site]:
     yield Site("cross", batch, heads, tokens, context, head_dim, layers)
 
 
-def _patches(config: Config, sizes: Sizes) -> int:
-    """Tokens of a latent cut into square patches."""
-    patch = config["patch_size"]
-    return (sizes["height"] // patch) * (sizes["width"] // patch)
-
-
-FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
+FORMS: dict[str, Form] = {
     "Qwen3ForCausalLM": encoding_lm,
     "Qwen3Model": encoding_lm,
     "Gemma2Model": nothing,

@@ -5,9 +5,9 @@ counted: nothing is left out silently.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,11 @@ from mmchar.cuda_graphs import SETTLE, as_captured, capture, keep_indices
 from mmchar.levers import Levers
 from mmchar.models import Model
 from mmchar.request import Request
-from mmchar.stage import Stage
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from mmchar.generation.recording import Stage
 
 Work = Callable[[], Any]
 _QUANTIZERS = {
@@ -55,7 +56,7 @@ def check_levers(levers: Levers, *, device: str) -> None:
             )
 
 
-def choose_stages(plan: Sequence[Stage], names: Sequence[str] | None, *, model: str) -> tuple[Stage, ...]:
+def choose_stages(plan: "Sequence[Stage]", names: Sequence[str] | None, *, model: str) -> "tuple[Stage, ...]":
     """The stages of a plan that are asked for by name, in the plan's order; all where none is named."""
     if names is None:
         return tuple(plan)
@@ -66,7 +67,7 @@ def choose_stages(plan: Sequence[Stage], names: Sequence[str] | None, *, model: 
     return tuple(stage for stage in plan if stage.name in names)
 
 
-def split_guidance(plan: Sequence[Stage], request: Request, *, model: str) -> tuple[Stage, ...]:
+def split_guidance(plan: "Sequence[Stage]", request: Request, *, model: str) -> "tuple[Stage, ...]":
     """The stages with every execution of a doubled batch as two of a single one.
 
     Raises
@@ -74,22 +75,51 @@ def split_guidance(plan: Sequence[Stage], request: Request, *, model: str) -> tu
     ValueError
         No stage denoises or decodes a batch that guidance has doubled.
     """
-
-    def is_doubled(stage: Stage) -> bool:
-        loop = stage.name.startswith(("denoise", "parallel_decode", "decode")) and stage.repeats > 1
-        return request.guided and loop and not stage.grows and stage.sizes.get("batch") == 2 * request.batch
-
-    if not any(map(is_doubled, plan)):
+    doubled = 2 * (request.batch or 1)
+    split = {stage.name for stage in plan if request.guided and _is_loop(stage) and _batch(stage) == doubled}
+    if not split:
         raise ValueError(f"cfg 'split' is not possible: no stage of {model} runs guidance as a doubled batch here")
-    return tuple(
-        replace(stage, repeats=2 * stage.repeats, sizes={**stage.sizes, "batch": request.batch})
-        if is_doubled(stage)
-        else stage
-        for stage in plan
-    )
+    return tuple(_halved(stage, doubled) if stage.name in split else stage for stage in plan)
 
 
-def apply_levers(model: Model, levers: Levers, plan: Sequence[Stage], *, own: bool) -> tuple[Model, dict[str, Any]]:
+def _is_loop(stage: "Stage") -> bool:
+    named = stage.name.startswith(("denoise", "parallel_decode", "decode"))
+    return named and stage.repeats > 1 and not stage.grows
+
+
+def _batch(stage: "Stage") -> int | None:
+    """The batch of a call: the first dimension of its first tensor."""
+    if isinstance(stage.call, str):
+        return stage.sizes.get("batch")
+    from mmchar.generation.structure import tensors
+
+    return next((tensor.shape[0] for tensor in tensors((stage.call.args, stage.call.kwargs)) if tensor.dim()), None)
+
+
+def _halved(stage: "Stage", doubled: int) -> "Stage":
+    """Twice as many executions of half the batch: the first half of every tensor with a doubled batch."""
+    if isinstance(stage.call, str):
+        return replace(stage, repeats=2 * stage.repeats, sizes={**stage.sizes, "batch": doubled // 2})
+    from mmchar.generation.recording import Call
+
+    args, kwargs = stage.call.copied(lambda _path, leaf: _half(leaf, doubled))
+    return replace(stage, repeats=2 * stage.repeats, call=Call(args, kwargs))
+
+
+def _half(leaf: Any, doubled: int) -> Any:
+    import torch
+
+    from mmchar.known_values import known
+
+    if not isinstance(leaf, torch.Tensor) or not leaf.dim() or leaf.shape[0] != doubled:
+        return leaf
+    half, values = leaf[: doubled // 2], known(leaf)
+    if leaf.is_meta and values is not None:
+        half.known = values[: doubled // 2]  # type: ignore[attr-defined]
+    return half
+
+
+def apply_levers(model: Model, levers: Levers, plan: "Sequence[Stage]", *, own: bool) -> tuple[Model, dict[str, Any]]:
     """The model with the levers pulled that change its networks, and by network what was changed, in counts.
 
     Parameters
@@ -199,27 +229,79 @@ def _compile_blocks(module: "nn.Module") -> int:
     return len(blocks)
 
 
-def preparer(model: Model, stage: Stage, levers: Levers) -> Callable[[], Work]:
+@dataclass(frozen=True)
+class _Ready:
+    """One execution: the arguments that it holds, the work, and what the work runs in that is no part of it."""
+
+    held: Any
+    work: Work
+    around: Callable[[Work], Work] = lambda work: work
+    growing: Collection[int] | None = None
+    before: Any = None
+
+
+def _ready(model: Model, stage: "Stage") -> _Ready:
+    """An execution of a stage whose arguments have values, with caches of its own."""
+    if isinstance(stage.call, str):
+        return _planned_ready(model, stage)
+    from mmchar.generation import parts
+
+    network = model.components[stage.component]
+    args, kwargs = held = stage.call.copied()
+    run, growth = stage.called(network), stage.growth
+    return _Ready(
+        held,
+        lambda: run(*args, **kwargs),
+        lambda work: parts.answered(network, stage.inner, work),
+        growth.layers if growth else None,
+        (stage.call.args, dict(stage.call.kwargs)),
+    )
+
+
+def _planned_ready(model: Model, stage: Any) -> _Ready:
+    """The same of a stage of :mod:`mmchar.stage`; goes with that module."""
+    from mmchar import calls
+
+    work = calls.prepare(model, stage)
+    return _Ready([cell.cell_contents for cell in getattr(work, "__closure__", None) or ()], work)
+
+
+def with_values(model: Model, stage: "Stage") -> "Stage":
+    """A stage whose arguments have values on the model's device."""
+    if isinstance(stage.call, str):
+        return stage
+    from mmchar.generation.on_device import realized
+
+    return realized(stage, model.components[stage.component], device=model.device, dtype=model.dtype)
+
+
+def preparer(model: Model, stage: "Stage", levers: Levers) -> Callable[[], Work]:
     """A function that makes one execution of a stage ready to run, with its inputs, as the levers say.
 
     Compiled and captured executions keep their KV cache, if they have one, in a static one of the stage's full length.
     A captured execution is captured once; its inputs are always the same.
     """
-    from mmchar import calls
     from mmchar.static_cache import make_static, rewind
 
-    def eager() -> Work:
-        work = calls.prepare(model, stage)
-        if stage.grows and (levers.compiles or levers.on_graphs):
-            make_static(work, tokens=stage.sizes["cache"], room=stage.repeats + SETTLE + 1)
-        return work
+    stage = with_values(model, stage)
+
+    def eager() -> _Ready:
+        ready = _ready(model, stage)
+        if levers.compiles or levers.on_graphs:
+            make_static(ready.held, room=stage.repeats + SETTLE + 1, growing=ready.growing)
+        return ready
+
+    def prepared() -> Work:
+        ready = eager()
+        return ready.around(ready.work)
 
     if levers.execution in ("eager", "compiled"):
-        return eager
+        return prepared
     import torch
 
     def compiled() -> Work:
-        return torch.compile(eager(), dynamic=False)
+        ready = eager()
+        return ready.around(torch.compile(ready.work, dynamic=False))
 
     if levers.execution == "compiled-full":
         return compiled
@@ -227,10 +309,14 @@ def preparer(model: Model, stage: Stage, levers: Levers) -> Callable[[], Work]:
 
     def replayed() -> Work:
         if not captured:
-            work = eager()
-            run = torch.compile(work, dynamic=False) if levers.compiles else work
+            ready = eager()
+
+            def back() -> Any:
+                return rewind(ready.held, ready.before)
+
+            run = ready.around(torch.compile(ready.work, dynamic=False) if levers.compiles else ready.work)
             with nullcontext() if levers.compiles else as_captured():
-                captured.append((capture(run, lambda: rewind(work), model.device), lambda: rewind(work)))
+                captured.append((capture(run, back, model.device), back))
         replay, back = captured[0]
         back()
         return replay

@@ -9,11 +9,9 @@ from typing import Any
 from mmchar import counting, levers
 from mmchar.attention import ITEM_BYTES
 from mmchar.backends import byte_model
-from mmchar.execution import choose_stages
-from mmchar.grids import Point
+from mmchar.grids import Point, plan_of
 from mmchar.models import get_spec
 from mmchar.request import from_mapping
-from mmchar.stages import stages
 
 # Guesses, FLOP/s and bytes/s: on two cores PyTorch reaches some 50 GFLOP/s in float32 and, without matrix units, 12 in
 # bfloat16; a data-centre GPU about a third of its data sheet.
@@ -34,23 +32,31 @@ _START_S = 2.0
 def expected(point: Point) -> dict[str, float]:
     """Bytes that a point needs, ``weight_bytes`` and ``need_bytes``, and a guess of its seconds, ``expect_s``.
 
-    Counts the model at its request, which takes seconds the first time.
+    Counts the model at its request, which takes seconds the first time. What runs outside the networks is left out.
+
+    Raises
+    ------
+    ValueError
+        The generation has no such stage.
     """
     request = from_mapping(point.request)
     table = counting.count(
         point.model, request, dtype=point.dtype, attention=byte_model(point.attention), tiny=point.tiny
     )
-    spec = get_spec(point.model, tiny=point.tiny)
-    plan = choose_stages(stages(spec, spec.resolve(request)), point.stages, model=spec.name)
-    params = sum(table.attrs["params"][role] for role in {stage.component for stage in plan})
+    table = table[table["component"] != counting.OUTSIDE].astype({"stage": str, "component": str})
+    names = list(point.stages or table["stage"].unique())
+    if missing := sorted(set(names) - set(table["stage"])):
+        raise ValueError(f"{point.model} has no stage {missing[0]!r} for this request")
+    table = table[table["stage"].isin(names)]
+    params = sum(table.attrs["params"][role] for role in table["component"].unique())
     weight_bytes = params * ITEM_BYTES[point.dtype]
     seconds = _START_S + params / _PARAMS_S[point.device]
     runs, live = counting.executions(table), []
-    for stage in plan:
-        rows = table[table["stage"] == stage.name]
+    for name in names:
+        rows = table[table["stage"] == name]
         whole = rows[["flop", "read_bytes", "write_bytes", "calls"]].multiply(rows["repeats"], axis=0).sum()
         live.append(int(rows["live_bytes"].max()))
-        seconds += stage_s(point, (whole / float(runs[stage.name])).to_dict())
+        seconds += stage_s(point, (whole / float(runs[name])).to_dict())
     return {"weight_bytes": weight_bytes, "need_bytes": weight_bytes + max(live), "expect_s": float(seconds)}
 
 
@@ -74,13 +80,13 @@ def correction(expected_s: list[float], took_s: list[float]) -> float:
 
 
 def why_skipped(point: Point, machine: dict[str, Any]) -> str:
-    """Why this machine cannot measure a point, by its parameters alone, at no cost; "" where that does not tell."""
+    """Why this machine cannot measure a point, by its parameters alone, at little cost; "" where that does not tell."""
     if point.device == "cuda" and machine["capability"] is None:
         return "torch sees no CUDA GPU here"
     have = machine["memory_bytes"][point.device]
     spec = get_spec(point.model, tiny=point.tiny)
-    plan = choose_stages(stages(spec, spec.resolve(from_mapping(point.request))), point.stages, model=spec.name)
-    parts = [spec.components[role] for role in {stage.component for stage in plan}]
+    roles = {stage.component for stage in plan_of(point)} if point.stages else set(spec.components)
+    parts = [spec.components[role] for role in roles]
     least = sum(part.published_params or 0 for part in parts) * ITEM_BYTES[point.dtype]
     if have is not None and least > have:
         return f"its weights are {least / 1e9:.3g} GB in {point.dtype}, and {point.device} has {have / 1e9:.3g} GB"

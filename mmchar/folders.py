@@ -1,161 +1,77 @@
-"""A model from a local folder of configurations: the zoo model of the same class says how it generates.
+"""A model from a folder of configurations: the library's own class, and what it is built with.
 
-The folder holds ``model_index.json`` and ``<component>/config.json`` (diffusers), or ``config.json`` (transformers).
-Nothing else is read: no weights, no pickle, no code, no network.
+The folder holds ``model_index.json`` and ``<component>/config.json`` (diffusers), or ``config.json`` (transformers);
+schedulers, tokenizers and processors are taken from it where their files are there. Nothing else is read: no weights, no
+pickle, no code, no network.
 """
 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from mmchar.folder_sizes import image_sizes, language_sizes, options_of
-from mmchar.models import Component, ModelSpec, get_spec
+from mmchar.models import Component, ModelSpec
 
 LIBRARIES = ("diffusers", "transformers")
+# What a configuration notes for loading: code of others, which is never run, and how weights are stored.
+_FOR_LOADING = ("auto_map", "trust_remote_code", "quantization_config", "attn_implementation")
 
 
-class Template(NamedTuple):
-    """The zoo model that a class of models generates like.
-
-    ``where`` holds what the configurations must say, ``{role: {field: value}}``; an empty one asks for the component
-    only. ``size`` names the denoiser's fields for height and width (and frames), in latents, where they are the size
-    that the pipeline generates.
-    """
-
-    cls: str
-    zoo: str
-    where: Mapping[str, Mapping[str, Any]] = {}
-    size: tuple[str, ...] = ()
-
-
-_SQUARE = ("sample_size", "sample_size")
-_CLIP = ("sample_height", "sample_width", "sample_frames")
-
-# The first row that fits is taken, so the one without conditions is the last of its class.
-PIPELINES = (
-    Template("StableDiffusionPipeline", "stable-diffusion-1.5", size=_SQUARE),
-    Template("StableDiffusionXLPipeline", "sdxl-base-1.0", size=_SQUARE),
-    Template("FluxPipeline", "flux.1-schnell", {"transformer": {"guidance_embeds": False}}),
-    Template("FluxPipeline", "flux.1-dev"),
-    Template("StableDiffusion3Pipeline", "sd3-medium", size=_SQUARE),
-    Template("PixArtSigmaPipeline", "pixart-sigma-1024", size=_SQUARE),
-    Template("DiTPipeline", "dit-xl-2-256", size=_SQUARE),
-    Template("WanPipeline", "wan2.2-t2v-a14b", {"transformer_2": {}}),
-    Template("WanPipeline", "wan2.2-ti2v-5b", {"vae": {"is_residual": True}}),
-    Template("WanPipeline", "wan2.1-t2v-1.3b"),
-    Template("CogVideoXPipeline", "cogvideox1.5-5b", {"transformer": {"patch_size_t": 2}}),
-    Template("CogVideoXPipeline", "cogvideox-5b", {"transformer": {"use_rotary_positional_embeddings": True}}, _CLIP),
-    Template("CogVideoXPipeline", "cogvideox-2b", size=_CLIP),
-    Template("HunyuanVideoPipeline", "hunyuanvideo"),
-)
-LANGUAGE_MODELS = (
-    Template("LlamaForCausalLM", "llama-2-7b"),
-    Template("MistralForCausalLM", "llama-2-7b"),
-    Template("Qwen2ForCausalLM", "llama-2-7b"),
-    Template("Qwen3ForCausalLM", "llama-2-7b"),
-    Template("GemmaForCausalLM", "llama-2-7b"),
-    Template("Phi3ForCausalLM", "llama-2-7b"),
-    Template("Olmo2ForCausalLM", "llama-2-7b"),
-    Template("GraniteForCausalLM", "llama-2-7b"),
-    Template("LlavaForConditionalGeneration", "llava-1.5-7b"),
-)
-# diffusers' own mapping of a class that older checkpoints name (models/model_loading_utils.py, read)
-_RENAMED = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
-
-
-def folder_spec(path: str | Path) -> ModelSpec:
+def folder_spec(path: str | Path, *, name: str | None = None) -> ModelSpec:
     """The spec of a local diffusers pipeline or transformers model, from its configuration files alone.
 
-    Family, options, limits and defaults are those of the zoo model that the class generates like; sizes follow the
-    folder's configurations.
+    Its request has no defaults but those that a prompt needs: what the pipeline's own call says decides, and any field
+    that the call takes may be given. ``notes`` says what of the folder is left out, and why.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder.
+    name : str, optional
+        What results are called by; the folder's name unless given.
 
     Raises
     ------
     ValueError
-        No known class, a component without ``config.json``, a file that is no JSON object: one line that names file,
-        component and field.
+        A class that the libraries do not have, a component without ``config.json``, a file that is no JSON object: one
+        line that names file, component and field.
     """
     folder = Path(path)
+    name = re.sub(r"[^\w.-]+|^[^\w]+|\.+$", "-", name or folder.absolute().name)
     if (folder / "model_index.json").is_file():
-        return _pipeline_spec(folder)
+        from mmchar.pipeline_folders import pipeline_spec
+
+        return pipeline_spec(folder, name)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{str(path)!r} holds neither model_index.json (diffusers) nor config.json (transformers)")
-    config = read_object(folder / "config.json")
-    cls = architecture(folder / "config.json", config)
-    part = Component("transformers", cls, _settings(config), source=str(folder / "config.json"))
-    (role,) = get_spec(_rows(folder / "config.json", cls, LANGUAGE_MODELS)[0].zoo).components
-    return spec_from_parts(folder, cls, {role: part})
+    from mmchar.network_folders import network_spec
+
+    return network_spec(folder, name)
 
 
-def spec_from_parts(where: str | Path, cls: str, parts: Mapping[str, Component]) -> ModelSpec:
-    """The spec of a pipeline or language model of class ``cls``, of which the components are known."""
-    rows = _rows(where, cls, PIPELINES + LANGUAGE_MODELS)
-    template = next((row for row in rows if _fits(row, parts)), rows[-1])
-    zoo = get_spec(template.zoo)
-    options = options_of(zoo, parts)
-    for role in zoo.components:
-        if role not in parts and role not in _optional(zoo):
-            raise ValueError(f"{where}: component {role!r} is missing; a {cls} needs {', '.join(zoo.components)}")
-    parts = {role: _renamed(parts[role], zoo.components[role]) for role in zoo.components if role in parts}
-    if cls in {row.cls for row in LANGUAGE_MODELS}:
-        request, limits = language_sizes(zoo, parts)
-    else:
-        _check_classes(where, cls, zoo, parts)
-        request, limits, options = image_sizes(zoo, template.size, parts, options)
-    return replace(
-        zoo,
-        name=re.sub(r"[^\w.-]+|^[^\w]+|\.+$", "-", Path(where).absolute().name),  # results are called by it
+def make_spec(name: str, cls: str, family: str, components: Mapping[str, Component], **more: Any) -> ModelSpec:
+    """A spec of what is known of a folder: it has no year, no papers and no scaled-down variant."""
+    return ModelSpec(
+        name=name,
+        family=family,
         year=0,
-        summary=f"{cls} from a folder, which generates as {zoo.name} does",
-        components=parts,
-        options=options,
-        request=request,
-        request_source=f"the folder's configurations; what they do not say, from {zoo.name}: {zoo.request_source}",
-        limits=limits,
+        summary=f"{cls} from a folder",
+        components=components,
+        options={},
         tiny_request={},
-        tiny_limits={},
-        notes=(f"options and limits are those of {zoo.name}",),
-        papers=(),
+        **more,
     )
-
-
-def _optional(zoo: ModelSpec) -> tuple[str, ...]:
-    """Text encoders that a pipeline may leave out: every one of several, as its denoiser keeps the text's length."""
-    context = tuple(zoo.options["context"]) if "context_joined" in zoo.options else ()
-    return (*zoo.options.get("texts", ()), *context)
-
-
-def declared(file: str | Path, index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """``{role: (library, class)}`` of the components that a pipeline's index names and that its templates know."""
-    rows = _rows(file, index.get("_class_name"), PIPELINES)
-    roles = {role: None for row in rows for role in get_spec(row.zoo).components}  # a dict keeps the order
-    found = {role: index[role] for role in roles if index.get(role) not in (None, [None, None], (None, None))}
-    for role, entry in found.items():
-        if not isinstance(entry, list | tuple) or [type(value) for value in entry] != [str, str]:
-            raise ValueError(f"{file}: component {role!r} is {entry!r}; expected [library, class]")
-        if entry[0] not in LIBRARIES:
-            raise ValueError(f"{file}: component {role!r}: library {entry[0]!r} is not one of {', '.join(LIBRARIES)}")
-        if not entry[1].isidentifier():
-            raise ValueError(f"{file}: component {role!r}: {entry[1]!r} is no class name")
-    return {role: (library, cls) for role, (library, cls) in found.items()}
-
-
-def architecture(file: str | Path, config: Mapping[str, Any]) -> str:
-    """The class that a transformers configuration was saved from; refused where it is not a known one."""
-    names = config.get("architectures")
-    cls = names[0] if isinstance(names, list) and names else None
-    return _rows(file, cls, LANGUAGE_MODELS)[0].cls
 
 
 def read_object(file: Path) -> dict[str, Any]:
     """The JSON object in a file."""
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = json.loads(file.read_text(encoding="utf-8-sig"))  # with a byte order mark or without
     except FileNotFoundError as error:
-        raise ValueError(f"{file} does not exist; component {file.parent.name!r} needs its config.json") from error
+        raise ValueError(f"{file} does not exist; component {file.parent.name!r} needs its {file.name}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not readable JSON: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(raw, dict):
@@ -163,39 +79,57 @@ def read_object(file: Path) -> dict[str, Any]:
     return raw
 
 
-def _pipeline_spec(folder: Path) -> ModelSpec:
-    file = folder / "model_index.json"
-    index = read_object(file)
-    parts = {}
-    for role, (library, cls) in declared(file, index).items():
-        config = folder / role / "config.json"
-        parts[role] = Component(library, cls, _settings(read_object(config)), source=str(config))
-    return spec_from_parts(folder, index["_class_name"], parts)
+def library_class(where: str, library: str, name: str) -> Any:
+    """A class of diffusers or transformers; as in an index, a library may be a pipeline's module of diffusers.
+
+    Raises
+    ------
+    ValueError
+        Another library, or a class that it does not have: code of others is never run.
+    """
+    if not name.isidentifier():
+        raise ValueError(f"{where}: {name!r} is no class name")
+    module = module_of(library)
+    if module is None:
+        known = ", ".join(LIBRARIES)
+        raise ValueError(f"{where}: library {library!r} is not one of {known}; code from elsewhere is never run")
+    try:
+        return getattr(import_module(module), name)
+    except (AttributeError, ImportError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{where}: {library} has no class {name!r} here ({said})") from error
 
 
-def _rows(where: str | Path, cls: Any, table: tuple[Template, ...]) -> tuple[Template, ...]:
-    rows = tuple(row for row in table if row.cls == cls)
-    if not rows:
-        known = ", ".join(dict.fromkeys(row.cls for row in table))
-        field = "_class_name" if table is PIPELINES else "architectures"
-        what = "pipelines" if table is PIPELINES else "language models"
-        raise ValueError(f"{where}: {field!r} is {cls!r}; {what} known so far: {known}")
-    return rows
+def module_of(library: str) -> str | None:
+    """The module that an index means by a library; None where it is no part of the two libraries."""
+    if library in LIBRARIES:
+        return library
+    inner = f"diffusers.pipelines.{library}"
+    return inner if library.isidentifier() and find_spec(inner) is not None else None
 
 
-def _fits(row: Template, parts: Mapping[str, Component]) -> bool:
-    return all(
-        role in parts and all(parts[role].config.get(field) == value for field, value in wanted.items())
-        for role, wanted in row.where.items()
-    )
+def network_config(where: str, cls: Any, raw: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """What a network is built with: its configuration as saved, without what the library leaves out when it loads.
 
-
-def _check_classes(where: str | Path, cls: str, zoo: ModelSpec, parts: Mapping[str, Component]) -> None:
-    """A family calls its denoiser and decoder in one way; text encoders may be of another class."""
-    for role, part in parts.items():
-        if part.cls != zoo.components[role].cls and not role.startswith("text_encoder"):
-            want = zoo.components[role].cls
-            raise ValueError(f"{where}: component {role!r} is a {part.cls}; a {cls} is counted with a {want}")
+    Parameters
+    ----------
+    where : str
+        The component, for ``notes``, which gets a line for what is left out.
+    """
+    stored = raw.get("quantization_config")
+    if stored:
+        kind = stored.get("quant_method", "quantized") if isinstance(stored, Mapping) else "quantized"
+        notes.append(f"{where} is stored quantized ({kind}); counted with weights of the number type that is asked for")
+    if not hasattr(cls, "extract_init_dict"):
+        base = getattr(getattr(cls, "config_class", None), "base_config_key", "")
+        inner = raw.get(base) if base else None  # of a model with two towers, the tower that the class is
+        return _settings(inner if isinstance(inner, Mapping) else raw)
+    config, _, _ = cls.extract_init_dict(dict(raw))
+    unknown = [key for key in raw if key not in config and not key.startswith("_") and key not in _FOR_LOADING]
+    unknown = [key for key in unknown if key not in raw.get("_use_default_values", ())]
+    if unknown:
+        notes.append(f"{where}: {cls.__name__} does not know {', '.join(map(repr, unknown))}; left out")
+    return config
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,13 +137,5 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: _settings(value) if isinstance(value, Mapping) else value
         for key, value in config.items()
-        if not key.startswith("_")
+        if not key.startswith("_") and key not in _FOR_LOADING
     }
-
-
-def _renamed(part: Component, zoo: Component) -> Component:
-    """The class of today where an older checkpoint names ``Transformer2DModel``, with the fields that it still has."""
-    today = _RENAMED.get(part.config.get("norm_type", ""))
-    if part.cls != "Transformer2DModel" or today != zoo.cls:
-        return part
-    return replace(part, cls=today, config={key: part.config[key] for key in zoo.config if key in part.config})

@@ -1,6 +1,7 @@
 """A grid: which measurements a campaign shall make, as a YAML file of points and products of points.
 
-Checked whole, against the zoo and the requests that its models take, before anything is built; torch is not needed.
+Checked whole, against the zoo and the requests that its models take, before anything is measured. Where points name
+stages, the scaled-down variants of their models say which there are; else torch is not needed.
 """
 
 import difflib
@@ -15,8 +16,8 @@ from mmchar.backends import MEASURED
 from mmchar.execution import choose_stages, split_guidance
 from mmchar.files import canonical_json, checksum
 from mmchar.models import DTYPES, ModelSpec, get_spec
-from mmchar.request import from_mapping
-from mmchar.stages import stages
+from mmchar.request import Request, from_mapping
+from mmchar.stages import Stage, stages
 
 DEVICES = ("cpu", "cuda")
 KEYS = ("model", "request", "device", "dtype", "attention", "levers", "ladder", "stages", "tiny", "samples", "warmup",
@@ -85,7 +86,8 @@ def identity(point: Point, hardware: str, versions: dict[str, str | None]) -> st
 def _built(spec: ModelSpec) -> dict[str, Any]:
     """What decides which networks are built and how they are run; not their sources and notes."""
     parts = {role: [part.library, part.cls, dict(part.config)] for role, part in spec.components.items()}
-    return {"family": spec.family, "components": parts, "options": dict(spec.options)}
+    run = {key: value for key, value in spec.pipeline.items() if key != "source"}
+    return {"family": spec.family, "components": parts, "options": dict(spec.options), "pipeline": run}
 
 
 def read_grid(path: str | Path) -> list[Point]:
@@ -184,8 +186,34 @@ def _checked(point: Point) -> Point:
         if not isinstance(getattr(point, name), dict):
             raise ValueError(f"{name}={getattr(point, name)!r} has no keys; write {name}: {{key: value}}")
     pulled, spec = levers.from_mapping(point.levers), get_spec(point.model, tiny=point.tiny)
-    full = spec.resolve(from_mapping(point.request))
-    plan = choose_stages(stages(spec, full), point.stages, model=spec.name)
-    if pulled.cfg == "split":
-        split_guidance(plan, full, model=spec.name)
+    spec.resolve(from_mapping(point.request))
+    if point.stages or pulled.cfg == "split":
+        plan_of(point)
     return point
+
+
+def plan_of(point: Point) -> tuple[Stage, ...]:
+    """The stages that a point measures; as the scaled-down variant of its model has them, if it has all of them.
+
+    Raises
+    ------
+    ValueError
+        The generation has no such stage, or its guidance cannot be split.
+    """
+    spec = get_spec(point.model, tiny=point.tiny)
+    full = spec.resolve(from_mapping(point.request))
+    if not point.tiny and not Path(point.model).is_dir():
+        small = get_spec(point.model, tiny=True)
+        kept = {name: getattr(full, name) for name in ("batch", "guidance") if name in small.request}
+        try:
+            return _chosen(point, small, small.resolve(Request(**kept)))
+        except ValueError:  # some stages come only at full size
+            pass
+    return _chosen(point, spec, full)
+
+
+def _chosen(point: Point, spec: ModelSpec, full: Request) -> tuple[Stage, ...]:
+    plan = choose_stages(stages(spec, full), point.stages, model=spec.name)
+    if levers.from_mapping(point.levers).cfg == "split":
+        split_guidance(plan, full, model=spec.name)
+    return plan

@@ -1,12 +1,12 @@
-"""Closed forms of models that see, hear or draw with a language model: what each attends to, from sizes alone.
+"""Closed forms of models that see, hear or draw with a language model, as in :mod:`mmchar.closed_forms`.
 
-A composite class runs one of its parts per stage; which one shows in the sizes: ``images`` for a vision tower,
-``patches`` or ``context`` for an adaptor, ``tokens`` or ``cache`` for the language model.
+A class that holds several networks has a form for the language model, and one for each part that is a stage of its own.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from mmchar.closed_forms import Config, Site, Sizes, causal_lm, clip_text
+from mmchar.closed_forms import Config, Form, Site, Sizes, causal_lm, clip_text, inside, nothing
+from mmchar.closed_forms import patches as patches_of
 
 
 def patches(vision: Config) -> int:
@@ -52,19 +52,11 @@ def image_grid(config: Config, height: int | None = None, width: int | None = No
     return (height or own) // scale, (width or own) // scale
 
 
-def clip(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """CLIP: the image tower over all patches and a class token, or the text tower causally over the prompt."""
-    if "tokens" in sizes:
-        yield from clip_text(config["text_config"], sizes)
-    elif "classes" not in sizes:
-        yield from vision_tower(config["vision_config"], sizes)
-
-
 def vision_tower(config: Config, sizes: Sizes) -> Iterator[Site]:
     """A vision transformer over all patches of each image or tile, and a class token."""
-    heads, tokens = config["num_attention_heads"], patches(config) + 1
+    heads, tokens = config["num_attention_heads"], patches_of(config, sizes) + 1
     head_dim = config["hidden_size"] // heads
-    yield Site("self", sizes["images"], heads, tokens, tokens, head_dim, config["num_hidden_layers"])
+    yield Site("self", sizes["batch"], heads, tokens, tokens, head_dim, config["num_hidden_layers"])
 
 
 def output_projector(config: Config, sizes: Sizes) -> Iterator[Site]:
@@ -76,48 +68,26 @@ def output_projector(config: Config, sizes: Sizes) -> Iterator[Site]:
     yield Site("cross", batch, heads, queries, signal, head_dim, layers)
 
 
-def no_attention(_config: Config, _sizes: Sizes) -> Iterator[Site]:
-    """A component that does not attend."""
-    yield from ()
+def q_former(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """BLIP-2's adaptor: queries over themselves and, in every so many layers, over the image."""
+    batch, queries, heads = sizes["batch"], sizes["tokens"], config["num_attention_heads"]
+    head_dim, layers = config["hidden_size"] // heads, config["num_hidden_layers"]
+    yield Site("self", batch, heads, queries, queries, head_dim, layers)
+    crossing = -(-layers // config["cross_attention_frequency"])
+    yield Site("cross", batch, heads, queries, sizes["context"], head_dim, crossing)
 
 
-def llava(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """LLaVA and LLaVA-NeXT: a vision tower, an MLP without attention, a causal language model."""
-    if "images" not in sizes:
-        yield from causal_lm(config["text_config"], sizes)
-    elif "patches" not in sizes:
-        yield from vision_tower(config["vision_config"], sizes)
-
-
-def blip2(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """BLIP-2: a vision tower; queries over themselves and, in every other layer, the image; a causal language model."""
-    if "images" not in sizes:
-        yield from causal_lm(config["text_config"], sizes)
-    elif "context" not in sizes:
-        yield from vision_tower(config["vision_config"], sizes)
-    else:
-        former, queries = config["qformer_config"], config["num_query_tokens"]
-        heads, layers = former["num_attention_heads"], former["num_hidden_layers"]
-        head_dim, crossing = former["hidden_size"] // heads, -(-layers // former["cross_attention_frequency"])
-        yield Site("self", sizes["images"], heads, queries, queries, head_dim, layers)
-        yield Site("cross", sizes["images"], heads, queries, sizes["context"], head_dim, crossing)
-
-
-def qwen_vl(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """Qwen-VL: each image over all its patches or, in most layers of 2.5, within windows; a causal language model.
+def qwen_tower(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Qwen-VL's tower: each image over all its patches or, in most layers of 2.5, within windows.
 
     Images of any size are not padded to one another, so each is a call of its own. A window at the edge is smaller.
     """
-    if "images" not in sizes:
-        yield from causal_lm(config["text_config"], sizes)
-        return
-    vision = config["vision_config"]
-    heads, layers, images = vision["num_heads"], vision["depth"], sizes["images"]
-    head_dim, rows, columns = vision["hidden_size"] // heads, sizes["height"], sizes["width"]
-    whole = len(vision["fullatt_block_indexes"]) if "fullatt_block_indexes" in vision else layers
+    heads, layers, images = config["num_heads"], config["depth"], sizes["images"]
+    head_dim, rows, columns = config["hidden_size"] // heads, sizes["height"], sizes["width"]
+    whole = len(config["fullatt_block_indexes"]) if "fullatt_block_indexes" in config else layers
     yield Site("self", 1, heads, rows * columns, rows * columns, head_dim, images * whole)
     if whole < layers:
-        side = vision["window_size"] // vision["patch_size"]
+        side = config["window_size"] // config["patch_size"]
         for high, down in _pieces(rows, side):
             for wide, across in _pieces(columns, side):
                 calls = images * (layers - whole) * down * across
@@ -130,68 +100,59 @@ def _pieces(length: int, side: int) -> list[tuple[int, int]]:
     return [(size, many) for size, many in pieces if size and many]
 
 
-def mllama(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """Llama 3.2 Vision: all tiles of an image at once, padded to a multiple of 8; text over itself, or over the image.
+def mllama_tower(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Llama 3.2 Vision's tower: all tiles of an image at once, each padded to a multiple of 8, local and global layers.
 
-    **Source**: transformers ``modeling_mllama.py``: local and global layers; cross-attention *replaces* self-attention
-    in ``cross_attention_layers``.
+    **Source**: transformers ``modeling_mllama.py``.
+    """
+    heads, layers = config["attention_heads"], config["num_hidden_layers"] + config["num_global_layers"]
+    tokens = sizes["tiles"] * (-(-(patches_of(config, sizes) + 1) // 8) * 8)
+    yield Site("self", sizes["batch"] * sizes["images"], heads, tokens, tokens, config["hidden_size"] // heads, layers)
+
+
+def mllama(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Llama 3.2 Vision: text over itself or, in some layers in place of that, over all tiles of its images.
+
+    Of a single token behind a mask, the query heads that share keys are made the queries of one head.
+
+    **Source**: transformers ``modeling_mllama.py``: cross-attention *replaces* self-attention in
+    ``cross_attention_layers``; ``pack_gqa`` in its ``integrations/sdpa_attention.py``.
     """
     vision, text = config["vision_config"], config["text_config"]
-    if "patches" in sizes:
-        return
-    if "images" in sizes:
-        heads = vision["attention_heads"]
-        tokens = vision["max_num_tiles"] * (-(-(patches(vision) + 1) // 8) * 8)
-        layers = vision["num_hidden_layers"] + vision["num_global_layers"]
-        yield Site("self", sizes["images"], heads, tokens, tokens, vision["hidden_size"] // heads, layers)
-        return
-    crossing = len(text["cross_attention_layers"])
+    seen = sizes["images"] * vision["max_num_tiles"] * (patches(vision) + 1)
+    crossing, one = len(text["cross_attention_layers"]), sizes["tokens"] == 1
     for site in causal_lm(text, sizes):
         yield site._replace(calls=site.calls - crossing)
-        yield site._replace(attention="cross", kv_len=sizes["context"], calls=crossing)
+        heads = text["num_key_value_heads"] if one else site.heads
+        q_len = site.q_len * site.heads // heads
+        yield site._replace(attention="cross", heads=heads, q_len=q_len, kv_len=seen, calls=crossing)
+
+
+def idefics_tower(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """IDEFICS' vision tower, which calls its width another name."""
+    yield from vision_tower({**config, "hidden_size": config["embed_dim"]}, sizes)
 
 
 def idefics(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """IDEFICS (an open Flamingo): a vision tower, a resampler, and a language model with cross-attention added.
+    """IDEFICS (an open Flamingo): a language model with cross-attention added every few layers.
 
     The resampler's own attention is written as two batched products, which the library does not fuse: no row here.
     """
-    vision = config["vision_config"]
-    if "patches" in sizes:
-        return
-    if "images" in sizes:
-        yield from vision_tower({**vision, "hidden_size": vision["embed_dim"]}, sizes)
-        return
+    seen = sizes["images"] * config["perceiver_config"]["resampler_n_latents"]
     crossing = -(-config["num_hidden_layers"] // config["cross_layer_interval"])
     for site in causal_lm(config, sizes):
         yield site
-        yield site._replace(attention="cross", kv_len=sizes["context"], calls=crossing)
+        yield site._replace(attention="cross", kv_len=seen, calls=crossing)
 
 
-def chameleon(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """Chameleon: one causal language model for text and image tokens; its tokenizer's attention is not fused."""
-    if "images" not in sizes:
-        yield from causal_lm(config, sizes)
-
-
-def janus(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """Janus: a causal language model; its image decoder's attention is not fused."""
-    if "height" not in sizes:
-        yield from causal_lm(config["text_config"], sizes)
-
-
-def emu3(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """Emu3: a causal language model; an image decoder that makes a clip of a picture and attends at its lowest level.
+def emu3_decoder(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Emu3's image decoder, which makes a clip of a picture and attends at its lowest level.
 
     One attention in the middle block, and one after each layer of the level in ``attn_resolutions``.
     """
-    if "height" not in sizes:
-        yield from causal_lm(config["text_config"], sizes)
-        return
-    vq = config["vq_config"]
-    heads, tokens = vq["num_attention_heads"], sizes["height"] * sizes["width"]
-    batch, calls = sizes["batch"] * vq["temporal_downsample_factor"], vq["num_res_blocks"] + 2
-    yield Site("self", batch, heads, tokens, tokens, vq["hidden_size"] // heads, calls)
+    heads, tokens = config["num_attention_heads"], sizes["height"] * sizes["width"]
+    batch, calls = sizes["batch"] * config["temporal_downsample_factor"], config["num_res_blocks"] + 2
+    yield Site("self", batch, heads, tokens, tokens, config["hidden_size"] // heads, calls)
 
 
 def adapted_frames(config: Config, frames: int) -> int:
@@ -263,31 +224,39 @@ def sound_transformer(config: Config, sizes: Sizes) -> Iterator[Site]:
 
 def hstu(config: Config, sizes: Sizes) -> Iterator[Site]:
     """HSTU: the history over itself, or all candidates over the history and themselves; head_dim is the queries'."""
-    if "most" in sizes:
-        return
-    q_len = sizes["candidates"] if "candidates" in sizes else sizes["tokens"]
-    kv_len = q_len + sizes.get("cache", 0)
-    yield Site("causal", sizes["batch"], config["heads"], q_len, kv_len, config["qk_dim"], config["layers"])
-
-
-FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
-    "CLIPModel": clip,
+    tokens = sizes["tokens"]
+    kv_len = sizes.get("cache", 0) + tokens
+    yield Site("causal", sizes["batch"], config["heads"], tokens, kv_len, config["qk_dim"], config["layers"])
+FORMS: dict[str, Form] = {
+    "CLIPModel.get_image_features": inside("vision_config", vision_tower),
+    "CLIPModel.get_text_features": inside("text_config", clip_text),
     "CLIPVisionModel": vision_tower,
     "CLIPVisionModelWithProjection": vision_tower,
-    "LinearAdaptor": no_attention,
+    "LinearAdaptor": nothing,
     "OutputProjector": output_projector,
-    "LlavaForConditionalGeneration": llava,
-    "LlavaNextForConditionalGeneration": llava,
-    "Blip2ForConditionalGeneration": blip2,
-    "Qwen2_5_VLForConditionalGeneration": qwen_vl,
-    "Qwen3VLForConditionalGeneration": qwen_vl,
+    "LlavaForConditionalGeneration": inside("text_config", causal_lm),
+    "LlavaForConditionalGeneration.vision_tower": inside("vision_config", vision_tower),
+    "LlavaNextForConditionalGeneration": inside("text_config", causal_lm),
+    "LlavaNextForConditionalGeneration.vision_tower": inside("vision_config", vision_tower),
+    "Blip2ForConditionalGeneration": inside("text_config", causal_lm),
+    "Blip2ForConditionalGeneration.vision_model": inside("vision_config", vision_tower),
+    "Blip2ForConditionalGeneration.qformer": inside("qformer_config", q_former),
+    "Qwen2_5_VLForConditionalGeneration": inside("text_config", causal_lm),
+    "Qwen2_5_VLForConditionalGeneration.visual": inside("vision_config", qwen_tower),
+    "Qwen3VLForConditionalGeneration": inside("text_config", causal_lm),
+    "Qwen3VLForConditionalGeneration.visual": inside("vision_config", qwen_tower),
     "MllamaForConditionalGeneration": mllama,
+    "MllamaForConditionalGeneration.vision_model": inside("vision_config", mllama_tower),
     "IdeficsForVisionText2Text": idefics,
-    "ChameleonForConditionalGeneration": chameleon,
-    "JanusForConditionalGeneration": janus,
-    "Emu3ForConditionalGeneration": emu3,
+    "IdeficsForVisionText2Text.vision_model": inside("vision_config", idefics_tower),
+    "IdeficsForVisionText2Text.perceiver_resampler": nothing,
+    "ChameleonForConditionalGeneration": causal_lm,
+    "ChameleonForConditionalGeneration.encoder": nothing,  # its attention is not fused
+    "JanusForConditionalGeneration": inside("text_config", causal_lm),
+    "Emu3ForConditionalGeneration": inside("text_config", causal_lm),
+    "Emu3ForConditionalGeneration.decoder": inside("vq_config", emu3_decoder),
     "SeamlessM4Tv2Model": seamless,
-    "Qwen2_5OmniForConditionalGeneration": no_attention,
+    "Qwen2_5OmniForConditionalGeneration": nothing,
     "encode_audio": audio_tower,
     **dict.fromkeys(("prefill_thinker", "decode_thinker"), thinker),
     **dict.fromkeys(("prefill_talker", "decode_talker"), talker),

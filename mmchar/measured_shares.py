@@ -145,10 +145,8 @@ def peak_memory(runs: Sequence["Run"]) -> "pd.DataFrame":
     import pandas as pd
 
     from mmchar.counting import count
-    from mmchar.models import get_spec
     from mmchar.request import from_mapping
     from mmchar.seqlen import similarity_memory
-    from mmchar.stages import stages
 
     columns = ["model", "stage", "kernel", "machine", "dtype", "measured_bytes", "counted_bytes", "similarity_bytes"]
     rows = []
@@ -156,13 +154,12 @@ def peak_memory(runs: Sequence["Run"]) -> "pd.DataFrame":
         name, request, tiny = run.asked["model"], from_mapping(run.asked["request"]), run.asked["tiny"]
         table = use_backend(count(name, request, dtype=run.asked["dtype"], tiny=tiny), run.kernel)
         matrix = similarity_memory(table, ITEM_BYTES[run.asked["dtype"]])
-        for stage in stages(get_spec(name, tiny=tiny), request):
-            memory = run.facts["memory"].get(stage.name)
-            if stage.grows or not memory:
+        for stage, here in table.groupby(table["stage"].astype(str), sort=False):
+            memory = run.facts["memory"].get(stage)
+            if here["step"].max() > 0 or not memory:
                 continue
-            here = table["stage"].astype(str) == stage.name
-            counted = (int(table.loc[here, "live_bytes"].max()), int(matrix[here].max()))
-            setting = (name, stage.name, run.kernel, run.machine, run.asked["dtype"])
+            counted = (int(here["live_bytes"].max()), int(matrix[here.index].max()))
+            setting = (name, stage, run.kernel, run.machine, run.asked["dtype"])
             rows.append((*setting, memory["peak_bytes"], *counted))
     return pd.DataFrame(rows, columns=columns)
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -9,8 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmchar import hub
 from mmchar.model_files import read_model_file
-from mmchar.request import Request, resolve
+from mmchar.request import FIELDS, Request, resolve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,8 +62,14 @@ class ModelSpec:
     tiny: bool = False
 
     def resolve(self, request: Request | None = None) -> Request:
-        """The request with this model's defaults filled in, checked against its limits."""
-        return resolve(request, model=self.name, defaults=self.request, limits=self.limits)
+        """The request with this model's defaults filled in, checked against its limits.
+
+        Of a folder any field may be asked for: the pipeline's own call says what it takes, and has its own defaults.
+        """
+        defaults = dict(self.request)
+        if self.pipeline.get("any_request"):
+            defaults = dict.fromkeys(FIELDS) | defaults
+        return resolve(request, model=self.name, defaults=defaults, limits=self.limits)
 
     def scaled_down(self) -> "ModelSpec":
         """The tiny variant: same structure, small widths, for tests and for measuring on a CPU."""
@@ -96,10 +104,11 @@ def zoo_names(paper: str | None = None) -> list[str]:
 
 
 def get_spec(name: str, *, tiny: bool = False) -> ModelSpec:
-    """The spec of a zoo model, of a model file of your own (``path/to/mine.json``), or of a folder of configurations.
+    """The spec of a zoo model, of a model file of your own (``path/to/mine.json``), of a folder, or of a hub id.
 
-    A folder is a local diffusers pipeline or transformers model; only its configuration files are read. A zoo name
-    stands for the zoo, also where a folder is called the same (``./name`` is the folder).
+    A folder is a local diffusers pipeline or transformers model; only its configuration files are read. Of a hub id
+    (``organization/model``) those are downloaded first. A zoo name stands for the zoo, also where a folder is called the
+    same (``./name`` is the folder). What of a folder is left out is a warning, and in the spec's ``notes``.
 
     Raises
     ------
@@ -110,8 +119,8 @@ def get_spec(name: str, *, tiny: bool = False) -> ModelSpec:
         path = Path(name)
     elif name in zoo_names():
         path = ZOO / f"{name}.json"
-    elif name and Path(name).is_dir():
-        return _folder_spec(name, tiny=tiny)
+    elif name and (Path(name).is_dir() or hub.is_id(str(name))):
+        return _folder_spec(str(name), tiny=tiny)
     else:
         near = difflib.get_close_matches(str(name), zoo_names(), 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -120,12 +129,18 @@ def get_spec(name: str, *, tiny: bool = False) -> ModelSpec:
     return spec.scaled_down() if tiny else spec
 
 
-def _folder_spec(path: str, *, tiny: bool) -> ModelSpec:
+def _folder_spec(name: str, *, tiny: bool) -> ModelSpec:
     from mmchar.folders import folder_spec
 
     if tiny:
-        raise ValueError(f"{str(path)!r} has no scaled-down variant; write smaller numbers into its config.json files")
-    return folder_spec(path)
+        raise ValueError(f"{name!r} has no scaled-down variant; write smaller numbers into its config.json files")
+    if Path(name).is_dir():
+        spec = folder_spec(name)
+    else:
+        spec = folder_spec(hub.download_configs(name, zoo=zoo_names()), name=name.rpartition("/")[2])
+    for note in spec.notes:
+        warnings.warn(f"{spec.name}: {note}", stacklevel=1)
+    return spec
 
 
 def list_models() -> "pd.DataFrame":
@@ -167,7 +182,7 @@ def load(
     Parameters
     ----------
     name : str
-        A zoo name, a model file or a local folder; with ``weights="pretrained"`` a local folder or a hub id.
+        A zoo name, a model file, a local folder or a hub id; with ``weights="pretrained"`` one of the last two.
     weights : {"random", "pretrained"}
         Random weights need no download. Pretrained goes through ``from_pretrained`` with safetensors only and
         never runs remote code.

@@ -75,9 +75,9 @@ _MOVEMENT = RESIZING | words(
     " slice_scatter select_scatter diagonal_scatter as_strided_scatter index_put index_copy put scatter masked_scatter"
     " unsafe_split unsafe_split_with_sizes split_copy split_with_sizes_copy unbind_copy unfold_backward block_diag"
     " diag_embed channel_shuffle pixel_shuffle pixel_unshuffle im2col col2im _pack_padded_sequence fill zero"
-    " affine_grid_generator grid_sampler_2d grid_sampler_3d max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d"
-    " _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d"
-    " fractional_max_pool3d max_unpool2d max_unpool3d"
+    " affine_grid_generator grid_sampler_2d grid_sampler_3d max_pool2d_with_indices max_pool3d_with_indices"
+    " avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d"
+    " adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d max_unpool2d max_unpool3d"
 )
 _FACTORY = words(
     "zeros ones full arange linspace logspace eye zeros_like ones_like full_like rand rand_like randn randn_like normal"
@@ -95,6 +95,8 @@ _FREE = words(
 
 def category(op: str, *, pointwise: bool, module_type: str = "") -> str:
     """Category of an aten operator, or ``"Uncounted"`` where we have no formula for it.
+
+    A Fourier transform is Elementwise, like sorting: it does little for each number that it reads (:func:`fft_flop`).
 
     ``pointwise`` is the operator's own tag in torch. Whatever a module named ``…Norm…`` does besides matrix products
     (an RMSNorm written out as casts, powers and means) is Normalization, which is what the module computes.
@@ -130,7 +132,7 @@ def overwrites(op: str) -> bool:
 
 
 def makes_new(op: str) -> bool:
-    """Whether the operator makes numbers of its own, at most in another tensor's shape: ``zeros_like``, ``new_empty``."""
+    """Whether the operator makes numbers of its own, if in another tensor's shape: ``zeros_like``, ``new_empty``."""
     return op in _FACTORY or op.startswith(("empty", "new_empty"))
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mmchar.claims import REFERENCE
-from mmchar.counting import count, executions
-from mmchar.decode_costs import PER_TOKEN, narrow_weights
+from mmchar.counting import OUTSIDE, count, executions
+from mmchar.decode_costs import is_per_token, narrow_weights, per_token
 from mmchar.efficiency import Efficiency
 from mmchar.hardware import Gpu, get_gpu
 from mmchar.levers import Levers, Rung, ladder
@@ -48,8 +48,8 @@ def project_rung(
     how: dict[str, Any] = {"attention": rung.attention, "efficiency": Efficiency(**free)}
     how["execution"] = "compiled" if levers.compiles else "eager"
     if levers.quantization.endswith("weight-only"):
-        decoding = table["stage"].isin(PER_TOKEN)
-        table = table.assign(read_bytes=narrow_weights(table)["read_bytes"].where(decoding, table["read_bytes"]))
+        narrow = narrow_weights(table)["read_bytes"]
+        table = table.assign(read_bytes=narrow.where(per_token(table), table["read_bytes"]))
     timed = project(table, gpu=sheet, **how)
     if levers.quantization.endswith("dynamic"):
         eight = project(_in_one_byte(table), gpu=_with_peak(sheet, _PEAKS[levers.quantization], rung.dtype), **how)
@@ -133,9 +133,8 @@ def project_levers(model: str, *, gpu: str | Gpu, tiny: bool = False) -> "pd.Dat
 def per_unit_s(timed: "pd.DataFrame") -> float:
     """Seconds per token of a model that decodes token by token, per image (of a batch, one) of any other."""
     total = timed["time_s"] * timed["repeats"]
-    decoding = timed["stage"].isin(PER_TOKEN)
     if (timed["stage"] == "decode").any():
-        return float(total[decoding].sum() / executions(timed)["decode"])
+        return float(total[per_token(timed)].sum() / executions(timed)["decode"])
     return float(total.sum() / timed.attrs["request"].get("batch", 1))
 
 
@@ -176,8 +175,8 @@ def measured_rungs(runs: "Sequence[Run]") -> "pd.DataFrame":
         seconds = run.stage_s
         if "decode" in seconds:
             steps = executions(run.table)["decode"]
-            value = sum(seconds[name] for name in PER_TOKEN if name in seconds) / steps
-        elif set(run.stages) == _all_stages(asked):
+            value = sum(each for name, each in seconds.items() if is_per_token(name)) / steps
+        elif set(run.stages) >= _networks_stages(asked):
             value = sum(seconds.values()) / asked["request"].get("batch", 1)
         else:  # some stages only say nothing about an image
             continue
@@ -186,12 +185,12 @@ def measured_rungs(runs: "Sequence[Run]") -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=columns)
 
 
-def _all_stages(asked: dict[str, Any]) -> set[str]:
-    from mmchar.models import get_spec
+def _networks_stages(asked: dict[str, Any]) -> set[str]:
+    """The stages of the whole generation that a run is of, but for what ran outside the networks."""
     from mmchar.request import from_mapping
-    from mmchar.stages import stages
 
-    return {stage.name for stage in stages(get_spec(asked["model"]), from_mapping(asked["request"]))}
+    table = count(asked["model"], from_mapping(asked["request"]), dtype=asked["dtype"], tiny=asked["tiny"])
+    return set(table["stage"].astype(str)[table["component"] != OUTSIDE])
 
 
 def _known(rung: Rung) -> tuple[Any, ...]:

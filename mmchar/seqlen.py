@@ -1,11 +1,10 @@
-"""Sequence lengths of every attention of a generation: from the configurations alone, and as seen in a run.
+"""Sequence lengths of every attention of a generation: from configurations and sizes alone, and as seen in a run.
 
-The closed forms know a component's class, its configuration and its stage's sizes, nothing else: no torch, no forward.
-They are the second route to the lengths of the operator table, and tests hold the two equal.
+The closed forms know a component's class, its configuration and what a stage calls it with, nothing else: not what it
+did. They are the second route to the lengths of the operator table, and tests hold the two equal.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
@@ -14,16 +13,24 @@ from mmchar.attention import similarity_bytes
 from mmchar.closed_forms import halvings
 from mmchar.models import ModelSpec
 from mmchar.request import Request
+from mmchar.stage_sizes import sizes_at
 from mmchar.stages import Stage, stages
 
-# of a component class, or of a call that runs one part of a class
+# of a component class, or of a part of a class
 FORMS = closed_forms.FORMS | diffusion_forms.FORMS | video_forms.FORMS | language_forms.FORMS
 COLUMNS = ("stage", "step", "repeats", "attention", "batch", "heads", "q_len", "kv_len", "head_dim", "calls")
-_FRAMES_OF_A_TOKEN = 32  # the most that one token is taken to stand for; CogVideoX1.5 has 8, Mochi 6
+# Parts of networks that have no attention core, whatever the class.
+_WITHOUT = frozenset(
+    ["quant_conv", "post_quant_conv", "quantize", "embedding", "embed_tokens", "language_projection"]
+    + ["multi_modal_projector", "norm", "head"]
+)
+_FRAMES_OF_A_TOKEN = 4  # the most latent frames that one token is taken to stand for; CogVideoX1.5 has 2
+# Classes that take all frames of a video as one sequence, without saying how many there are.
+_IN_ONE_SEQUENCE = ("FluxTransformer2DModel", "MaskedTokenTransformer")
 
 
 def closed_form(spec: ModelSpec, request: Request | None = None) -> pd.DataFrame:
-    """The attentions of one generation, derived from configurations and request alone.
+    """The attentions of one generation, derived from configurations and what its stages are called with.
 
     Returns
     -------
@@ -36,7 +43,12 @@ def closed_form(spec: ModelSpec, request: Request | None = None) -> pd.DataFrame
     ValueError
         A request that the model cannot take; a component class or block type without a closed form.
     """
-    rows = [row for stage in stages(spec, request) for row in _stage_rows(spec, stage)]
+    return closed_form_of(spec, stages(spec, request))
+
+
+def closed_form_of(spec: ModelSpec, plan: Iterable[Stage]) -> pd.DataFrame:
+    """The rows of :func:`closed_form` of stages that are planned already."""
+    rows = [row for stage in plan for row in _stage_rows(spec, stage)]
     return _merge(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
@@ -160,13 +172,14 @@ def frame_shares(spec: ModelSpec, request: Request | None = None) -> pd.DataFram
     full = spec.resolve(request)
     if not full.frames:
         raise ValueError(f"{spec.name} makes no video; choose a model whose request has frames ('mmchar models')")
-    form = closed_form(spec, full)
-    found = []
-    for name, rows in form.groupby("stage", sort=False):
+    plan = stages(spec, full)
+    form, found = closed_form_of(spec, plan), []
+    for stage in plan:
+        rows = form[form["stage"] == stage.name]
         if "temporal" in set(rows["attention"]):
-            found.append({"stage": name, "how": "factorized", **_factorized(rows)})
-        elif not str(name).startswith(("encode", "decode")) and (layout := _frame_layout(spec, full, str(name))):
-            found.append({"stage": name, "how": "full 3-D", **_full_3d(rows, *layout)})
+            found.append({"stage": stage.name, "how": "factorized", **_factorized(rows)})
+        elif not stage.name.startswith(("encode", "decode")) and (layout := _frame_layout(spec, full, stage)):
+            found.append({"stage": stage.name, "how": "full 3-D", **_full_3d(rows, *layout)})
     if not found:
         raise ValueError(f"{spec.name}: no stage attends to several frames; choose another video model")
     table = pd.DataFrame(found)
@@ -211,37 +224,74 @@ def _full_3d(rows: pd.DataFrame, frames: int, per_frame: int) -> dict[str, float
     }
 
 
-def _frame_layout(spec: ModelSpec, request: Request, stage: str) -> tuple[int, int] | None:
-    """(frames, tokens of one) of a sequence over all frames: what it grows by from one frame on; None if it does not.
+def _frame_layout(spec: ModelSpec, request: Request, stage: Stage) -> tuple[int, int] | None:
+    """(frames, tokens of one) of a sequence over all frames: what it grows by from frame to frame; None if it does not.
 
-    The model plans the lengths itself, so that all that lies between a frame and a token is in them: the scale of the
-    latent, patches over several frames, and frames added to fill these.
+    The closed form says how, so that patches over several frames are in it.
     """
+    part = spec.components[stage.component]
+    sizes = sizes_at(stage, part.cls)
+    if "frames" not in sizes:
+        if part.cls not in _IN_ONE_SEQUENCE:
+            return None
+        frames = _latent_frames(spec, request)
+        return frames, sizes["tokens"] // frames
 
     def length(frames: int) -> int:
-        form = closed_form(replace(spec, limits={}), replace(request, frames=frames))
-        rows = form[(form["stage"] == stage) & form["attention"].isin(["self", "joint"])]
-        return int(rows["q_len"].max()) if len(rows) else 0
+        sites = sites_at(spec, stage, frames=frames)
+        return max((site.q_len for site in sites if site.attention in ("self", "joint")), default=0)
 
-    if not (shortest := length(1)):
-        return None
-    longer = (length(frames) for frames in range(2, _FRAMES_OF_A_TOKEN + 2))
-    per_frame = next((each - shortest for each in longer if each > shortest), 0)
-    return ((length(request.frames) - shortest) // per_frame + 1, per_frame) if per_frame else None
+    now = length(sizes["frames"])
+    longer = (length(sizes["frames"] + more) for more in range(1, _FRAMES_OF_A_TOKEN + 1))
+    per_frame = next((each - now for each in longer if each > now), 0)
+    return ((now - length(0)) // per_frame, per_frame) if per_frame else None
+
+
+def _latent_frames(spec: ModelSpec, request: Request) -> int:
+    """Frames of the latent of a video whose autoencoder makes one of the first frame, and one of every few others."""
+    names = ("temporal_compression_ratio", "temporal_patch")
+    found = [part.config[name] for part in spec.components.values() for name in names if name in part.config]
+    assert request.frames is not None
+    return (request.frames - 1) // found[0] + 1
+
+
+def form_of(cls: str, method: str) -> closed_forms.Form:
+    """The closed form of a class, or of the part of it that a method like ``model.vision_tower.forward`` calls.
+
+    Raises
+    ------
+    ValueError
+        There is none.
+    """
+    part = method.removesuffix(".forward").rpartition(".")[2]
+    if part in _WITHOUT:
+        return closed_forms.nothing
+    found = FORMS.get(f"{cls}.{part}") or FORMS.get(cls)
+    if found is None:
+        classes = sorted({name for name in FORMS if "." not in name})
+        raise ValueError(f"no closed form for {cls}; there is one for {', '.join(classes)}")
+    return found
+
+
+def sites_at(spec: ModelSpec, stage: Stage, step: int = 0, **other: int) -> list[closed_forms.Site]:
+    """The attentions of one execution of a stage, by its closed form; of ``other`` sizes than it has, where given."""
+    part = spec.components[stage.component]
+    return list(_form(part.cls, stage)(part.config, {**sizes_at(stage, part.cls, step), **other}))
+
+
+def _form(cls: str, stage: Stage) -> closed_forms.Form:
+    if hasattr(stage, "method"):
+        return form_of(cls, stage.method)
+    return FORMS.get(stage.call) or form_of(cls, "forward")  # planned without having been seen
 
 
 def _stage_rows(spec: ModelSpec, stage: Stage) -> Iterator[tuple]:
-    part = spec.components[stage.component]
-    if part.cls not in FORMS:
-        raise ValueError(f"{spec.name}: no closed form for {part.cls}; there is one for {', '.join(sorted(FORMS))}")
-    form = FORMS.get(stage.call, FORMS[part.cls])
-    first = tuple(form(part.config, stage.at(0).sizes))
-    last = tuple(form(part.config, stage.at(stage.repeats - 1).sizes))
+    first, last = sites_at(spec, stage), sites_at(spec, stage, stage.repeats - 1)
     for site, end in zip(first, last, strict=True):
         if site == end:
             yield stage.name, 0, stage.repeats, *site
     for step in range(stage.repeats) if first != last else ():
-        now = form(part.config, stage.at(step).sizes)
+        now = sites_at(spec, stage, step)
         yield from ((stage.name, step, 1, *site) for site, a, b in zip(now, first, last, strict=True) if a != b)
 
 

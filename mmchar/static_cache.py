@@ -1,24 +1,30 @@
 """A KV cache of fixed length in place of one that grows: what a compiled or captured decode step needs.
 
-A work of :mod:`mmchar.calls` holds its filled cache; its layers are exchanged for transformers' static ones, which hold
-the same keys and values, have room for the tokens to come, and are attended to in full, under a mask.
+The arguments of a call hold its filled cache; its layers are exchanged for transformers' static ones, which hold the
+same keys and values, have room for the tokens to come, and are attended to in full, under a mask.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import Any
 
+from mmchar.generation import caches
+from mmchar.generation.structure import is_cache, leaves, mapped
 
-def make_static(work: Callable[[], Any], *, tokens: int, room: int) -> int:
-    """Exchange the growing layers of every cache that a work holds, in place; how many layers were exchanged.
+
+def make_static(held: Any, *, room: int, growing: Collection[int] | None = None) -> int:
+    """Exchange the growing layers of every filled cache among arguments, in place; how many layers were exchanged.
 
     Parameters
     ----------
-    tokens : int
-        Tokens in the layers that grow; others hold what a cross attention looks at, and get no room. They are exchanged
-        all the same: transformers masks the room only where every layer is static.
+    held : tuple, list or dict
+        A call's arguments.
     room : int
         Tokens that a growing layer has room for beyond those in it.
+    growing : collection of int, optional
+        The layers that grow; unless given, those as long as the cache says that it is. Others hold what a cross
+        attention looks at, and get no room. They are exchanged all the same: transformers masks the room only where
+        every layer is static.
 
     Raises
     ------
@@ -28,32 +34,42 @@ def make_static(work: Callable[[], Any], *, tokens: int, room: int) -> int:
     from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
 
     exchanged = 0
-    counted = any(isinstance(each, EncoderDecoderCache) for each in _held(work))
-    for cache in _caches(work):
-        for index, layer in enumerate(cache.layers):
+    for cache in _held(held):
+        layers, length = caches.layers(cache), caches.length(cache)
+        if not length:
+            continue
+        for index, layer in enumerate(layers):
             if type(layer) is not DynamicLayer:
                 raise ValueError(f"no static KV cache for layers of kind {type(layer).__name__}; use execution eager")
-            grows = layer.keys.shape[-2] == tokens
-            cache.layers[index] = _static(layer, room if grows else 0, counted=counted)
+            grows = index in growing if growing is not None else layer.keys.shape[-2] == length
+            static = _static(layer, room if grows else 0, counted=isinstance(cache, EncoderDecoderCache))
+            _own(cache).layers[index] = static
             exchanged += 1
     return exchanged
 
 
-def rewind(work: Callable[[], Any]) -> list[Any]:
-    """Set every static cache that a work holds back to the tokens that it was made with.
+def rewind(held: Any, before: Any = None) -> list[Any]:
+    """Set every cache among arguments back to the tokens that it had before the first execution.
 
     Returns the keys and values that the next execution reads. One that exchanges them (the reordering of beams) drops
     them, and a graph of it reads them again.
+
+    Parameters
+    ----------
+    before : tuple, list or dict, optional
+        The same arguments as they were, for the caches that are not static.
     """
     from transformers.cache_utils import EncoderDecoderCache
 
-    for cache in _caches(work):
-        for layer in cache.layers:
-            if hasattr(layer, "filled"):
+    for cache, was in zip(_held(held), _held(before) if before is not None else _held(held), strict=True):
+        if any(hasattr(layer, "filled") for layer in caches.layers(cache)):
+            for layer in caches.layers(cache):
                 layer.cumulative_length.fill_(layer.filled)
-    both = [each for each in _held(work) if isinstance(each, EncoderDecoderCache)]
-    caches = [*_caches(work), *(each.cross_attention_cache for each in both)]
-    return [part for cache in caches for layer in cache.layers for part in (layer.keys, layer.values)]
+        elif before is not None:
+            caches.restore(cache, mapped(was, lambda _path, leaf: leaf))
+    both = [each for each in _held(held) if isinstance(each, EncoderDecoderCache)]
+    parts = [*map(_own, _held(held)), *(each.cross_attention_cache for each in both)]
+    return [part for cache in parts for layer in cache.layers for part in (layer.keys, layer.values)]
 
 
 def _static(layer: Any, room: int, *, counted: bool) -> Any:
@@ -85,14 +101,10 @@ def _counted_layer() -> Any:
     return Counted
 
 
-def _caches(work: Callable[[], Any]) -> list[Any]:
-    """The self-attention caches in a function's closure; those of a cross attention have their final length."""
-    from transformers.cache_utils import Cache, EncoderDecoderCache
-
-    held = _held(work)
-    found = [each.self_attention_cache for each in held if isinstance(each, EncoderDecoderCache)]
-    return found + [each for each in held if isinstance(each, Cache) and not isinstance(each, EncoderDecoderCache)]
+def _own(cache: Any) -> Any:
+    """The self-attention cache; that of a cross attention has its final length."""
+    return getattr(cache, "self_attention_cache", cache)
 
 
-def _held(work: Callable[[], Any]) -> list[Any]:
-    return [cell.cell_contents for cell in work.__closure__ or ()]
+def _held(held: Any) -> list[Any]:
+    return [leaf for _, leaf in leaves(held, whole=is_cache) if is_cache(leaf)]

@@ -14,13 +14,13 @@ from mmchar.attention import item_bytes
 from mmchar.communication import message_rows
 
 _SECOND = re.compile(r"(?:^|\.)(?:o_proj|out_proj|down_proj|fc2|c_proj|wo|dense_4h_to_h)$")  # splits its inputs
-_STAGES = ("prefill", "decode")
+_STAGES = re.compile(r"(?:prefill|decode)(?:_variant_\d+)?")
 
 
 def split_weights(table: pd.DataFrame, many: int, params: dict[str, int]) -> tuple[pd.DataFrame, dict[str, int]]:
     """Rows of one of ``many`` GPUs that share a language model's weights, and the parameters it holds.
 
-    Only ``prefill`` and ``decode`` stages are split. Products whose sizes do not follow from their row (none of the
+    Only stages that prefill and decode are split. Products whose sizes do not follow from their row (none of the
     zoo's language models has one in its layers) run whole on every GPU.
 
     Raises
@@ -29,7 +29,7 @@ def split_weights(table: pd.DataFrame, many: int, params: dict[str, int]) -> tup
         No such stage, or the GPUs do not divide its heads.
     """
     module = table["module"].astype(str)
-    language = table["stage"].astype(str).isin(_STAGES)
+    language = table["stage"].astype(str).str.fullmatch(_STAGES)
     second = language & (table["op"] == "linear") & module.str.contains(_SECOND)
     if not second.any():
         raise ValueError(f"tensor={many}: {table.attrs.get('model', 'the model')} has no language model to split")
@@ -46,7 +46,8 @@ def split_weights(table: pd.DataFrame, many: int, params: dict[str, int]) -> tup
         out.loc[whole, column] = table.loc[whole, column] // many
     out.loc[core, "heads"] = table.loc[core, "heads"] // many
     rows = table[linear]
-    weights, known = _weight_bytes(rows, (table["batch"] * table["q_len"]).groupby(table["stage"], observed=True).max())
+    own = table[table["attention"] == "causal"]
+    weights, known = _weight_bytes(rows, (own["batch"] * own["q_len"]).groupby(own["stage"], observed=True).max())
     inputs = rows["read_bytes"] - weights
     by_rows = second[linear]
     read = (inputs // many).where(by_rows, inputs) + weights // many

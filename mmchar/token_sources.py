@@ -45,7 +45,7 @@ class TokenSources:
         hooks = [
             module.register_forward_pre_hook(self.mark, with_kwargs=True)
             for module in root.modules()
-            if {IMAGE, CONTEXT} <= set(_roles(type(module)).values())
+            if {IMAGE, CONTEXT} <= set(_roles(module).values())
         ]
         try:
             yield
@@ -55,7 +55,7 @@ class TokenSources:
 
     def mark(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Write down the sources of a forward's arguments, if it was given both an image and a context."""
-        roles = _roles(type(module))
+        roles = _roles(module)
         given = {**dict(zip(roles, args, strict=False)), **kwargs}
         found = {name: list(_sequences(given.get(name))) for name, role in roles.items() if role != OTHER}
         if {roles[name] for name, tensors in found.items() if tensors} != {IMAGE, CONTEXT}:
@@ -86,6 +86,8 @@ class TokenSources:
 
     def follow(self, name: str, args: tuple, inputs: Sequence[Tensor], out: Any) -> None:
         """Write down the parts of what an operator returned."""
+        if not self._parts:
+            return
         outputs = [part for part in (out if isinstance(out, list | tuple) else [out]) if isinstance(part, Tensor)]
         known = [self.parts(tensor) for tensor in inputs]
         if not any(known) or not outputs or operators.makes_new(name):
@@ -105,9 +107,10 @@ def _output_parts(name: str, args: tuple, inputs: Sequence[Tensor], known: Seque
         return known[_QUERY[name]]
     if name == "cat" and not _is_width(out, axis := _axis(args, 1, out)):
         return _joined(inputs, known, axis)
-    largest = max((place for place, parts in enumerate(known) if parts), key=lambda place: inputs[place].numel())
+    # of those that are equally large, one that says where each part is
+    largest = max((n for n, parts in enumerate(known) if parts), key=lambda n: (inputs[n].numel(), _total(known[n])))
     same = [parts for tensor, parts in zip(inputs, known, strict=True) if tensor.shape == inputs[largest].shape]
-    if name in ("add", "where") and out.dim() == 3 and out.shape[1] > 1 and len(_sources(same)) > 1:
+    if name in ("add", "where") and out.dim() == 3 and out.shape[1] > 1 and _sources(same) > _sources([known[largest]]):
         return _mixed(same)  # text in some places of a sequence and an image in the others
     return known[largest]
 
@@ -172,12 +175,15 @@ def _is_width(tensor: Tensor, axis: int) -> bool:
     return axis == tensor.dim() - 1 and tensor.is_floating_point()
 
 
+def _roles(module: nn.Module) -> dict[str, str]:
+    """The names of a forward's arguments in order, each with its source; none where it is not written in Python."""
+    forward = inspect.unwrap(inspect.getattr_static(type(module), "forward"))
+    return _sources_by_name(forward) if inspect.isfunction(forward) else {}
+
+
 @functools.cache
-def _roles(cls: type[nn.Module]) -> dict[str, str]:
-    """The names of a forward's arguments in order, each with its source; none where a forward is not written in Python."""
-    forward = inspect.unwrap(inspect.getattr_static(cls, "forward"))
-    names = list(inspect.signature(forward).parameters)[1:] if inspect.isfunction(forward) else []
-    return {name: _role(name) for name in names}
+def _sources_by_name(forward: Callable[..., Any]) -> dict[str, str]:
+    return {name: _role(name) for name in list(inspect.signature(forward).parameters)[1:]}
 
 
 def _role(name: str) -> str:

@@ -1,9 +1,24 @@
 """Closed forms of video and audio diffusion models, as in :mod:`mmchar.closed_forms`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from mmchar.closed_forms import _BLOCKS, Config, Site, Sizes, _per_level, _walk, autoencoder, halvings, t5_encoder
-from mmchar.diffusion_forms import encoding_lm, nothing, wan_decoder
+from mmchar.closed_forms import (
+    _BLOCKS,
+    Config,
+    Form,
+    Site,
+    Sizes,
+    _per_level,
+    _walk,
+    autoencoder,
+    causal_lm,
+    halvings,
+    image_encoder,
+    nothing,
+    patches,
+    t5_encoder,
+)
+from mmchar.diffusion_forms import encoding_lm, wan_decoder
 
 
 def unet_motion(config: Config, sizes: Sizes) -> Iterator[Site]:
@@ -44,13 +59,12 @@ def unet_spatio_temporal(config: Config, sizes: Sizes) -> Iterator[Site]:
 
 
 def temporal_decoder(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """The autoencoder of Stable Video Diffusion: each frame attends over its positions, in one head.
+    """The decoder of Stable Video Diffusion: each frame, one of a batch, attends over its positions, in one head.
 
-    The decoder's middle has an attention only between its layers, so none where there is one.
+    Its middle has an attention only between its layers, so none where there is one.
     """
-    if "frames" in sizes and config["layers_per_block"] == 1:
-        return
-    yield from autoencoder(config, {**sizes, "batch": sizes["batch"] * sizes.get("frames", 1)})
+    if config["layers_per_block"] > 1:
+        yield from autoencoder(config, sizes)
 
 
 def latte(config: Config, sizes: Sizes) -> Iterator[Site]:
@@ -58,8 +72,7 @@ def latte(config: Config, sizes: Sizes) -> Iterator[Site]:
 
     **Source**: arXiv 2401.03048, section 3.2, variant 1; diffusers ``latte_transformer_3d.py``.
     """
-    batch, frames, patch = sizes["batch"], sizes["frames"], config["patch_size"]
-    tokens, layers = (sizes["height"] // patch) * (sizes["width"] // patch), config["num_layers"]
+    batch, frames, tokens, layers = sizes["batch"], sizes["frames"], patches(config, sizes), config["num_layers"]
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     yield Site("spatial", batch * frames, heads, tokens, tokens, head_dim, layers)
     yield Site("cross", batch * frames, heads, tokens, sizes["context"], head_dim, layers)
@@ -114,32 +127,30 @@ def hunyuan_video(config: Config, sizes: Sizes) -> Iterator[Site]:
 
 
 def causal_video_decoder(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """HunyuanVideo's decoder: one head over all positions of several latent frames, under a mask of the later frames.
-
-    It takes four frames and the next at a time, every three frames (its class decodes so by default).
+    """HunyuanVideo's autoencoder decodes four latent frames and the next at a time, every three frames.
 
     **Source**: diffusers ``autoencoder_kl_hunyuan_video.py``, ``_temporal_tiled_decode``.
     """
-    frames, place = sizes["frames"], sizes["height"] * sizes["width"]
+    frames = sizes["frames"]
     for tile in [min(5, frames - start) for start in range(0, frames, 3)] if frames > 4 else [frames]:
-        yield Site("self", sizes["batch"], 1, tile * place, tile * place, config["block_out_channels"][-1], 1)
+        yield from whole_video_decoder(config, {**sizes, "frames": tile})
 
 
 def hunyuan_video_15(config: Config, sizes: Sizes) -> Iterator[Site]:
     """HunyuanVideo 1.5: refiners over the prompt, then every block over video, prompt, glyphs and an image's tokens.
 
-    **Source**: diffusers ``transformer_hunyuan_video15.py``; its pipeline holds 729 tokens free for an image.
+    **Source**: diffusers ``transformer_hunyuan_video15.py``.
     """
     patch, deep, text = config["patch_size"], config["patch_size_t"], sizes["context"]
     video = (sizes["frames"] // deep) * (sizes["height"] // patch) * (sizes["width"] // patch)
-    tokens = video + text + sizes["glyphs"] + 729
+    tokens = video + text + sizes["context_2"] + sizes["context_image"]
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     yield Site("self", sizes["batch"], heads, text, text, head_dim, config["num_refiner_layers"])
     yield Site("joint", sizes["batch"], heads, tokens, tokens, head_dim, config["num_layers"])
 
 
 def whole_video_decoder(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """HunyuanVideo 1.5's decoder: one head over all positions of all latent frames of a tile, masked over time."""
+    """HunyuanVideo's decoders: one head over all positions of all latent frames of a tile, masked over time."""
     tokens = sizes["frames"] * sizes["height"] * sizes["width"]
     yield Site("self", sizes["batch"], 1, tokens, tokens, config["block_out_channels"][-1], 1)
 
@@ -147,13 +158,16 @@ def whole_video_decoder(config: Config, sizes: Sizes) -> Iterator[Site]:
 def mochi(config: Config, sizes: Sizes) -> Iterator[Site]:
     """Mochi: one pooling of the text with 8 heads; then every block over video and text, one sample after the other.
 
+    Of each text (``text_0``, …) the tokens that its mask leaves: of an empty one, none.
+
     **Source**: diffusers ``transformer_mochi.py`` and ``MochiAttnProcessor2_0``, ``MochiAttentionPool``.
     """
-    patch, text = config["patch_size"], sizes["context"]
-    tokens = sizes["frames"] * (sizes["height"] // patch) * (sizes["width"] // patch) + text
+    video = sizes["frames"] * patches(config, sizes)
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
-    yield Site("cross", sizes["batch"], 8, 1, text + 1, config["text_embed_dim"] // 8, 1)
-    yield Site("joint", 1, heads, tokens, tokens, head_dim, config["num_layers"] * sizes["batch"])
+    yield Site("cross", sizes["batch"], 8, 1, sizes["context"] + 1, config["text_embed_dim"] // 8, 1)
+    for sample in range(sizes["batch"]):
+        tokens = video + sizes[f"text_{sample}"]
+        yield Site("joint", 1, heads, tokens, tokens, head_dim, config["num_layers"])
 
 
 def stable_audio(config: Config, sizes: Sizes) -> Iterator[Site]:
@@ -168,10 +182,10 @@ def stable_audio(config: Config, sizes: Sizes) -> Iterator[Site]:
 
 
 def gpt2(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """GPT-2: a prefill over the prompt, or one token that sees the cache and itself."""
-    heads = config["n_head"]
-    q_len, kv_len = (sizes["tokens"], sizes["tokens"]) if "tokens" in sizes else (1, sizes["cache"] + 1)
-    yield Site("causal", sizes["batch"], heads, q_len, kv_len, config["n_embd"] // heads, config["n_layer"])
+    """GPT-2: as LLaMA, in its own words."""
+    width, layers = config["n_embd"], config["n_layer"]
+    said = {"num_attention_heads": config["n_head"], "hidden_size": width, "num_hidden_layers": layers}
+    yield from causal_lm(said, sizes)
 
 
 def audioldm2_unet(config: Config, sizes: Sizes) -> Iterator[Site]:
@@ -189,15 +203,16 @@ def audioldm2_unet(config: Config, sizes: Sizes) -> Iterator[Site]:
             continue
         tokens, head_dim, calls = levels[level][0] * levels[level][1], channels[level] // heads, layers * depth
         for place, width in enumerate(config["cross_attention_dim"][level]):
-            seen = (sizes["generated"] if place <= 1 else sizes["context"]) if width else tokens
+            seen = (sizes["context"] if place <= 1 else sizes["context_1"]) if width else tokens
             yield Site("self", batch, heads, tokens, tokens, head_dim, calls)
             yield Site("cross" if width else "self", batch, heads, tokens, seen, head_dim, calls)
 
 
-FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
+FORMS: dict[str, Form] = {
     "UNetMotionModel": unet_motion,
     "UNetSpatioTemporalConditionModel": unet_spatio_temporal,
     "AutoencoderKLTemporalDecoder": temporal_decoder,
+    "AutoencoderKLTemporalDecoder.encode": image_encoder,
     "LatteTransformer3DModel": latte,
     "WanTransformer3DModel": wan,
     "AutoencoderKLWan": wan_decoder,
@@ -215,10 +230,11 @@ FORMS: dict[str, Callable[[Config, Sizes], Iterator[Site]]] = {
     "ClapTextModelWithProjection": nothing,
     "ClapModel": nothing,
     "AudioLDM2ProjectionModel": nothing,
-    "GPT2Model": gpt2,
+    "GPT2LMHeadModel": gpt2,
     "AudioLDM2UNet2DConditionModel": audioldm2_unet,
     "SpeechT5HifiGan": nothing,
     "StableAudioDiTModel": stable_audio,
     "AutoencoderOobleck": nothing,
     "AutoencoderKLHunyuanVideo": causal_video_decoder,
+    "AutoencoderKLHunyuanVideo.decoder": whole_video_decoder,
 }

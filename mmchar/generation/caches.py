@@ -19,8 +19,9 @@ def layers(cache: Any) -> list[Any]:
 
 
 def layer_kinds(cache: Any) -> tuple[Any, ...]:
-    """Class of every layer, and the shape of what it holds but for its length: what a longer cache has in common."""
-    return tuple((type(layer).__name__, _shape(layer)) for layer in layers(cache))
+    """What a longer cache has in common: how many layers, and what the first and the last hold but for the length."""
+    every = layers(cache)
+    return (len(every), *((type(layer).__name__, _shape(layer)) for layer in every[:: max(1, len(every) - 1)]))
 
 
 def lengths(cache: Any) -> tuple[int, ...]:
@@ -54,8 +55,28 @@ def advance(cache: Any, tokens: int, which: tuple[int, ...]) -> None:
                 layer.update(*(_more(part, tokens) for part in (layer.keys, layer.values)))
 
 
+def advance_first(cache: Any, tokens: int, which: tuple[int, ...]) -> None:
+    """Make a cache longer in its first layer only, which is where it says its length; :func:`catch_up` does the rest."""
+    advance(cache, tokens, which[:1])
+    cache.behind = getattr(cache, "behind", 0) + tokens
+
+
+def catch_up(cache: Any, which: tuple[int, ...]) -> None:
+    """Make the other layers of a cache as long as :func:`advance_first` has made the first."""
+    advance(cache, getattr(cache, "behind", 0), which[1:])
+    cache.behind = 0
+
+
+def fingerprint(cache: Any) -> tuple[int, ...]:
+    """Identities of what the layers hold, but for the first: they change where something touches the cache."""
+    return tuple(id(getattr(layer, "keys", None)) for layer in layers(cache)[1:])
+
+
 def to_meta(cache: Any) -> None:
     """Put what a cache holds on ``meta``, in place."""
+    ends = layers(cache)[:1] + layers(cache)[-1:]
+    if ends and all(isinstance(keys := getattr(layer, "keys", None), Tensor) and keys.is_meta for layer in ends):
+        return
     parts = [cache, *(getattr(cache, name, None) for name in ("self_attention_cache", "cross_attention_cache"))]
     for part in parts:
         for layer in getattr(part, "layers", ()):

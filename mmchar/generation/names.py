@@ -31,6 +31,12 @@ _RULES = tuple(
     )
 )
 
+_METHODS = {
+    **dict.fromkeys(("get_image_features", "get_image_tokens", "encode"), "encode_image"),
+    **dict.fromkeys(("get_audio_features", "get_speech_features"), "encode_audio"),
+    **dict.fromkeys(("decode", "decode_image_tokens"), "decode_{made}"),
+    "get_text_features": "encode_text",
+}
 _LANGUAGE_MODELS = ("lm", "model", "vlm", "seq2seq", "language_model")
 
 
@@ -64,6 +70,9 @@ def _name(one: Seen, renamed: Mapping[str, str], makes: str | None) -> str:
     part = parts.name_of(one.method)
     if part:
         return part
+    last = one.method.rpartition(".")[2]
+    if last in _METHODS:
+        return _METHODS[last].format(made=makes or _made(one.output))
     if one.method.endswith("encoder.forward"):
         dims = max((tensor.dim() for tensor in _given(one)), default=2)
         return {3: "encode_audio", 4: "encode_image"}.get(dims, "encode_text")

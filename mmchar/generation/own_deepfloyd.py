@@ -13,7 +13,7 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from mmchar.generation.own_loops import encode_prompt, rows_of
+from mmchar.generation.own_loops import encode_prompt, rows_of, steps_each
 from mmchar.inputs import Inputs
 
 LATER_GUIDANCE = (4.0, 9.0)  # defaults of the second and the third pipeline in diffusers 0.42.1
@@ -55,13 +55,13 @@ class DeepFloydPipeline:
             pipe.set_progress_bar_config(disable=True)
 
     def __call__(
-        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: Sequence[int], guidance: float
+        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: int | Sequence[int], guidance: float
     ) -> Tensor:
         """Images ``(batch, 3, height, width)`` between 0 and 1."""
         text = self._encode("text_encoder", batch, prompt_tokens, guidance)
         x4_text = self._encode("x4_text_encoder", batch, prompt_tokens, guidance)
         second, third = LATER_GUIDANCE if rows_of(guidance) == 2 else (guidance, guidance)
-        first, then, last = ({"num_inference_steps": many, "output_type": "pt"} for many in steps)
+        first, then, last = ({"num_inference_steps": many, "output_type": "pt"} for many in steps_each(steps, 3))
         size = {"height": height // 16, "width": width // 16}
         image = self.small(**text, **size, **first, guidance_scale=guidance).images
         size = {"height": height // 4, "width": width // 4}

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
-from mmchar.generation.own_loops import at_width, denoise, encode_prompt, first_of, rows_of
+from mmchar.generation.own_loops import at_width, denoise, encode_prompt, first_of, rows_of, steps_each
 from mmchar.inputs import Inputs
 
 
@@ -34,13 +34,13 @@ class ImagenPipeline:
         self.scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
 
     def __call__(
-        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: Sequence[int], guidance: float
+        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: int | Sequence[int], guidance: float
     ) -> Tensor:
         """Images ``(batch, 3, height, width)``."""
         encoder, rows = self.networks["text_encoder"], rows_of(guidance)
         text = encode_prompt(encoder, self.inputs, batch=batch, tokens=prompt_tokens, rows=rows).last_hidden_state
         image = None
-        for denoiser, many in zip(self.denoisers, steps, strict=True):
+        for denoiser, many in zip(self.denoisers, steps_each(steps, len(self.denoisers)), strict=True):
             size = (height // denoiser["divisor"], width // denoiser["divisor"])
             image = denoise(
                 self.networks[denoiser["component"]],
@@ -76,7 +76,7 @@ class EmuPipeline:
         self.scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 
     def __call__(
-        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: int, guidance: float
+        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: int | Sequence[int], guidance: float
     ) -> Tensor:
         """Images ``(batch, 3, height, width)``."""
         text = torch.cat([self._encode(encoder, batch, prompt_tokens, guidance) for encoder in self.encoders], dim=1)
@@ -86,7 +86,7 @@ class EmuPipeline:
             self.unet,
             noise,
             scheduler=self.scheduler,
-            steps=steps,
+            steps=steps_each(steps, 1)[0],
             guidance=guidance,
             told={"encoder_hidden_states": text},
         )
@@ -116,12 +116,12 @@ class ADMPipeline:
         learned = self.unet.config.out_channels == 2 * self.unet.config.in_channels
         self.scheduler = DDPMScheduler(variance_type="learned_range" if learned else "fixed_small")
 
-    def __call__(self, *, batch: int, height: int, width: int, steps: int) -> Tensor:
+    def __call__(self, *, batch: int, height: int, width: int, steps: int | Sequence[int]) -> Tensor:
         """Images ``(batch, 3, height, width)``."""
         return denoise(
             self.unet,
             self.inputs.normal(batch, self.unet.config.in_channels, height, width),
             scheduler=self.scheduler,
-            steps=steps,
+            steps=steps_each(steps, 1)[0],
             told={"class_labels": self.inputs.tokens(batch, vocabulary=self.unet.config.num_class_embeds)},
         )

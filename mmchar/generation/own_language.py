@@ -1,6 +1,6 @@
 """Models around a language model that no library generates with: LLaVA v1 and NExT-GPT."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from mmchar.generation.own_loops import denoise, rows_of
+from mmchar.generation.own_loops import denoise, rows_of, steps_each
 from mmchar.inputs import Inputs
 
 
@@ -92,7 +92,7 @@ class NextGPTPipeline:
         new_tokens: int,
         height: int,
         width: int,
-        steps: int,
+        steps: int | Sequence[int],
         guidance: float,
         frames: int | None = None,
     ) -> Tensor:
@@ -109,7 +109,7 @@ class NextGPTPipeline:
             unet,
             self.inputs.normal(batch, unet.config.in_channels, *shape),
             scheduler=self.scheduler,
-            steps=steps,
+            steps=steps_each(steps, 1)[0],
             guidance=guidance,
             told={"encoder_hidden_states": text},
         )

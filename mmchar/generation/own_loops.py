@@ -1,6 +1,6 @@
 """The loops that our own pipelines share: encode prompts, denoise with a scheduler, guide."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,11 @@ def encode_prompt(encoder: nn.Module, inputs: Inputs, *, batch: int, tokens: int
 def rows_of(guidance: float) -> int:
     """Rows of a batch per sample: classifier-free guidance (above 1) puts one without the prompt before it."""
     return 2 if guidance > 1 else 1
+
+
+def steps_each(steps: int | Sequence[int], many: int) -> tuple[int, ...]:
+    """Steps of each of ``many`` denoisers; one number stands for all of them."""
+    return (steps,) * many if isinstance(steps, int) else tuple(steps)
 
 
 def denoise(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmchar.generation.own_loops import at_width, encode_prompt, first_of, guided, rows_of
+from mmchar.generation.own_loops import at_width, encode_prompt, first_of, guided, rows_of, steps_each
 from mmchar.inputs import Inputs
 
 
@@ -29,15 +29,17 @@ class MusePipeline:
         self.networks, self.inputs = networks, inputs
 
     def __call__(
-        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: Sequence[int], guidance: float
+        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: int | Sequence[int], guidance: float
     ) -> Tensor:
         """Images ``(batch, 3, height, width)``; the transformers' positions allow one size only."""
         encoder, rows = self.networks["text_encoder"], rows_of(guidance)
         text = encode_prompt(encoder, self.inputs, batch=batch, tokens=prompt_tokens, rows=rows).last_hidden_state
-        small = self._fill("base", text, batch=batch, steps=steps[0], guidance=guidance)
+        first, then = steps_each(steps, 2)
+        small = self._fill("base", text, batch=batch, steps=first, guidance=guidance)
         known = first_of(self.networks["lowres_encoder"](torch.cat([small] * rows), return_dict=False))
-        context = [at_width(part, self._width("superres")) for part in (known.transpose(1, 2), text)]
-        large = self._fill("superres", torch.cat(context, dim=1), batch=batch, steps=steps[1], guidance=guidance)
+        seen = known.transpose(1, 2).to(text.dtype)  # [b, predictions, tokens] -> [b, tokens, predictions]
+        context = [at_width(part, self._width("superres")) for part in (seen, text)]
+        large = self._fill("superres", torch.cat(context, dim=1), batch=batch, steps=then, guidance=guidance)
         return self._decode(large)
 
     def _fill(self, role: str, context: Tensor, *, batch: int, steps: int, guidance: float) -> Tensor:
@@ -77,7 +79,15 @@ class PhenakiPipeline:
         self.networks, self.inputs = networks, inputs
 
     def __call__(
-        self, *, batch: int, prompt_tokens: int, height: int, width: int, frames: int, steps: int, guidance: float
+        self,
+        *,
+        batch: int,
+        prompt_tokens: int,
+        height: int,
+        width: int,
+        frames: int,
+        steps: int | Sequence[int],
+        guidance: float,
     ) -> Tensor:
         """Videos ``(batch, 3, frames, height, width)``."""
         encoder, maskgit, cvivit = (self.networks[role] for role in ("text_encoder", "maskgit", "cvivit"))
@@ -91,7 +101,7 @@ class PhenakiPipeline:
             return guided(found, guidance)[..., :mask]  # never the mask itself
 
         masked = torch.full((batch, shape[0] * shape[1]), mask, dtype=torch.int64, device=self.inputs.device)
-        ids = fill_masked(predict, masked, steps=steps, mask=mask)
+        ids = fill_masked(predict, masked, steps=steps_each(steps, 1)[0], mask=mask)
         return cvivit.decode(ids.unflatten(1, shape), **grid)
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from mmchar.generation.own_loops import denoise, encode_prompt, guided, rows_of
+from mmchar.generation.own_loops import denoise, encode_prompt, guided, rows_of, steps_each
 from mmchar.inputs import Inputs
 
 
@@ -53,11 +53,11 @@ class MakeAVideoPipeline:
         height: int,
         width: int,
         frames: int,
-        steps: Sequence[int],
+        steps: int | Sequence[int],
         guidance: float,
     ) -> Tensor:
         """Videos ``(batch, 3, frames, height, width)``."""
-        prior, first, between, small, large = steps
+        prior, first, between, small, large = steps_each(steps, 5)
         low, middle = ((height // divisor, width // divisor) for divisor in self.divisors)
         encoder, rows = self.networks["text_encoder"], rows_of(guidance)
         text = encode_prompt(encoder, self.inputs, batch=batch, tokens=prompt_tokens, rows=rows)
@@ -166,7 +166,15 @@ class OpenSoraPipeline:
         )
 
     def __call__(
-        self, *, batch: int, prompt_tokens: int, height: int, width: int, frames: int, steps: int, guidance: float
+        self,
+        *,
+        batch: int,
+        prompt_tokens: int,
+        height: int,
+        width: int,
+        frames: int,
+        steps: int | Sequence[int],
+        guidance: float,
     ) -> Tensor:
         """Videos ``(batch, 3, frames, height, width)``."""
         rows = self.guided_batch if rows_of(guidance) == 2 else 1
@@ -174,7 +182,7 @@ class OpenSoraPipeline:
         told = self._told(rows * batch, prompt_tokens, grid)
         channels = self.networks["vae"].config.latent_channels
         sample = self._packed(self.inputs.normal(batch, channels, *grid))
-        self.scheduler.set_timesteps(steps)
+        self.scheduler.set_timesteps(*steps_each(steps, 1))
         for time in self.scheduler.timesteps:
             seen = torch.cat([sample] * rows)
             now = (time / 1000).expand(seen.shape[0]).to(seen)

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from mmchar.generation.structure import mapped
+
 _NAMES = (
     (
         re.compile(r"(vision|visual|vision_tower|vision_model|vision_encoder|image_encoder|vision_backbone)"),
@@ -37,7 +39,7 @@ def name_of(method: str) -> str | None:
 
 def parts_of(network: nn.Module) -> Iterator[nn.Module]:
     """The outermost parts of a network that holds a language model."""
-    if not hasattr(getattr(network, "config", None), "get_text_config"):
+    if not hasattr(network, "generate"):
         return
     inside: set[int] = set()
     for path, module in network.named_modules():
@@ -62,7 +64,7 @@ def answered(network: nn.Module, outputs: Mapping[str, Any], work: Callable[[], 
 
 @contextmanager
 def _answering(module: nn.Module, output: Any) -> Iterator[None]:
-    module.forward = lambda *_args, **_kwargs: output
+    module.forward = lambda *_args, **_kwargs: mapped(output, lambda _path, leaf: leaf)  # a network may write to it
     try:
         yield
     finally:

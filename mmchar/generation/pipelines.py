@@ -3,7 +3,9 @@
 import copy
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -94,4 +96,32 @@ def work(pipe: Any, arguments: Mapping[str, Any]) -> Callable[[], Any]:
     check_arguments(pipe.__call__, arguments, owner=type(pipe).__name__)
     takes = inspect.signature(pipe.__call__).parameters
     quiet = {name: value for name, value in _QUIET.items() if name in takes}
-    return lambda: pipe(**{**quiet, **arguments})
+
+    def run() -> Any:
+        with _as_it_is(type(pipe)):
+            return pipe(**{**quiet, **arguments})
+
+    return run
+
+
+class _PlainText:
+    """Stands in for the package ftfy, which mends prompts."""
+
+    @staticmethod
+    def fix_text(text: str) -> str:
+        """The text as it is."""
+        return text
+
+
+@contextmanager
+def _as_it_is(cls: type) -> Iterator[None]:
+    """Prompts are not mended where the package for it is missing: many pipelines do not ask whether it is there."""
+    modules = [sys.modules[part.__module__] for part in cls.__mro__ if part.__module__.startswith("diffusers.pipelines")]
+    lacking = [module for module in dict.fromkeys(modules) if not hasattr(module, "ftfy")]
+    for module in lacking:
+        module.ftfy = _PlainText  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for module in lacking:
+            del module.ftfy

@@ -6,12 +6,18 @@ from dataclasses import asdict, replace
 from importlib import import_module
 from typing import Any
 
+from transformers import GenerationConfig
+
 from mmchar.files import canonical_json
 from mmchar.generation import pipelines, standins
+from mmchar.generation.faults import one_line
+from mmchar.generation.model_inputs import inputs_of
 from mmchar.generation.recording import Stage
 from mmchar.generation.run import record
-from mmchar.generation.seen_inputs import prompt_of
+from mmchar.generation.saved_parts import loaded
 from mmchar.generation.subject import Subject, makes_of, subject_of
+from mmchar.generation.wanted import is_picture, picture, wanted
+from mmchar.inputs import Inputs
 from mmchar.models import Model, ModelSpec, build_model
 from mmchar.request import Request
 
@@ -52,8 +58,10 @@ def subject_of_zoo(model: Model, request: Request, more: Mapping[str, Any] | Non
     made = model.spec.pipeline
     if made["library"] == "transformers":
         return _written(model, request, more or {})
+    if made["library"] == "mmchar":
+        return _own(model, request, more or {})
     pipe = pipeline_of(model, request)
-    call = call_of(pipe.__call__, request, model.spec, more or {})
+    call = call_of(pipe, request, model.spec, more or {})
     makes = "video" if request.frames else makes_of(pipe.__call__)
     return Subject(
         model.spec.name,
@@ -71,21 +79,37 @@ def plan(spec: ModelSpec, request: Request) -> tuple[Stage, ...]:
     if key not in _PLANS:
         model = build_model(spec, device="meta", dtype="bfloat16")
         subject = subject_of_zoo(model, request)
-        found = record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes).stages
+        with one_line(spec.name):
+            found = record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes).stages
         _PLANS[key] = found
     return _PLANS[key]
 
 
 def _written(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
-    """What a language model writes, after a text or after an image and a text."""
+    """What a language model writes, after a text or after an image and a text; or one forward of another model."""
     made = model.spec.pipeline
     ((role, network),) = model.components.items()
-    sizes = {"batch": request.batch or 1, "height": request.height, "width": request.width}
+    if "generation" in made:
+        network.generation_config = GenerationConfig.from_dict(dict(made["generation"]))
     tokens = (request.prompt_tokens or 1) + made.get("arguments", {}).get("marks", 0)
-    prompt = prompt_of(network, prompt_tokens=tokens, **sizes)
-    call = {**made.get("call", {}), **prompt, "new_tokens": request.new_tokens, **more}
-    found = subject_of(network, (), call, device=model.device, role=role)
+    call = {**made.get("call", {}), **inputs_of(network, request, prompt_tokens=tokens)}
+    if made["class"] == "generate":
+        call["new_tokens"] = request.new_tokens
+    found = subject_of(network, (), {**call, **more}, device=model.device, role=role)
     return replace(found, name=model.spec.name, asked=request.given(), renamed=made.get("stages", {}))
+
+
+def _own(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
+    """A model that no library generates with, run by a pipeline of this package."""
+    made = model.spec.pipeline
+    cls = class_of("mmchar.generation", made["class"])
+    inputs = Inputs("cpu" if model.device == "meta" else model.device, model.dtype)
+    pipe = cls(model.components, inputs, **made.get("arguments", {}))
+    call = {**made.get("call", {}), **request.given(), **more}
+    pipelines.check_arguments(pipe.__call__, call, owner=model.spec.name)
+    makes = "video" if request.frames else "image"
+    renamed = made.get("stages", {})
+    return Subject(model.spec.name, model.components, lambda: pipe(**call), request.given(), renamed=renamed, makes=makes)
 
 
 def pipeline_of(model: Model, request: Request) -> Any:
@@ -98,7 +122,7 @@ def pipeline_of(model: Model, request: Request) -> Any:
     pipe = pipelines.build(
         cls,
         model.components,
-        arguments={**_objects(made.get("schedulers", {})), **made.get("arguments", {})},
+        arguments={**_objects(made.get("schedulers", {})), **loaded(made.get("files", {})), **made.get("arguments", {})},
         tokens=tokens,
     )
     for field, place in made.get("request", {}).items():
@@ -111,7 +135,7 @@ def pipeline_of(model: Model, request: Request) -> Any:
     return pipe
 
 
-def call_of(call: Callable[..., Any], request: Request, spec: ModelSpec, more: Mapping[str, Any]) -> dict[str, Any]:
+def call_of(pipe: Any, request: Request, spec: ModelSpec, more: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a pipeline's call that a request stands for.
 
     Raises
@@ -119,9 +143,11 @@ def call_of(call: Callable[..., Any], request: Request, spec: ModelSpec, more: M
     ValueError
         A field of the request for which the call has no argument, unless it says what the networks make anyway.
     """
-    takes = inspect.signature(call).parameters
+    takes = inspect.signature(pipe.__call__).parameters
     renamed = spec.pipeline.get("request", {})
-    found = dict(spec.pipeline.get("call", {}))
+    more = {name: picture(value) if is_picture(name) else value for name, value in more.items()}
+    found = {**_batch(takes, request), **spec.pipeline.get("call", {})}
+    made = wanted(pipe, request, {**found, **more})
     for field, value in request.given().items():
         named = renamed.get(field, field)
         if isinstance(named, list):  # one argument for each of several denoisers
@@ -130,22 +156,20 @@ def call_of(call: Callable[..., Any], request: Request, spec: ModelSpec, more: M
         names = [name for name in (named, *_CALLED.get(field, ())) if name in takes]
         if names:
             found[names[0]] = value
-        elif field not in _OPTIONAL and "." not in named and value != spec.request.get(field):
-            raise ValueError(f"{spec.name} takes no {field!r}: it always makes {spec.request.get(field)}")
-    return {**_batch(takes, request, found), **found, **more}
+        elif not (field in _OPTIONAL or field in made.follows or "." in named or value == spec.request.get(field)):
+            always = f": it always makes {spec.request[field]}" if field in spec.request else ""
+            raise ValueError(f"{spec.name} takes no {field!r}{always}")
+    return {**made.arguments, **found, **more}
 
 
-def _batch(takes: Mapping[str, Any], request: Request, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Prompts, images or labels, as many as the batch has."""
+def _batch(takes: Mapping[str, Any], request: Request) -> dict[str, Any]:
+    """Prompts or labels, as many as the batch has."""
     many = request.batch or 1
     made: dict[str, Any] = {}
-    if "prompt" in takes and "prompt" not in found:
+    if "prompt" in takes:
         made["prompt"] = [standins.prompt(request.prompt_tokens)] * many
     if "class_labels" in takes:
         made["class_labels"] = [1] * many
-    image = takes.get("image")
-    if image is not None and image.default is image.empty:
-        made["image"] = [standins.image(request.height or 512, request.width or 512)] * many
     if not made and "batch_size" in takes:
         made["batch_size"] = many
     return made

@@ -105,10 +105,14 @@ class Stage:
     def work(self, network: nn.Module) -> Callable[[], Any]:
         """One execution, with arguments of its own: the network's method called as it was seen to be."""
         args, kwargs = self.call.copied()
+        run = self.called(network)
+        return parts.answered(network, self.inner, lambda: run(*args, **kwargs))
+
+    def called(self, network: nn.Module) -> Callable[..., Any]:
+        """What is called: the network, one of its modules, or a method."""
         path, _, method = self.method.rpartition(".")
         owner = network.get_submodule(path)
-        run = owner if method == "forward" else getattr(owner, method)
-        return parts.answered(network, self.inner, lambda: run(*args, **kwargs))
+        return owner if method == "forward" else getattr(owner, method)
 
     @property
     def sizes(self) -> dict[str, tuple[int, ...]]:

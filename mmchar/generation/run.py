@@ -31,6 +31,10 @@ class OnMeta:
         """A part of an output, hollow."""
         return hollow(leaf) if isinstance(leaf, Tensor) and leaf.is_meta else leaf
 
+    def kept(self, _path: Any, leaf: Any) -> Any:
+        """A tensor as it is: on ``meta`` nothing is written to it."""
+        return leaf
+
     def run(self, network: nn.Module, work: Callable[[], Any]) -> tuple[Any, list[Row]]:
         """What a call returns, and its rows."""
         kept: list[Any] = []
@@ -59,6 +63,18 @@ def record(
     watch = Watch(networks, OnMeta())
     with watch.catching(), _pretending(watch):
         output, outside = record_outside(work)
+    return recording_of(watch, output, outside, renamed=renamed, makes=makes)
+
+
+def recording_of(
+    watch: Watch,
+    output: Any,
+    outside: list[Row],
+    *,
+    renamed: Mapping[str, str] | None = None,
+    makes: str | None = None,
+) -> Recording:
+    """What was watched as stages, each with its name."""
     every = [seen for seen in watch.seen if seen.rows]  # some calls only look something up
     named = names(every, renamed=renamed, makes=makes)
     stages = tuple(seen.stage(name) for seen, name in zip(every, named, strict=True))

@@ -21,8 +21,7 @@ from mmchar.generation.structure import is_cache, mapped
 from mmchar.trace import Row
 
 # Methods besides ``forward`` that pipelines call networks by; ``generate`` is a loop of calls and no call itself.
-_CALLED = re.compile(r"^(encode|decode)(_\w+)?$|^(get|decode|encode)_\w*(features|tokens|embeddings)$")
-_MOST = 64  # tokens by which two calls of a decoder may be apart and still follow each other
+_CALLED = re.compile(r"^(encode|decode)(_\w+)?$|^get_\w*(features|image_tokens)$|^(rank|retrieve)$")
 
 
 class Execution(Protocol):
@@ -33,6 +32,9 @@ class Execution(Protocol):
 
     def returned(self, path: Any, leaf: Any) -> Any:
         """A part of an output, as the pipeline goes on with it."""
+
+    def kept(self, path: Any, leaf: Any) -> Any:
+        """A tensor that may be written to later, as it is now."""
 
     def run(self, network: nn.Module, work: Callable[[], Any]) -> tuple[Any, list[Row]]:
         """What a call returns, and its operators' rows where they are written down."""
@@ -52,6 +54,8 @@ class Seen:
     layers: tuple[int, ...] = ()
     tokens: int = 0
     after: Any = None  # the call's cache, as it was left
+    touched: tuple[int, ...] = ()  # what the cache held after the last call
+    quiet: int = 0  # calls in a row between which nothing else touched the cache
     inner: dict[str, Any] = field(default_factory=dict)  # what parts with stages of their own returned, by method
 
     @property
@@ -98,8 +102,9 @@ class Watch:
         with ExitStack() as stack:
             stack.enter_context(self._catch_modules())
             for role, network in self.networks.items():
-                for name in _methods(network):
-                    stack.enter_context(self._catch_method(role, network, name))
+                for path, module in network.named_modules():
+                    for name in _methods(type(module)):
+                        stack.enter_context(self._catch_method(role, path, module, name))
             yield
 
     @contextmanager
@@ -123,8 +128,8 @@ class Watch:
             nn.Module.__call__ = original  # type: ignore[method-assign]
 
     @contextmanager
-    def _catch_method(self, role: str, network: nn.Module, name: str) -> Iterator[None]:
-        original = getattr(network, name)
+    def _catch_method(self, role: str, path: str, network: nn.Module, name: str) -> Iterator[None]:
+        original, method = getattr(network, name), f"{path}.{name}" if path else name
 
         @functools.wraps(original)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -132,7 +137,7 @@ class Watch:
             is_loop = getattr(network, "use_tiling", False)
             if self._running or is_loop or not any(isinstance(part, Tensor) for part in (*args, *kwargs.values())):
                 return original(*args, **kwargs)
-            return self._caught(role, name, original, args, kwargs)
+            return self._caught(role, method, original, args, kwargs)
 
         before = vars(network).get(name)
         vars(network)[name] = call
@@ -155,23 +160,21 @@ class Watch:
 
     def _noted(self, method: str, output: Any) -> Any:
         """An output, noted as a part's where a network around it is running."""
-        if self._running:
-            self._running[-1][1][method] = output
+        if self._running:  # copied, as the network around may write to it
+            self._running[-1][1][method] = mapped(output, self._execution.kept)
         return output
 
     def _find(self, role: str, method: str, structure: tuple, numbers: tuple[int, ...]) -> Seen | None:
-        same = self._index.get((role, method, structure, numbers))
-        if same is not None:
-            return same
         followed = [
             seen
             for seen in self.seen
             if (seen.role, seen.method, seen.structure) == (role, method, structure)
             and seen.layers
-            and all(0 <= new - old <= _MOST for new, old in zip(numbers, seen.numbers[-1], strict=True))
+            and all(0 <= new - old <= seen.tokens for new, old in zip(numbers, seen.numbers[-1], strict=True))
         ]
-        if not followed:
-            return None
+        if not followed:  # a decoder at a length that another one began with is not that one
+            same = self._index.get((role, method, structure, numbers))
+            return same if same is not None and not same.layers else None
         return min(followed, key=lambda seen: sum(numbers) - sum(seen.numbers[-1]))
 
     def _first(
@@ -181,13 +184,17 @@ class Watch:
         call = Call(*given)
         cache = call.cache
         if cache is not None:
+            self._catch_up(cache)
             self._execution.given((), cache)
-        kept = Call(*mapped(given, lambda _path, leaf: leaf))
+        kept = Call(*mapped(given, self._execution.kept))
         before = caches.lengths(cache) if cache is not None else ()
         inner: dict[str, Any] = {}
         self._running.append((method, inner))
         try:
             out, rows = self._execution.run(self.networks[role], lambda: func(*given[0], **given[1]))
+        except Exception as error:
+            error.add_note(f"network {role!r} ({method})")
+            raise
         finally:
             self._running.pop()
         seen = Seen(role, method, kept, key[0], [key[1]], rows, inner=inner)
@@ -195,7 +202,7 @@ class Watch:
             after = caches.lengths(cache)
             seen.layers = caches.growing(before, after)
             seen.tokens = max((b - a for a, b in zip(before, after, strict=False)), default=0)
-            seen.after = mapped(cache, lambda _path, leaf: leaf)
+            seen.after = mapped(cache, self._execution.kept)
         seen.output = out if self._running else mapped(out, self._execution.returned, keep=is_cache)
         if before:
             seen.layers = seen.layers if any(before) else ()
@@ -208,14 +215,31 @@ class Watch:
         if cache is not None:
             self._execution.given((), cache)
             if grown:
-                caches.advance(cache, seen.tokens, seen.layers)
+                self._advance(seen, cache)
             elif seen.after is not None:
                 caches.restore(cache, mapped(seen.after, lambda _path, leaf: leaf))
         return self._noted(seen.method, self._given_back(seen, cache))
 
+    def _catch_up(self, cache: Any) -> None:
+        behind = getattr(cache, "behind", 0)
+        if behind:
+            nearest = next(seen for seen in reversed(self.seen) if seen.layers and seen.quiet > 1)
+            caches.catch_up(cache, nearest.layers)
+
+    def _advance(self, seen: Seen, cache: Any) -> None:
+        """Make a cache longer as the call would; where nobody else touches it, only as far as one can see."""
+        touched = caches.fingerprint(cache)
+        seen.quiet = seen.quiet + 1 if touched == seen.touched else 0
+        if seen.quiet > 1:
+            caches.advance_first(cache, seen.tokens, seen.layers)
+        else:
+            caches.catch_up(cache, seen.layers)
+            caches.advance(cache, seen.tokens, seen.layers)
+            seen.touched = caches.fingerprint(cache)
+
     def _given_back(self, seen: Seen, cache: Any) -> Any:
         """The output of a signature, with the cache of this call in it."""
-        out = mapped(seen.output, lambda _path, leaf: leaf, keep=is_cache)
+        out = mapped(seen.output, self._execution.kept, keep=is_cache)
         return _with_cache(out, cache) if cache is not None else mapped(out, lambda _path, leaf: leaf)
 
 
@@ -232,8 +256,7 @@ def _with_cache(value: Any, cache: Any) -> Any:
     return value
 
 
-def _methods(network: nn.Module) -> list[str]:
-    """Methods of a network's own classes that pipelines call it by."""
-    own = [cls for cls in type(network).__mro__ if "forward" in vars(cls) and cls is not nn.Module]
-    names = {name for cls in own for name, part in vars(cls).items() if inspect.isfunction(part)}
-    return sorted(name for name in names if _CALLED.match(name))
+@functools.cache
+def _methods(cls: type[nn.Module]) -> tuple[str, ...]:
+    """Methods of a class that pipelines call it by."""
+    return tuple(name for name in dir(cls) if _CALLED.match(name) and inspect.isfunction(getattr(cls, name)))

@@ -1,0 +1,41 @@
+"""An error inside a library's code in one line: the model, the network that ran, the library's line, what it said."""
+
+import linecache
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_OURS = str(Path(__file__).parents[1])
+_LIBRARY = re.compile(r".*[/\\]((?:diffusers|transformers)[/\\].+)")
+# What torch says where code asks a tensor on meta for its values.
+_NO_VALUES = re.compile(r"meta tensor|on meta|data-dependent|_local_scalar_dense|no data", re.IGNORECASE)
+_LONGEST = 300  # characters of a library's own words
+
+
+@contextmanager
+def one_line(name: str) -> Iterator[None]:
+    """Raise what a library raises inside as a ValueError of one line, which begins with ``name``; ours stay as they are."""
+    try:
+        yield
+    except Exception as error:  # any library raises any kind
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, ValueError) and frames[-1].filename.startswith(_OURS):
+            raise
+        raise ValueError(_line(name, error, frames)) from error
+
+
+def _line(name: str, error: Exception, frames: traceback.StackSummary) -> str:
+    inside = [frame for frame in frames if _LIBRARY.match(frame.filename)]
+    frame = inside[-1] if inside else frames[-1]
+    found = _LIBRARY.match(frame.filename)
+    place = f"{found[1] if found else Path(frame.filename).name}:{frame.lineno}"
+    ran = f", {error.__notes__[0]}" if getattr(error, "__notes__", None) else ""
+    said = " ".join(str(error).split())[:_LONGEST]
+    if not isinstance(error, ValueError):
+        said = f"{type(error).__name__}: {said}"
+    if _NO_VALUES.search(said):
+        code = linecache.getline(frame.filename, frame.lineno or 0).strip()
+        said = f"{code!r} asks for values that a count does not compute; give the call what that line works out"
+    return f"{name}{ran}: {said} ({place})"
