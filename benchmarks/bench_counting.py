@@ -38,34 +38,35 @@ def bench_import() -> None:
 
 
 def bench_stage() -> None:
-    """Counting one stage against a plain meta forward of it."""
+    """Counting one call of a network against a plain meta forward of it."""
     import torch
 
-    from mmchar.calls import prepare
-    from mmchar.counting import count_stage
+    from mmchar.counting import rows_frame
     from mmchar.models import load
     from mmchar.stages import stages
+    from mmchar.trace import trace
 
     for name in ("stable-diffusion-1.5", "imagen", "muse-3b", "llama-2-7b", "make-a-video"):
         model = load(name)
         stage = max(stages(model.spec), key=lambda s: s.repeats)
-        work = prepare(model, stage.at(0))
+        network = model.components[stage.component]
 
-        def plain(work: Callable[[], object] = work) -> None:
+        def counted(stage=stage, network=network) -> None:
+            rows_frame(trace(network, stage.work(network)).rows)
+
+        def plain(stage=stage, network=network) -> None:
             with torch.no_grad():
-                work()
+                stage.work(network)()
 
-        forwards = 2 if stage.grows else 1  # a decode is traced at its first and at its last step
-        ratio = seconds(lambda m=model, s=stage: count_stage(m, s), 3) / (forwards * seconds(plain, 3))
+        ratio = seconds(counted, 3) / seconds(plain, 3)
         print(f"count {name} {stage.name}: {ratio:.2f}x a plain meta forward (target at most 3)")
 
 
 def bench_generation() -> None:
-    """Counting a generation against torch's own counter over all its steps."""
+    """Counting a generation, with its pipeline's own code, against torch's own counter over all its steps."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from mmchar.calls import prepare
     from mmchar.counting import count
     from mmchar.models import load
     from mmchar.stages import stages
@@ -78,7 +79,7 @@ def bench_generation() -> None:
         nonlocal total
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             for stage in plan:
-                work = prepare(model, stage)
+                work = stage.work(model.components[stage.component])
                 for _ in range(stage.repeats):
                     work()
         total = counter.get_total_flops()

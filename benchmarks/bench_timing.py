@@ -14,7 +14,7 @@ import torch
 from mmchar.idle import span_s
 from mmchar.kernels import run_kernels
 from mmchar.models import load
-from mmchar.profiling import attention_backend, measure_stage
+from mmchar.profiling import attention_backend, measure, measure_stage
 from mmchar.stages import stages
 from mmchar.timing import measure_time, profile_once
 
@@ -74,6 +74,14 @@ def bench_profiling() -> None:
             )
 
 
+def bench_whole() -> None:
+    """The stages of a generation, added up, against the whole of it from end to end."""
+    for name in ("stable-diffusion-1.5", "llama-2-7b"):
+        facts = measure(name, tiny=True, device=DEVICE, samples=ROUNDS, progress=False).attrs["generation"]
+        ratio = facts["sum_of_stages_s"] / facts["median_s"]
+        print(f"stages of tiny {name}: {ratio:.2f}x its whole generation ({facts['median_s'] * 1e3:.1f} ms)")
+
+
 def bench_compute_bound() -> None:
     """One module of long operators under the profiler; the target is for a GPU."""
     layers = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024, bias=False) for _ in range(8))).to(DEVICE)
@@ -95,3 +103,4 @@ if __name__ == "__main__":
     bench_empty()
     bench_compute_bound()
     bench_profiling()
+    bench_whole()

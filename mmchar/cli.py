@@ -5,7 +5,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from mmchar import __version__, cli_campaign
 from mmchar.backends import MEASURED
@@ -19,7 +20,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 is success, 1 a failed run, 2 bad input (one line on stderr)."""
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # their advice on loading weights is not about us
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    warnings.simplefilter("ignore", FutureWarning)
+    notes: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.showwarning = _noting(notes, warnings.showwarning)
+        code = _run(argv)
+    for note in notes if code == 0 else ():  # what is refused is refused in one line
+        print(f"mmchar: note: {note}", file=sys.stderr)
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         args = _parser().parse_args(argv)
         return args.run(args)
@@ -32,6 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+
+
+def _noting(notes: list[str], show: Callable[..., None]) -> Callable[..., None]:
+    """Show warnings as before, but keep those of this package, each once."""
+    ours = str(Path(__file__).parent)
+
+    def note(message: Warning | str, category: type[Warning], filename: str, *rest: Any, **more: Any) -> None:
+        if not filename.startswith(ours):
+            show(message, category, filename, *rest, **more)
+        elif str(message) not in notes:
+            notes.append(str(message))
+
+    return note
 
 
 class _Parser(argparse.ArgumentParser):

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from mmchar.cli_options import degrees_asked, levers_asked, request_asked
+from mmchar.cli_options import call_asked, degrees_asked, levers_asked, request_asked
 from mmchar.cli_output import check_out, print_json, print_stages, save
 from mmchar.request import Request
 
@@ -23,6 +23,7 @@ def run_count(args: argparse.Namespace) -> int:
         attention=args.attention,
         tiny=args.tiny,
         cache=not args.no_cache,
+        **call_asked(args),
     )
     save(table, args.out)
     summary = summarize_count(table)
@@ -49,10 +50,10 @@ def run_project(args: argparse.Namespace) -> int:
     check_out(args.out)
     gpu = get_gpu(args.gpu)
     gpu.check_dtype(args.dtype)
-    degrees = degrees_asked(args)
+    degrees, call = degrees_asked(args), call_asked(args)
 
     def counted(request: Request) -> "pd.DataFrame":
-        return count(args.model, request, dtype=args.dtype, tiny=args.tiny, cache=not args.no_cache)
+        return count(args.model, request, dtype=args.dtype, tiny=args.tiny, cache=not args.no_cache, **call)
 
     table = counted(request_asked(args))
     if degrees is not None:
@@ -95,6 +96,7 @@ def run_measure(args: argparse.Namespace) -> int:
         samples=args.samples,
         levers=levers_asked(args),
         stages=args.stages.split(",") if args.stages else None,
+        **call_asked(args),
     )
     if args.out:
         from mmchar.records import save_measured

@@ -1,7 +1,8 @@
 """Options of the shell commands, and what they ask for."""
 
 import argparse
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 from mmchar.levers import EXECUTIONS, GUIDANCES, QUANTIZATIONS, Levers
 from mmchar.levers import FIELDS as LEVERS
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from mmchar.parallel import Degrees
     from mmchar.slurm import SlurmOptions
 
+_OPTIONS = ("dtype", "attention", "tiny", "device", "samples", "stages", "execution")  # no arguments of a model's call
 DEGREES = {
     "gpus": "how many share the generation; the product of the degrees below",
     "ulysses": "GPUs that share the denoiser's tokens, and heads around attention",
@@ -25,10 +27,18 @@ DEGREES = {
 def model_options(parser: argparse.ArgumentParser, dtype: str | None = "bfloat16", *, needs_model: bool = True) -> None:
     """Add what every command on a model takes: the model, a request, a numeric type, and where to write."""
     many = None if needs_model else "?"
-    parser.add_argument("model", metavar="MODEL", nargs=many, help="a zoo name, a model file, or a folder of configs")
+    parser.add_argument(
+        "model", metavar="MODEL", nargs=many, help="a zoo name, a model file, a folder of configurations, or a hub id"
+    )
     for name in FIELDS:
         kind = {"steps": _steps, "guidance": _number}.get(name, whole)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="request; the model's default if not given")
+    parser.add_argument(
+        "--call",
+        action="append",
+        metavar="NAME=VALUE",
+        help="what else the model's own call takes, e.g. guidance_scale=4; an image is WIDTHxHEIGHT",
+    )
     parser.add_argument("--dtype", default=dtype, help="bfloat16, float16 or float32")
     parser.add_argument("--tiny", action="store_true", help="the scaled-down variant of the model")
     parser.add_argument("--no-cache", action="store_true", help="count afresh")
@@ -106,6 +116,28 @@ def _steps(text: str) -> int | list[int]:
 def request_asked(args: argparse.Namespace) -> Request:
     """Return the request that the options make."""
     return from_mapping({name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None})
+
+
+def call_asked(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what a model's own call is given besides a request: values are JSON, or else texts."""
+    found: dict[str, Any] = {}
+    for text in args.call or ():
+        name, equals, value = text.partition("=")
+        if not (equals and name.isidentifier()):
+            raise ValueError(f"argument --call: {text!r} is not NAME=VALUE")
+        if name in _OPTIONS or name in FIELDS:
+            raise ValueError(f"argument --call: {name!r} has an option of its own, --{name.replace('_', '-')}")
+        if name in found:
+            raise ValueError(f"argument --call: {name!r} is given twice")
+        found[name] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def degrees_asked(args: argparse.Namespace) -> "Degrees | None":

@@ -5,6 +5,7 @@ counted: nothing is left out silently.
 """
 
 import copy
+import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from mmchar.cuda_graphs import SETTLE, as_captured, capture, keep_indices
 from mmchar.levers import Levers
 from mmchar.models import Model
-from mmchar.request import Request
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,58 +65,6 @@ def choose_stages(plan: "Sequence[Stage]", names: Sequence[str] | None, *, model
         if name not in have:
             raise ValueError(f"{model} has no stage {name!r} for this request; it has {', '.join(have)}")
     return tuple(stage for stage in plan if stage.name in names)
-
-
-def split_guidance(plan: "Sequence[Stage]", request: Request, *, model: str) -> "tuple[Stage, ...]":
-    """The stages with every execution of a doubled batch as two of a single one.
-
-    Raises
-    ------
-    ValueError
-        No stage denoises or decodes a batch that guidance has doubled.
-    """
-    doubled = 2 * (request.batch or 1)
-    split = {stage.name for stage in plan if request.guided and _is_loop(stage) and _batch(stage) == doubled}
-    if not split:
-        raise ValueError(f"cfg 'split' is not possible: no stage of {model} runs guidance as a doubled batch here")
-    return tuple(_halved(stage, doubled) if stage.name in split else stage for stage in plan)
-
-
-def _is_loop(stage: "Stage") -> bool:
-    named = stage.name.startswith(("denoise", "parallel_decode", "decode"))
-    return named and stage.repeats > 1 and not stage.grows
-
-
-def _batch(stage: "Stage") -> int | None:
-    """The batch of a call: the first dimension of its first tensor."""
-    if isinstance(stage.call, str):
-        return stage.sizes.get("batch")
-    from mmchar.generation.structure import tensors
-
-    return next((tensor.shape[0] for tensor in tensors((stage.call.args, stage.call.kwargs)) if tensor.dim()), None)
-
-
-def _halved(stage: "Stage", doubled: int) -> "Stage":
-    """Twice as many executions of half the batch: the first half of every tensor with a doubled batch."""
-    if isinstance(stage.call, str):
-        return replace(stage, repeats=2 * stage.repeats, sizes={**stage.sizes, "batch": doubled // 2})
-    from mmchar.generation.recording import Call
-
-    args, kwargs = stage.call.copied(lambda _path, leaf: _half(leaf, doubled))
-    return replace(stage, repeats=2 * stage.repeats, call=Call(args, kwargs))
-
-
-def _half(leaf: Any, doubled: int) -> Any:
-    import torch
-
-    from mmchar.known_values import known
-
-    if not isinstance(leaf, torch.Tensor) or not leaf.dim() or leaf.shape[0] != doubled:
-        return leaf
-    half, values = leaf[: doubled // 2], known(leaf)
-    if leaf.is_meta and values is not None:
-        half.known = values[: doubled // 2]  # type: ignore[attr-defined]
-    return half
 
 
 def apply_levers(model: Model, levers: Levers, plan: "Sequence[Stage]", *, own: bool) -> tuple[Model, dict[str, Any]]:
@@ -283,10 +231,10 @@ def preparer(model: Model, stage: "Stage", levers: Levers) -> Callable[[], Work]
     """
     from mmchar.static_cache import make_static, rewind
 
-    stage = with_values(model, stage)
+    made = functools.cache(lambda: with_values(model, stage))
 
     def eager() -> _Ready:
-        ready = _ready(model, stage)
+        ready = _ready(model, made())
         if levers.compiles or levers.on_graphs:
             make_static(ready.held, room=stage.repeats + SETTLE + 1, growing=ready.growing)
         return ready

@@ -1,8 +1,8 @@
 """A model from a folder of configurations: the library's own class, and what it is built with.
 
 The folder holds ``model_index.json`` and ``<component>/config.json`` (diffusers), or ``config.json`` (transformers);
-schedulers, tokenizers and processors are taken from it where their files are there. Nothing else is read: no weights, no
-pickle, no code, no network.
+schedulers, tokenizers and processors are taken from it where their files are there. Nothing else is read: no weights,
+no pickle, no code, no network.
 """
 
 import json
@@ -104,8 +104,10 @@ def module_of(library: str) -> str | None:
     """The module that an index means by a library; None where it is no part of the two libraries."""
     if library in LIBRARIES:
         return library
-    inner = f"diffusers.pipelines.{library}"
-    return inner if library.isidentifier() and find_spec(inner) is not None else None
+    if not library.isidentifier():
+        return None
+    inner = [f"diffusers.pipelines.{library}", f"diffusers.pipelines.deprecated.{library}"]
+    return next((name for name in inner if find_spec(name) is not None), None)
 
 
 def network_config(where: str, cls: Any, raw: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:

@@ -9,15 +9,19 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmchar import levers
 from mmchar.backends import MEASURED
-from mmchar.execution import choose_stages, split_guidance
+from mmchar.execution import choose_stages
 from mmchar.files import canonical_json, checksum
 from mmchar.models import DTYPES, ModelSpec, get_spec
 from mmchar.request import Request, from_mapping
-from mmchar.stages import Stage, stages
+from mmchar.split_guidance import split_guidance
+from mmchar.stages import stages
+
+if TYPE_CHECKING:
+    from mmchar.generation.recording import Stage
 
 DEVICES = ("cpu", "cuda")
 KEYS = ("model", "request", "device", "dtype", "attention", "levers", "ladder", "stages", "tiny", "samples", "warmup",
@@ -192,7 +196,7 @@ def _checked(point: Point) -> Point:
     return point
 
 
-def plan_of(point: Point) -> tuple[Stage, ...]:
+def plan_of(point: Point) -> "tuple[Stage, ...]":
     """The stages that a point measures; as the scaled-down variant of its model has them, if it has all of them.
 
     Raises
@@ -212,7 +216,7 @@ def plan_of(point: Point) -> tuple[Stage, ...]:
     return _chosen(point, spec, full)
 
 
-def _chosen(point: Point, spec: ModelSpec, full: Request) -> tuple[Stage, ...]:
+def _chosen(point: Point, spec: ModelSpec, full: Request) -> "tuple[Stage, ...]":
     plan = choose_stages(stages(spec, full), point.stages, model=spec.name)
     if levers.from_mapping(point.levers).cfg == "split":
         split_guidance(plan, full, model=spec.name)

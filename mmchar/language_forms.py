@@ -227,6 +227,8 @@ def hstu(config: Config, sizes: Sizes) -> Iterator[Site]:
     tokens = sizes["tokens"]
     kv_len = sizes.get("cache", 0) + tokens
     yield Site("causal", sizes["batch"], config["heads"], tokens, kv_len, config["qk_dim"], config["layers"])
+
+
 FORMS: dict[str, Form] = {
     "CLIPModel.get_image_features": inside("vision_config", vision_tower),
     "CLIPModel.get_text_features": inside("text_config", clip_text),
@@ -251,10 +253,9 @@ FORMS: dict[str, Form] = {
     "IdeficsForVisionText2Text.vision_model": inside("vision_config", idefics_tower),
     "IdeficsForVisionText2Text.perceiver_resampler": nothing,
     "ChameleonForConditionalGeneration": causal_lm,
-    "ChameleonForConditionalGeneration.encoder": nothing,  # its attention is not fused
     "JanusForConditionalGeneration": inside("text_config", causal_lm),
     "Emu3ForConditionalGeneration": inside("text_config", causal_lm),
-    "Emu3ForConditionalGeneration.decoder": inside("vq_config", emu3_decoder),
+    "Emu3ForConditionalGeneration.decode": inside("vq_config", emu3_decoder),
     "SeamlessM4Tv2Model": seamless,
     "Qwen2_5OmniForConditionalGeneration": nothing,
     "encode_audio": audio_tower,
@@ -262,4 +263,5 @@ FORMS: dict[str, Form] = {
     **dict.fromkeys(("prefill_talker", "decode_talker"), talker),
     "denoise_sound": sound_transformer,
     "HSTU": hstu,
+    "HSTU.retrieve": nothing,
 }

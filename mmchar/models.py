@@ -107,8 +107,8 @@ def get_spec(name: str, *, tiny: bool = False) -> ModelSpec:
     """The spec of a zoo model, of a model file of your own (``path/to/mine.json``), of a folder, or of a hub id.
 
     A folder is a local diffusers pipeline or transformers model; only its configuration files are read. Of a hub id
-    (``organization/model``) those are downloaded first. A zoo name stands for the zoo, also where a folder is called the
-    same (``./name`` is the folder). What of a folder is left out is a warning, and in the spec's ``notes``.
+    (``organization/model``) those are downloaded first. A zoo name stands for the zoo, also where a folder is called
+    the same (``./name`` is the folder). What of a folder is left out is a warning, and in the spec's ``notes``.
 
     Raises
     ------

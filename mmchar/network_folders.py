@@ -1,4 +1,4 @@
-"""A folder that transformers saved one model in: a class that writes is run by ``generate()``, another by its forward."""
+"""A folder that transformers saved one model in: a class that writes is run by ``generate()``, others by a forward."""
 
 import json
 from collections.abc import Mapping

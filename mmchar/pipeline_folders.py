@@ -12,7 +12,7 @@ from mmchar.folders import library_class, make_spec, module_of, network_config, 
 from mmchar.models import Component, ModelSpec
 
 # Files without which a tokenizer or a processor cannot be loaded.
-_VOCABULARY = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+_VOCABULARY = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 _PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 _MADE_UP = ("tokenizer", "feature_extractor", "processor")  # parts without weights that a stand-in is made of
 _LONGEST = 1 << 20  # tokens; a tokenizer that says more than that means "any"
@@ -81,8 +81,9 @@ def _pipeline_class(file: Path, index: Mapping[str, Any]) -> Any:
         raise ValueError(f"{file}: '_class_name' is {name!r}; expected the name of a class of diffusers{own}")
     cls = getattr(diffusers, name, None)
     if not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
-        if hasattr(cls, "_backends"):
-            raise ValueError(f"{file}: {name} needs the packages {', '.join(cls._backends)}")
+        backends = getattr(cls, "_backends", None)
+        if backends:
+            raise ValueError(f"{file}: {name} needs the packages {', '.join(backends)}")
         known = [key for key in dir(diffusers) if key.endswith("Pipeline")]
         near = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -145,24 +146,48 @@ def _add_scheduler(found: _Found, folder: Path, cls: Any, role: str, part: Any) 
     config: dict[str, Any] = {}
     if file is not None:
         config = {key: value for key, value in read_object(file).items() if not key.startswith("_")}
-    else:
-        wanted = _scheduler_wanted(cls, role)
-        if wanted is not None and not issubclass(part, wanted):
-            found.notes.append(
-                f"component {role!r} has no {part.config_name}, and {cls.__name__} is written for "
-                f"{wanted.__name__}: counted with that in place of {part.__name__}"
-            )
-            part = wanted
+    elif not _suits(cls, role, part):
+        wanted = scheduler_class(cls, role)
+        found.notes.append(
+            f"component {role!r} has no {part.config_name}, and {cls.__name__} is written for {wanted.__name__}: "
+            f"counted with that in place of {part.__name__}"
+        )
+        part = wanted
     found.schedulers[role] = {"class": part.__name__, "config": config}
 
 
-def _scheduler_wanted(cls: Any, role: str) -> Any:
-    """The scheduler that a pipeline is annotated with; None where any will do."""
+def _suits(cls: Any, role: str, part: Any) -> bool:
+    """Whether a scheduler is of a class that the pipeline is annotated with, if it is annotated with one at all."""
     from diffusers import SchedulerMixin
 
+    kinds = [kind for kind in cls._get_signature_types().get(role, ()) if isinstance(kind, type)]
+    return not all(issubclass(kind, SchedulerMixin) for kind in kinds) or any(issubclass(part, k) for k in kinds)
+
+
+def scheduler_class(cls: Any, role: str) -> Any:
+    """The scheduler that a pipeline is annotated with; DDIM, which calls a denoiser once a step, where any will do."""
+    from diffusers import DDIMScheduler, SchedulerMixin
+
     types = [kind for kind in cls._get_signature_types().get(role, ()) if isinstance(kind, type)]
-    good = [kind for kind in types if issubclass(kind, SchedulerMixin) and kind is not SchedulerMixin]
-    return good[0] if good and len(good) == len(types) else None
+    named = next((kind for kind in types if issubclass(kind, SchedulerMixin) and kind is not SchedulerMixin), None)
+    return named or DDIMScheduler
+
+
+def lacking(cls: Any, given: Mapping[str, Any]) -> str | None:
+    """The first network that a pipeline needs and that is not given; an encoder may be None, as some do without.
+
+    The pipeline's own annotations say which of its parts are networks.
+    """
+    from torch.nn import Module
+
+    takes = inspect.signature(cls.__init__).parameters
+    for role, kinds in cls._get_signature_types().items():
+        needed = takes[role].default is inspect.Parameter.empty and role not in cls._optional_components
+        network = any(isinstance(kind, type) and issubclass(kind, Module) for kind in kinds)
+        left_out = (role in given and "encoder" in role) or role == "safety_checker"
+        if needed and network and given.get(role) is None and not left_out:
+            return role
+    return None
 
 
 def _add_file(found: _Found, folder: Path, role: str, library: str, name: str) -> None:
@@ -183,23 +208,11 @@ def _add_file(found: _Found, folder: Path, role: str, library: str, name: str) -
 
 def _complete(found: _Found, file: Path, cls: Any, takes: Mapping[str, Any]) -> None:
     """Add the schedulers that the index lacks; refuse a pipeline without one of its networks."""
-    from torch.nn import Module
-
-    types = cls._get_signature_types()
+    role = lacking(cls, {**found.components, **found.arguments})
+    if role is not None:
+        raise ValueError(f"{file}: component {role!r} is missing; a {cls.__name__} cannot run without it")
     for role, parameter in takes.items():
-        named = role in found.components or role in found.schedulers or found.arguments.get(role) is not None
-        left_out = role in found.arguments and "encoder" in role  # as the index says; the class may do without
-        if named or left_out or parameter.default is not parameter.empty or role in cls._optional_components:
-            continue
-        wanted = _scheduler_wanted(cls, role)
-        if wanted is not None:
+        if parameter.default is parameter.empty and "scheduler" in role and role not in found.schedulers:
+            wanted = scheduler_class(cls, role)
             found.notes.append(f"component {role!r} is not in the index; counted with {wanted.__name__}")
             found.schedulers[role] = {"class": wanted.__name__, "config": {}}
-        elif any(isinstance(kind, type) and issubclass(kind, Module) for kind in types.get(role, ())):
-            networks = [key for key, kinds in types.items() if _is_network(kinds, Module)]
-            needs = ", ".join(networks)
-            raise ValueError(f"{file}: component {role!r} is missing; a {cls.__name__} needs {needs}")
-
-
-def _is_network(kinds: tuple[Any, ...], module: type) -> bool:
-    return any(isinstance(kind, type) and issubclass(kind, module) for kind in kinds)

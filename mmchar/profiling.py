@@ -5,43 +5,37 @@ Two separate passes per stage: :func:`mmchar.timing.measure_time` times whole ex
 """
 
 import contextlib
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
 from mmchar import counting
-from mmchar.attention import ITEM_BYTES, use_backend
-from mmchar.backends import attention_backend, byte_model, check_backend, check_shapes
+from mmchar.attention import use_backend
+from mmchar.backends import attention_backend, byte_model
 from mmchar.cpu_load import other_cores
-from mmchar.energy import energy_counter
-from mmchar.execution import (
-    apply_levers,
-    check_levers,
-    choose_stages,
-    split_guidance,
-)
+from mmchar.energy import Counter, energy_counter
+from mmchar.execution import apply_levers
 from mmchar.gpu_state import gpu_state, is_usable
 from mmchar.levers import Levers
 from mmchar.locks import measuring
-from mmchar.models import Model, check_device, get_spec, load
-from mmchar.request import Request
-from mmchar.speculation import check_speculation
-from mmchar.stage_runs import measure_fully, measure_stage, time_stage
-from mmchar.stages import Stage
-from mmchar.stages import stages as plan_stages
+from mmchar.models import Model
+from mmchar.stage_runs import measure_fully, measure_stage, time_stage, with_any_kernel
+from mmchar.target import Settings, Target, available_bytes, named, of_object
 from mmchar.timing import Measurement
+from mmchar.whole_generation import generation_doubts, generation_facts, rest_row, time_generation
+
+if TYPE_CHECKING:
+    from mmchar.generation.recording import Stage
 
 __all__ = ["attention_backend", "available_bytes", "measure", "measure_stage", "summarize_measured"]
 
 
 def measure(
-    model: str | Model,
-    request: Request | None = None,
-    *,
+    model: Any,
+    *inputs: Any,
     device: str = "cpu",
     dtype: str | None = None,
     attention: str = "flash",
@@ -50,15 +44,24 @@ def measure(
     warmup: int = 1,
     levers: Levers | None = None,
     stages: Sequence[str] | None = None,
+    whole: bool | None = None,
     keep_going: bool = False,
     progress: bool = True,
+    **call: Any,
 ) -> pd.DataFrame:
-    """The operator table of one generation with measured time, from running every stage with random weights.
+    """The operator table of one generation with measured time, from running every stage on a device.
+
+    ``measure("sdxl-base-1.0", steps=4)``, ``measure(pipe, prompt="a cat")``,
+    ``measure(llm, prompt_tokens=512, new_tokens=64)``, ``measure(module, x)``.
 
     Parameters
     ----------
-    model : str or Model
-        A zoo name, a model file, or a model from :func:`mmchar.load` on a real device, whose device and dtype are used.
+    model : str, Model, DiffusionPipeline, PreTrainedModel or Module
+        A zoo name, a model file, or a model from :func:`mmchar.load` on a real device, with inputs that are made up;
+        or an object of your own, whose calls are recorded on its device with their real inputs. An object's device and
+        number type are used.
+    *inputs, **call
+        What the generation is called with, as for :func:`mmchar.count`.
     device : str
         ``"cpu"`` or ``"cuda"``.
     dtype : {"float32", "bfloat16", "float16"}, optional
@@ -78,6 +81,9 @@ def measure(
         Compilation, CUDA graphs, quantization and the like; a model that was given is copied before it is changed.
     stages : sequence of str, optional
         Measure only these stages; the networks of others are not built.
+    whole : bool, optional
+        Time the whole generation too, from end to end, where it takes less than a minute ``samples`` times: what it
+        takes beyond its stages is the row of the stage ``pipeline``. Default: of a scaled-down model, without levers.
     keep_going : bool
         Measure the other stages where one fails, and say why it did in ``attrs["failed"]``; raise where all do.
     progress : bool
@@ -102,7 +108,8 @@ def measure(
         idle_share and idle (None on a CPU), memory, energy_j (joules of one execution, None where the machine does not
         tell), changed (what the levers changed, in counts), compiled (graphs and graph breaks), speculation, and
         doubts, a line for each reason not to trust the numbers (none is an empty list). ``failed`` says by stage why it
-        has no rows.
+        has no rows. ``generation`` has the samples of the whole generation, median_s and iqr_s, sum_of_stages_s
+        (``median_s * repeats`` of all stages) and rest_s, the difference; None where none was timed.
 
     Raises
     ------
@@ -116,53 +123,48 @@ def measure(
     """
     if samples < 1 or warmup < 0:
         raise ValueError(f"samples={samples}, warmup={warmup} is not possible; give at least 1 sample and 0 warm-ups")
-    levers, own = levers or Levers(), not isinstance(model, Model)
-    spec = model.spec if isinstance(model, Model) else get_spec(model, tiny=tiny)
-    full = spec.resolve(request)
-    plan = _plan(spec.name, plan_stages(spec, full), full, levers, stages)
-    if isinstance(model, Model):
-        _check_all(attention, levers, device=model.device, dtype=model.dtype)
-        if attention not in ("flash", "eager", "math"):
-            check_shapes(attention, _rows_of(counting.count(model, request), plan), device=model.device)
+    settings = Settings(attention, levers or Levers(), stages, whole)
+    if isinstance(model, str | Path | Model):
+        target = named(model, inputs, call, settings, device=device, dtype=dtype, tiny=tiny)
     else:
-        dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-        check_device(device, dtype)
-        _check_all(attention, levers, device=device, dtype=dtype)
-        model = _load(model, request, device=device, dtype=dtype, attention=attention, tiny=tiny, plan=plan)
-    asked, before = counting.what_was_asked(model, full), gpu_state(model.device)
-    model, changed = apply_levers(model, levers, plan, own=own)
-    parts, facts, failed = [], {}, {}
-    counter = energy_counter(model.device)
+        target = of_object(model, inputs, call, settings)
+    return _measured(target, settings, samples, warmup, keep_going, progress)
+
+
+def _measured(
+    target: Target, settings: Settings, samples: int, warmup: int, keep_going: bool, progress: bool
+) -> pd.DataFrame:
+    """Every stage of a target measured, one process at a time."""
+    levers, attention, name = settings.levers, settings.attention, target.model.spec.name
+    before, timed, failed = gpu_state(target.model.device), None, {}
+    model, changed = apply_levers(target.model, levers, target.plan, own=target.own)
     with measuring(model.device), attention_backend(attention), other_cores() as others:
-        first = _time_first(model, plan, levers, attention, samples, warmup)
-        for stage in _bar(plan, spec.name, progress):
-            try:
-                table, facts[stage.name] = measure_fully(
-                    model, stage, levers, attention, samples, warmup, counter, first.get(stage.name)
-                )
-            except Exception as error:  # whatever the libraries raise belongs into the table's attrs
-                if not keep_going:
-                    raise
-                failed[stage.name] = one_line(error)
-                if not is_usable(model.device):
-                    failed |= dict.fromkeys(_names(plan, after=stage), f"the GPU was left unusable by {stage.name}")
-                    break
-                continue
-            facts[stage.name]["changed"] = done = changed.get(stage.component, {})
-            if done.get("compiled_blocks") == 0:
-                says = f"{spec.name} {stage.name}: the library names no repeated block of it, so nothing was compiled"
-                facts[stage.name]["doubts"].append(says)
-            parts.append(table)
+        first = _time_first(model, target.plan, levers, attention, samples, warmup)
+        try:
+            timed = _time_whole(target, attention, samples, warmup)
+        except ValueError as error:
+            if not keep_going:
+                raise
+            failed[counting.OUTSIDE] = one_line(error)
+        stages = _bar(target.plan, name, progress)
+        passes = _Passes(levers, attention, samples, warmup, energy_counter(model.device))
+        parts, facts, lost = _measure_stages(model, stages, passes, first, keep_going)
+    failed |= lost
     if not parts:
         raise ValueError("; ".join(failed.values()))
+    for stage in target.plan:
+        done = changed.get(stage.component, {})
+        if stage.name in facts:
+            facts[stage.name]["changed"] = done
+        if stage.name in facts and done.get("compiled_blocks") == 0:
+            says = f"{name} {stage.name}: the library names no repeated block of it, so nothing was compiled"
+            facts[stage.name]["doubts"].append(says)
     if before and before["other_processes"]:
-        says = f"{spec.name}: {before['other_processes']} other processes are on the GPU"
+        says = f"{name}: {before['other_processes']} other processes are on the GPU"
         next(iter(facts.values()))["doubts"].append(says)
-    table = pd.concat(parts, ignore_index=True)
-    ran = table.pop("ran")
-    table = counting.as_categories(use_backend(table, byte_model(attention)).assign(backend=ran))
-    table.attrs = {
-        **asked,
+    medians_s = {stage: fact["median_s"] for stage, fact in facts.items()}
+    attrs = {
+        **target.asked,
         "device": model.device,
         "attention": attention,
         "levers": levers.given(),
@@ -170,18 +172,67 @@ def measure(
         **_settings(),
         "other_cores": others[0],
         "machine": before and {"before": before, "after": gpu_state(model.device)},
-        **{key: {name: fact[key] for name, fact in facts.items()} for key in next(iter(facts.values()))},
+        **{key: {stage: fact[key] for stage, fact in facts.items()} for key in next(iter(facts.values()))},
+        "generation": timed and generation_facts(timed, medians_s, target.plan),
     }
+    return _table(parts, attrs, name, timed)
+
+
+class _Passes(NamedTuple):
+    """How every stage is measured."""
+
+    levers: Levers
+    attention: str
+    samples: int
+    warmup: int
+    counter: Counter | None
+
+
+def _measure_stages(
+    model: Model, stages: "Iterable[Stage]", passes: _Passes, first: dict[str, Measurement], keep_going: bool
+) -> tuple[list[pd.DataFrame], dict[str, Any], dict[str, str]]:
+    """Rows and facts of every stage, and why those that failed have none."""
+    parts: list[pd.DataFrame] = []
+    facts: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    broken = ""
+    for stage in stages:
+        if broken:
+            failed[stage.name] = f"the GPU was left unusable by {broken}"
+            continue
+        try:
+            table, facts[stage.name] = measure_fully(model, stage, *passes, first.get(stage.name))
+        except Exception as error:  # whatever the libraries raise belongs into the table's attrs
+            if not keep_going:
+                raise
+            failed[stage.name] = one_line(error)
+            broken = "" if is_usable(model.device) else stage.name
+            continue
+        parts.append(table)
+    return parts, facts, failed
+
+
+def _table(parts: list[pd.DataFrame], attrs: dict[str, Any], name: str, timed: Measurement | None) -> pd.DataFrame:
+    """The rows of all stages, with what they leave of a whole generation."""
+    if timed:
+        rest_s = attrs["generation"]["rest_s"]
+        parts = [*parts, rest_row(name, rest_s)] if rest_s and rest_s > 0 else parts
+        attrs["doubts"][counting.OUTSIDE] = generation_doubts(timed, attrs["generation"])
+    table = pd.concat(parts, ignore_index=True)
+    ran = table.pop("ran")
+    table = counting.as_categories(use_backend(table, byte_model(attrs["attention"])).assign(backend=ran))
+    table.attrs = attrs
     return table
 
 
 def summarize_measured(table: pd.DataFrame) -> dict[str, Any]:
     """Totals of a measured generation, in the shape of the shell contract.
 
-    ``time_s`` is the sum over stages of ``median_s * repeats``; no generation was run from end to end; ``energy_j``
-    likewise, None where the machine does not tell it of every stage. ``peak_bytes`` is the most that any stage
-    allocates beyond what is there when it starts. ``categories`` holds seconds of operators, ``value * repeats``, which
-    leaves out Python and idle time.
+    ``time_s`` is the sum over stages of ``median_s * repeats``; ``generation`` is what a whole one took from end to
+    end, None where none was timed; ``energy_j`` is a sum too, None where the machine does not tell it of every stage.
+    ``peak_bytes`` is the most that any stage allocates beyond what is there when it starts. ``categories`` holds
+    seconds of operators, ``value * repeats``, which leaves out Python and idle time of the stages; what runs outside
+    of them is Uncounted.
     """
     facts = table.attrs
     repeats = table.groupby("stage", observed=True, sort=False)["repeats"].max()
@@ -202,6 +253,7 @@ def summarize_measured(table: pd.DataFrame) -> dict[str, Any]:
         "energy_j": _total([row["energy_j"] for row in rows], [row["repeats"] for row in rows]),
         "peak_bytes": max((row["memory"]["peak_bytes"] for row in rows if row["memory"]), default=None),
         "stages": rows,
+        "generation": facts.get("generation"),
         "categories": {name: float(value) for name, value in total.items()},
         "doubts": [line for lines in facts["doubts"].values() for line in lines],
         "note": f"{scale}random weights; time_s sums median * repeats over the stages, a growing cache is measured at "
@@ -210,7 +262,7 @@ def summarize_measured(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _time_first(
-    model: Model, plan: Sequence[Stage], levers: Levers, attention: str, samples: int, warmup: int
+    model: Model, plan: "Sequence[Stage]", levers: Levers, attention: str, samples: int, warmup: int
 ) -> dict[str, Measurement]:
     """On a GPU, the timings of eager stages, all before the first of them is profiled; those that fail have none.
 
@@ -225,31 +277,26 @@ def _time_first(
     return first
 
 
-def _names(plan: Sequence[Stage], *, after: Stage) -> list[str]:
-    names = [stage.name for stage in plan]
-    return names[names.index(after.name) + 1 :]
-
-
 def _total(values: list[float | None], repeats: list[int]) -> float | None:
     """Sum of ``value * repeats``; None where a value is missing."""
     known = [value * many for value, many in zip(values, repeats, strict=True) if value is not None]
     return sum(known) if known and len(known) == len(values) else None
 
 
-def _plan(
-    name: str, plan: Sequence[Stage], request: Request, levers: Levers, names: Sequence[str] | None
-) -> tuple[Stage, ...]:
-    chosen = choose_stages(plan, names, model=name)
-    if levers.cfg == "split":
-        chosen = split_guidance(chosen, request, model=name)
-    check_speculation(levers, chosen, model=name)
-    return chosen
+def _time_whole(target: Target, attention: str, samples: int, warmup: int) -> Measurement | None:
+    """The timing of the whole generation, where it was asked for."""
+    work, model = target.generation, target.model
+    if work is None:
+        return None
+    label = f"{model.spec.name} generation"
 
+    def run() -> Measurement:
+        return time_generation(work, device=model.device, samples=samples, warmup=warmup, label=label)
 
-def _check_all(attention: str, levers: Levers, *, device: str, dtype: str) -> None:
-    _check_real(device)
-    check_backend(attention, device=device, dtype=dtype)
-    check_levers(levers, device=device)
+    try:
+        return with_any_kernel(attention, run)
+    except Exception as error:
+        raise ValueError(f"{label} failed on {model.device} in {model.dtype}: {one_line(error)}") from error
 
 
 def one_line(error: BaseException) -> str:
@@ -258,58 +305,7 @@ def one_line(error: BaseException) -> str:
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
 
 
-def available_bytes(device: str) -> int | None:
-    """Bytes that a new model may take on the device now; None where this machine does not tell."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.mem_get_info(device)[0]
-    info = Path("/proc/meminfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024  # the file says kB and means KiB
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def _load(
-    name: str,
-    request: Request | None,
-    *,
-    device: str,
-    dtype: str,
-    attention: str,
-    tiny: bool,
-    plan: Sequence[Stage],
-) -> Model:
-    """The model on its device, unless what it needs, counted beforehand, is more than the device has free."""
-    table = counting.count(name, request, dtype=dtype, attention=byte_model(attention), tiny=tiny)
-    check_shapes(attention, _rows_of(table, plan), device=device)
-    roles = {stage.component for stage in plan}
-    weights = sum(many for role, many in table.attrs["params"].items() if role in roles) * ITEM_BYTES[dtype]
-    need, free = weights + int(_rows_of(table, plan)["live_bytes"].max()), available_bytes(device)
-    if free is not None and need > free:
-        smaller = "a smaller request" if tiny else "the tiny variant (--tiny), a smaller request"
-        raise ValueError(
-            f"{name} needs {need / 1e9:.3g} GB in {dtype} (weights {weights / 1e9:.3g}), but {device} has "
-            f"{free / 1e9:.3g} GB free; measure {smaller} or a smaller dtype, or count it, which needs no memory"
-        )
-    return load(name, device=device, dtype=dtype, tiny=tiny, roles=roles)
-
-
-def _rows_of(table: pd.DataFrame, plan: Sequence[Stage]) -> pd.DataFrame:
-    return table[table["stage"].isin([stage.name for stage in plan])]
-
-
-def _check_real(device: str) -> None:
-    if device.startswith("meta"):
-        raise ValueError("device 'meta' runs nothing that could be measured; choose cpu or cuda, or count")
-
-
-def _bar(plan: tuple[Stage, ...], name: str, progress: bool) -> Any:
+def _bar(plan: "tuple[Stage, ...]", name: str, progress: bool) -> Any:
     from tqdm import tqdm
 
     return tqdm(plan, desc=f"measure {name}", unit="stage", file=sys.stderr, disable=not progress)

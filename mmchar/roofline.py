@@ -22,7 +22,7 @@ import numpy as np
 from mmchar.attention import ITEM_BYTES, use_backend
 from mmchar.columns import POINTWISE, Columns, columns_of, holds, launches
 from mmchar.communication import Interconnect, exposed_s, message_s
-from mmchar.counting import executions
+from mmchar.counting import count, executions
 from mmchar.efficiency import Efficiency
 from mmchar.energy_model import BOUNDS, Power, energy_j
 from mmchar.hardware import TORCH_DTYPES, Gpu, get_gpu
@@ -35,20 +35,28 @@ EXECUTIONS = ("eager", "compiled")
 
 
 def project(
-    table: "pd.DataFrame",
-    *,
+    table: Any,
+    *inputs: Any,
     gpu: str | Gpu,
     attention: str | None = None,
     execution: str = "eager",
     efficiency: Efficiency | None = None,
     interconnect: Interconnect | None = None,
+    **call: Any,
 ) -> "pd.DataFrame":
     """The table with the time each row would take on a GPU, in seconds for all its calls in one execution.
 
+    ``project(table, gpu="h100-sxm")``, ``project("sdxl-base-1.0", gpu="h100-sxm", steps=4)``,
+    ``project(pipe, gpu="h100-sxm", prompt="a cat")``.
+
     Parameters
     ----------
-    table : DataFrame
-        An operator table, counted or measured; it is not changed.
+    table : DataFrame, or what :func:`mmchar.count` takes
+        An operator table, counted or measured, which is not changed; or a name, a model or an object of your own, which
+        is counted first.
+    *inputs, **call
+        What the generation is called with, and how it is counted (``dtype``, ``tiny``), as for :func:`mmchar.count`;
+        nothing with a table.
     gpu : str or Gpu
         A name from `list_gpus`, or a data sheet of your own.
     attention : {"flash", "eager"}, optional
@@ -70,11 +78,17 @@ def project(
     Raises
     ------
     ValueError
-        Unknown GPU, attention or execution; the GPU lacks the table's numeric type.
+        Unknown GPU, attention or execution; the GPU lacks the table's numeric type; arguments of a generation with a
+        table, which is one already.
     """
     import pandas as pd
 
     sheet = gpu if isinstance(gpu, Gpu) else get_gpu(gpu)
+    _check_execution(execution)
+    if isinstance(table, pd.DataFrame):
+        _check_nothing_more(inputs, call)
+    else:
+        table = count(table, *inputs, **call)
     rates = Rates(efficiency or Efficiency(), interconnect or Interconnect())
     out = prepare(table, attention=attention, execution=execution)
     device_s, wait_s, bound = row_times(columns_of(out), sheet, rates, execution=execution)
@@ -87,13 +101,24 @@ def project(
     return out
 
 
+def _check_nothing_more(inputs: tuple[Any, ...], call: dict[str, Any]) -> None:
+    """Refuse what does not go with a table, which has been counted already."""
+    more = [*map(repr, inputs), *call]
+    if more:
+        raise ValueError(f"{', '.join(more)} does not go with a table; give a model or an object to count it anew")
+
+
 def prepare(table: "pd.DataFrame", *, attention: str | None, execution: str) -> "pd.DataFrame":
     """The table with the attention kernels and the launches of an execution, before any GPU is chosen."""
-    if execution not in EXECUTIONS:
-        raise ValueError(f"unknown execution {execution!r}; choose one of {', '.join(EXECUTIONS)}")
+    _check_execution(execution)
     out = table if attention is None else use_backend(table, attention)
     out = out.assign(kernels=launches(out))
     return fuse_pointwise(out) if execution == "compiled" else out
+
+
+def _check_execution(execution: str) -> None:
+    if execution not in EXECUTIONS:
+        raise ValueError(f"unknown execution {execution!r}; choose one of {', '.join(EXECUTIONS)}")
 
 
 @dataclass(frozen=True)

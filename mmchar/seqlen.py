@@ -4,7 +4,9 @@ The closed forms know a component's class, its configuration and what a stage ca
 did. They are the second route to the lengths of the operator table, and tests hold the two equal.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -13,16 +15,19 @@ from mmchar.attention import similarity_bytes
 from mmchar.closed_forms import halvings
 from mmchar.models import ModelSpec
 from mmchar.request import Request
-from mmchar.stage_sizes import sizes_at
-from mmchar.stages import Stage, stages
+from mmchar.stage_sizes import part_of, sizes_at
+from mmchar.stages import stages
+
+if TYPE_CHECKING:
+    from mmchar.generation.recording import Stage
 
 # of a component class, or of a part of a class
 FORMS = closed_forms.FORMS | diffusion_forms.FORMS | video_forms.FORMS | language_forms.FORMS
 COLUMNS = ("stage", "step", "repeats", "attention", "batch", "heads", "q_len", "kv_len", "head_dim", "calls")
-# Parts of networks that have no attention core, whatever the class.
-_WITHOUT = frozenset(
-    ["quant_conv", "post_quant_conv", "quantize", "embedding", "embed_tokens", "language_projection"]
-    + ["multi_modal_projector", "norm", "head"]
+# Parts of networks that have no attention core, whatever the class, but for those that have a form of their own.
+_WITHOUT = (
+    *("quant_conv", "post_quant_conv", "embed_tokens", "language_projection", "multi_modal_projector"),
+    "get_image_features",  # around a vision tower that is a stage of its own
 )
 _FRAMES_OF_A_TOKEN = 4  # the most latent frames that one token is taken to stand for; CogVideoX1.5 has 2
 # Classes that take all frames of a video as one sequence, without saying how many there are.
@@ -46,7 +51,7 @@ def closed_form(spec: ModelSpec, request: Request | None = None) -> pd.DataFrame
     return closed_form_of(spec, stages(spec, request))
 
 
-def closed_form_of(spec: ModelSpec, plan: Iterable[Stage]) -> pd.DataFrame:
+def closed_form_of(spec: ModelSpec, plan: "Iterable[Stage]") -> pd.DataFrame:
     """The rows of :func:`closed_form` of stages that are planned already."""
     rows = [row for stage in plan for row in _stage_rows(spec, stage)]
     return _merge(pd.DataFrame(rows, columns=list(COLUMNS)))
@@ -224,7 +229,7 @@ def _full_3d(rows: pd.DataFrame, frames: int, per_frame: int) -> dict[str, float
     }
 
 
-def _frame_layout(spec: ModelSpec, request: Request, stage: Stage) -> tuple[int, int] | None:
+def _frame_layout(spec: ModelSpec, request: Request, stage: "Stage") -> tuple[int, int] | None:
     """(frames, tokens of one) of a sequence over all frames: what it grows by from frame to frame; None if it does not.
 
     The closed form says how, so that patches over several frames are in it.
@@ -263,36 +268,48 @@ def form_of(cls: str, method: str) -> closed_forms.Form:
     ValueError
         There is none.
     """
-    part = method.removesuffix(".forward").rpartition(".")[2]
-    if part in _WITHOUT:
-        return closed_forms.nothing
-    found = FORMS.get(f"{cls}.{part}") or FORMS.get(cls)
+    part = part_of(method)
+    found = FORMS.get(f"{cls}.{part}") or (closed_forms.nothing if part in _WITHOUT else FORMS.get(cls))
     if found is None:
         classes = sorted({name for name in FORMS if "." not in name})
         raise ValueError(f"no closed form for {cls}; there is one for {', '.join(classes)}")
     return found
 
 
-def sites_at(spec: ModelSpec, stage: Stage, step: int = 0, **other: int) -> list[closed_forms.Site]:
+def sites_at(spec: ModelSpec, stage: "Stage", step: int = 0, **other: int) -> list[closed_forms.Site]:
     """The attentions of one execution of a stage, by its closed form; of ``other`` sizes than it has, where given."""
     part = spec.components[stage.component]
     return list(_form(part.cls, stage)(part.config, {**sizes_at(stage, part.cls, step), **other}))
 
 
-def _form(cls: str, stage: Stage) -> closed_forms.Form:
+def _form(cls: str, stage: "Stage") -> closed_forms.Form:
     if hasattr(stage, "method"):
         return form_of(cls, stage.method)
     return FORMS.get(stage.call) or form_of(cls, "forward")  # planned without having been seen
 
 
-def _stage_rows(spec: ModelSpec, stage: Stage) -> Iterator[tuple]:
-    first, last = sites_at(spec, stage), sites_at(spec, stage, stage.repeats - 1)
+def _stage_rows(spec: ModelSpec, stage: "Stage") -> Iterator[tuple]:
+    runs = _runs(stage)
+    first, last = sites_at(spec, stage, runs[0][0]), sites_at(spec, stage, runs[-1][0])
     for site, end in zip(first, last, strict=True):
         if site == end:
             yield stage.name, 0, stage.repeats, *site
-    for step in range(stage.repeats) if first != last else ():
-        now = sites_at(spec, stage, step)
-        yield from ((stage.name, step, 1, *site) for site, a, b in zip(now, first, last, strict=True) if a != b)
+    before = 0
+    for step, many in runs if first != last else ():
+        sites = zip(sites_at(spec, stage, step), first, last, strict=True)
+        yield from ((stage.name, before, many, *site) for site, a, b in sites if a != b)
+        before += many
+
+
+def _runs(stage: "Stage") -> list[tuple[int, int]]:
+    """(a step, how many are like it) of a stage, the shortest first; several texts may be decoded one after another."""
+    if not stage.grows:
+        return [(0, stage.repeats)]
+    growth = getattr(stage, "growth", None)
+    sizes = growth.dims if growth else [(step,) for step in range(stage.repeats)]
+    steps = {size: step for step, size in reversed(list(enumerate(sizes)))}
+    many = Counter(sizes)
+    return [(steps[size], many[size]) for size in sorted(steps)]
 
 
 def _merge(rows: pd.DataFrame) -> pd.DataFrame:

@@ -45,10 +45,11 @@ def share_sequence(
     full = over_image & (image["kv_len"] > 0)
     _check(rows, full, image["q_len"], ulysses, ring)
     joint_text = (rows["q_len"] - image["q_len"]).where(full, 0)
-    splits = text is not None and joint_text.max() > 0 and (joint_text % many == 0).all()
+    grows = text is not None and bool((text["q_len"][full & (joint_text > 0)] > 0).all())  # not an empty prompt's
+    splits = grows and joint_text.max() > 0 and (joint_text % many == 0).all()
     out = rows.copy()
     for column in _SHRINKING:
-        part = image[column] if text is None or not splits else image[column] + text[column]
+        part = image[column] + text[column] if text is not None and splits else image[column]
         part = np.minimum(part, rows[column])
         out[column] = rows[column] - part + -(-part // many)
     crossed = over_image & ~full  # queries of the image, keys of the text, which every GPU has

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from mmchar.levers import Levers
 from mmchar.models import Model
-from mmchar.stage import Stage
 from mmchar.timing import measure_time
 
 if TYPE_CHECKING:
     from torch import nn
 
-CALL = "decode_one_token"  # of a causal language model; the steps of other decoders have no verify step here
+    from mmchar.generation.recording import Stage
 
 
 def tokens_per_round(acceptance: float, draft_tokens: int) -> float:
@@ -34,13 +33,21 @@ def time_per_token_s(draft_s: float, verify_s: float, *, acceptance: float, draf
     return (draft_tokens * draft_s + verify_s) / tokens_per_round(acceptance, draft_tokens)
 
 
-def check_speculation(levers: Levers, plan: tuple[Stage, ...], *, model: str) -> None:
+def decodes(stage: "Stage") -> bool:
+    """Whether a stage decodes tokens with a causal language model alone; other decoders have no verify step here."""
+    if isinstance(stage.call, str):
+        return stage.call == "decode_one_token"
+    runs = stage.name.startswith("decode") and stage.method.endswith("forward")
+    return runs and stage.grows and not hasattr(stage.call.cache, "cross_attention_cache")
+
+
+def check_speculation(levers: Levers, plan: "tuple[Stage, ...]", *, model: str) -> None:
     """Refuse a layer skip where no stage decodes tokens one by one with a causal language model."""
-    if levers.layer_skip and not any(stage.call == CALL for stage in plan):
+    if levers.layer_skip and not any(map(decodes, plan)):
         raise ValueError(f"layer_skip is not possible: no stage of {model} decodes with a causal language model alone")
 
 
-def measure_speculation(model: Model, stage: Stage, levers: Levers, *, samples: int, warmup: int) -> dict[str, Any]:
+def measure_speculation(model: Model, stage: "Stage", levers: Levers, *, samples: int, warmup: int) -> dict[str, Any]:
     """Seconds per token of one decode stage with self-speculation, projected from a measured draft and verify step.
 
     Returns
@@ -49,9 +56,9 @@ def measure_speculation(model: Model, stage: Stage, levers: Levers, *, samples: 
         ``draft_s`` and ``verify_s`` (medians of one step), ``layers`` and ``draft_layers``, ``tokens_per_round``,
         ``time_per_token_s``, what was stated (``acceptance``, ``draft_tokens``), and ``time_kind``.
     """
-    from mmchar.execution import preparer
+    from mmchar.execution import preparer, with_values
 
-    module = model.components[stage.component]
+    module, stage = model.components[stage.component], with_values(model, stage)
     layers = find_layers(module)
     options = {"device": model.device, "samples": samples, "warmup": warmup}
     with skipped(module, levers.layer_skip) as kept:
@@ -70,8 +77,27 @@ def measure_speculation(model: Model, stage: Stage, levers: Levers, *, samples: 
     }
 
 
-def verify_work(model: Model, stage: Stage, tokens: int) -> Callable[[], Any]:
-    """The language model on ``tokens`` tokens at once after a filled cache, with logits of all of them."""
+def verify_work(model: Model, stage: "Stage", tokens: int) -> Callable[[], Any]:
+    """The language model on ``tokens`` tokens at once after a filled cache, with logits of all of them.
+
+    The stage's arguments have values; of them the batch and the cache are taken.
+    """
+    from mmchar.generation.recording import Call
+    from mmchar.generation.structure import tensors
+    from mmchar.inputs import Inputs
+
+    module = model.components[stage.component]
+    if isinstance(stage.call, str):
+        return _planned_verify_work(model, stage, tokens)
+    cache, run = Call((stage.call.cache,), {}).copied()[0][0], stage.called(module)
+    batch = tensors((stage.call.args, stage.call.kwargs))[0].shape[0]
+    make = Inputs(model.device, model.dtype)
+    ids = make.tokens(batch, tokens, vocabulary=module.config.get_text_config().vocab_size)
+    return lambda: run(input_ids=ids, past_key_values=cache, use_cache=True)
+
+
+def _planned_verify_work(model: Model, stage: Any, tokens: int) -> Callable[[], Any]:
+    """The same of a stage of :mod:`mmchar.stage`; goes with that module."""
     from transformers import DynamicCache
 
     from mmchar.core_calls import fill, language_model

@@ -54,6 +54,7 @@ def run_extras(
     most: int,
     counter: Counter | None,
     passes: list[list[Kernel]] | None = None,
+    anew: bool = False,
 ) -> dict[str, Any]:
     """Idle time, memory and energy of one execution, each from a pass of its own; None where there is none. And doubts.
 
@@ -65,6 +66,8 @@ def run_extras(
         Executions that may follow each other on the same inputs: those that a KV cache has room for.
     passes : list of list of Kernel, optional
         The kernels of executions that were recorded already.
+    anew : bool
+        Whether every execution needs arguments of its own, as one that fills a cache which has to be empty.
     """
     idle, doubts = None, []
     if device.startswith("cuda"):
@@ -73,7 +76,10 @@ def run_extras(
         except RuntimeError as error:
             doubts.append(f"idle time is not known: {' '.join(str(error).split())[:200]}")
     memory = run_memory(prepare(), device)
-    energy = run_energy(prepare(), device, expected_s=median_s, counter=counter, most=most) if counter else None
+    energy = None
+    if counter:
+        work = (lambda: prepare()()) if anew else prepare()
+        energy = run_energy(work, device, expected_s=median_s, counter=counter, most=most)
     return {"idle_share": idle and idle["share"], "idle": idle, "memory": memory, "energy_j": energy, "doubts": doubts}
 
 

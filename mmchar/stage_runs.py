@@ -4,7 +4,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
@@ -15,10 +15,12 @@ from mmchar.execution import by_kernel_name, compiling, preparer, settle
 from mmchar.kernels import run_kernels
 from mmchar.levers import Levers
 from mmchar.models import Model
-from mmchar.speculation import CALL, measure_speculation
-from mmchar.stage import Stage
+from mmchar.speculation import decodes, measure_speculation
 from mmchar.stage_facts import kernel_profiles, run_extras, stage_facts
 from mmchar.timing import Measurement, Profile, Work, measure_time, profile_once
+
+if TYPE_CHECKING:
+    from mmchar.generation.recording import Stage
 
 _Found = TypeVar("_Found")
 _NO_KERNEL = "No available kernel"  # how PyTorch says that no attention backend allowed takes a call
@@ -27,7 +29,7 @@ _SHORT_S = 1.0  # a longer execution is profiled no more often than it is timed
 
 
 def measure_stage(
-    model: Model, stage: Stage, *, samples: int, warmup: int, attention: str = "flash", levers: Levers | None = None
+    model: Model, stage: "Stage", *, samples: int, warmup: int, attention: str = "flash", levers: Levers | None = None
 ) -> tuple[Measurement, list[Profile]]:
     """The timing of one stage without a profiler, and its profiled executions; a growing stage at its middle step."""
     levers, middle = levers or Levers(), stage.at(middle_step(stage))
@@ -40,7 +42,9 @@ def measure_stage(
     return _run(model, middle, attention, run)
 
 
-def time_stage(model: Model, stage: Stage, levers: Levers, attention: str, *, samples: int, warmup: int) -> Measurement:
+def time_stage(
+    model: Model, stage: "Stage", levers: Levers, attention: str, *, samples: int, warmup: int
+) -> Measurement:
     """The timing of one stage alone, in a process that may not have profiled yet.
 
     Kineto leaves CUPTI attached when a session ends (pytorch issue 144455), and each launch is slower from then on.
@@ -52,7 +56,7 @@ def time_stage(model: Model, stage: Stage, levers: Levers, attention: str, *, sa
 
 def measure_fully(
     model: Model,
-    stage: Stage,
+    stage: "Stage",
     levers: Levers,
     attention: str,
     samples: int,
@@ -71,7 +75,7 @@ def measure_fully(
     def run(timed: Measurement | None = timed) -> tuple[pd.DataFrame, dict[str, Any]]:
         timed = timed or _time(model, stage, prepare, samples=samples, warmup=settle(levers, warmup))
         speculation, doubts, kernels = None, [], None
-        if levers.layer_skip and stage.call == CALL:
+        if levers.layer_skip and decodes(stage):
             speculation = measure_speculation(model, middle, levers, samples=samples, warmup=warmup)
         try:
             profiles, kernels = _profile(model, middle, prepare, levers, _passes(timed))
@@ -80,8 +84,15 @@ def measure_fully(
                 raise
             doubts.append(f"{timed.label}: not profiled, so its time is in no row: {_reason(error)}")
             profiles = [Profile([], [], [], [], timed.median_s, None)]
-        most = stage.repeats if stage.grows else sys.maxsize
-        extras = run_extras(prepare, model.device, median_s=timed.median_s, most=most, counter=counter, passes=kernels)
+        extras = run_extras(
+            prepare,
+            model.device,
+            median_s=timed.median_s,
+            most=stage.repeats if stage.grows else sys.maxsize,
+            counter=counter,
+            passes=kernels,
+            anew=_fills(stage),
+        )
         facts = stage_facts(timed, profiles, extras, attention=attention)
         facts["doubts"] += doubts
         return _stage_rows(model, stage, profiles), {**facts, "speculation": speculation}
@@ -91,7 +102,7 @@ def measure_fully(
     return table, {**facts, "compiled": dict(compiled)}
 
 
-def _time(model: Model, stage: Stage, prepare: Callable[[], Work], *, samples: int, warmup: int) -> Measurement:
+def _time(model: Model, stage: "Stage", prepare: Callable[[], Work], *, samples: int, warmup: int) -> Measurement:
     name = f"{model.spec.name} {stage.name}"
     return measure_time(prepare, device=model.device, samples=samples, warmup=warmup, label=name)
 
@@ -102,7 +113,7 @@ def _passes(timed: Measurement) -> int:
 
 
 def _profile(
-    model: Model, stage: Stage, prepare: Callable[[], Work], levers: Levers, times: int
+    model: Model, stage: "Stage", prepare: Callable[[], Work], levers: Levers, times: int
 ) -> tuple[list[Profile], Any]:
     if not by_kernel_name(levers):
         module = model.components[stage.component]
@@ -111,32 +122,56 @@ def _profile(
     return kernel_profiles(kernels, on_gpu=model.device.startswith("cuda")), kernels
 
 
-def _run(model: Model, stage: Stage, attention: str, run: Callable[[], _Found]) -> _Found:
-    """What a run finds; with ``flash``, once more with the math path where no fused kernel takes an attention call."""
-    import torch
-
+def _run(model: Model, stage: "Stage", attention: str, run: Callable[[], _Found]) -> _Found:
+    """What a run finds; an error says which stage failed, and with which shapes."""
     try:
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
-            try:
-                return run()
-            except RuntimeError as error:
-                if attention != "flash" or _NO_KERNEL not in str(error):
-                    raise
-            stack.enter_context(any_kernel())  # a few models attend without a heads dimension
-            return run()
+        return with_any_kernel(attention, run)
     except RuntimeError as error:
         size = ", ".join(f"{key} {value}" for key, value in stage.sizes.items())
         name = f"{model.spec.name} {stage.name}"
         raise ValueError(f"{name} failed on {model.device} in {model.dtype} ({size}): {_reason(error)}") from error
 
 
-def middle_step(stage: Stage) -> int:
-    """The step that a stage is measured at: the middle of those that a KV cache makes different, else the first."""
-    return stage.repeats // 2 if stage.grows else 0
+def with_any_kernel(attention: str, run: Callable[[], _Found]) -> _Found:
+    """What a run finds; with ``flash``, once more with the math path where no fused kernel takes an attention call."""
+    import torch
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        try:
+            return run()
+        except RuntimeError as error:
+            if attention != "flash" or _NO_KERNEL not in str(error):
+                raise
+        stack.enter_context(any_kernel())  # a few models attend without a heads dimension
+        return run()
 
 
-def _stage_rows(model: Model, stage: Stage, profiles: list[Profile]) -> pd.DataFrame:
+def middle_step(stage: "Stage") -> int:
+    """The step that a stage is measured at: the middle of those that a KV cache makes different, by length."""
+    return _middle(stage)[0]
+
+
+def _middle(stage: Any) -> tuple[int, int]:
+    """The execution of middle length, and how many are shorter: the step by which the operator table knows it.
+
+    Where two texts are decoded one after the other, the two differ.
+    """
+    if not stage.grows:
+        return 0, 0
+    if isinstance(stage.call, str):
+        return stage.repeats // 2, stage.repeats // 2
+    lengths = sorted(stage.growth.dims)
+    middle = lengths[stage.repeats // 2]
+    return stage.growth.dims.index(middle), lengths.index(middle)
+
+
+def _fills(stage: Any) -> bool:
+    """Whether an execution fills a cache that has to be as it was for the next one."""
+    return not (isinstance(stage.call, str) or stage.grows or stage.call.cache is None)
+
+
+def _stage_rows(model: Model, stage: Any, profiles: list[Profile]) -> pd.DataFrame:
     """The rows of one stage with their median times, and a row each for what is free and for what is unattributed."""
     from mmchar.trace import Row
 
@@ -155,7 +190,7 @@ def _stage_rows(model: Model, stage: Stage, profiles: list[Profile]) -> pd.DataF
         if spent_s:
             rows.append(Row("", "", op, category))
             times, kernels = [*times, spent_s], [*kernels, launched]
-    frame = counting.rows_frame(rows).assign(step=middle_step(stage), repeats=stage.repeats)
+    frame = counting.rows_frame(rows).assign(step=_middle(stage)[1], repeats=stage.repeats)
     return counting.stage_table(frame, model, stage).assign(
         time_s=times,
         time_kind="measured",

@@ -1,4 +1,4 @@
-"""What a stage's network is called with, as the whole numbers that closed forms take: batch, frames, tokens, …
+"""What a stage's network is called with, as the whole numbers that closed forms take: batch, frames, tokens, cache.
 
 Read off the shapes of the call's tensors and the length of its cache; nothing is run.
 """
@@ -10,7 +10,8 @@ from typing import Any
 Sizes = dict[str, int]
 Shapes = Mapping[str, tuple[int, ...]]  # of every tensor of a call, by its argument's name or place
 
-# What the dimensions of a network's main argument are, by their number; the classes that lay it out in another way.
+# What the dimensions of a network's main argument are, by their number; the classes, or parts of them, that lay it out
+# in another way.
 _LAYOUT = {
     1: "batch",
     2: "batch tokens",
@@ -20,6 +21,7 @@ _LAYOUT = {
 }
 _LAYOUTS = {
     **dict.fromkeys((("UVit2DModel", 3), ("VQModel", 3)), "batch height width"),  # ids of image tokens
+    ("Emu3ForConditionalGeneration.decode", 3): "batch height width",
     ("StableAudioDiTModel", 3): "batch channels frames",
     ("CViViT", 3): "batch frames tokens",
     ("ZImageTransformer2DModel", 4): "channels frames height width",  # one of a list
@@ -28,17 +30,17 @@ _LAYOUTS = {
         (
             ("CogVideoXTransformer3DModel", 5),
             ("UNetSpatioTemporalConditionModel", 5),
-            ("Emu3ForConditionalGeneration", 5),
         ),
         "batch frames channels height width",
     ),
 }
 _MAIN = ("decoder_input_ids", "input_ids", "inputs_embeds")  # else the first tensor
 _CONTEXTS = re.compile(r"encoder_(?:hidden_states|outputs\.last_hidden_state)(_\w+)?")
-_OTHER_CONTEXTS = {
+_OTHERS = {
     ("ZImageTransformer2DModel", "2.0"): "context",
     ("MaskedTokenTransformer", "1"): "context",
     ("HunyuanVideo15Transformer3DModel", "image_embeds"): "context_image",
+    ("HSTU", "1.0.0"): "cache",  # keys of the first layer, (batch, heads, tokens, head_dim)
 }
 _SEEN = {"image_attention_mask": 2, "cross_attention_mask": 2}  # (batch, tokens, images, …): images that text sees
 _NAMED = {"num_frames": "frames", "height": "height", "width": "width"}  # of a latent that is given as a sequence
@@ -68,12 +70,19 @@ def sizes_at(stage: Any, cls: str, step: int = 0) -> Sizes:
     shapes, found = shapes_at(stage, step)
     main = next((name for name in _MAIN if name in shapes), next(iter(shapes), ""))
     shape = shapes.get(main, ())
-    layout = _LAYOUTS.get((cls, len(shape)), _LAYOUT.get(len(shape), ""))
+    names = (f"{cls}.{part_of(stage.method)}", cls)
+    special = (_LAYOUTS[name, len(shape)] for name in names if (name, len(shape)) in _LAYOUTS)
+    layout = next(special, _LAYOUT.get(len(shape), ""))
     found |= dict(zip(layout.split(), shape, strict=False))
     found |= _beside(cls, shapes)
     if "batch" not in found:  # a list of samples
         found["batch"] = sum(name.startswith(main.rpartition(".")[0] + ".") for name in shapes)
     return found | _said(stage)
+
+
+def part_of(method: str) -> str:
+    """The part of a network that ``model.vision_tower.forward`` calls: a module, a method, or ``forward`` itself."""
+    return method.removesuffix(".forward").rpartition(".")[2]
 
 
 def shapes_at(stage: Any, step: int) -> tuple[dict[str, tuple[int, ...]], Sizes]:
@@ -101,12 +110,10 @@ def _beside(cls: str, shapes: Shapes) -> Sizes:
     for name, shape in shapes.items():
         if fits := _CONTEXTS.fullmatch(name):
             found["context" + (fits[1] or "")] = shape[-2]
-        elif other := _OTHER_CONTEXTS.get((cls, name)):
+        elif other := _OTHERS.get((cls, name)):
             found[other] = shape[-2]
         elif name in _SEEN:
             found["images"] = shape[_SEEN[name]]
-        elif name == "past.0.0":  # keys of the first layer, (batch, heads, tokens, head_dim)
-            found["cache"] = shape[-2]
     return found
 
 

@@ -69,7 +69,8 @@ def rewind(held: Any, before: Any = None) -> list[Any]:
             caches.restore(cache, mapped(was, lambda _path, leaf: leaf))
     both = [each for each in _held(held) if isinstance(each, EncoderDecoderCache)]
     parts = [*map(_own, _held(held)), *(each.cross_attention_cache for each in both)]
-    return [part for cache in parts for layer in cache.layers for part in (layer.keys, layer.values)]
+    layers = [layer for cache in parts for layer in cache.layers]
+    return [part for layer in layers for part in (getattr(layer, "keys", None), getattr(layer, "values", None))]
 
 
 def _static(layer: Any, room: int, *, counted: bool) -> Any:

@@ -2,19 +2,21 @@
 
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mmchar.claims import attention_block
 from mmchar.models import get_spec, zoo_names
-from mmchar.seqlen import closed_form
 
 if TYPE_CHECKING:
     from mmchar.models import Model
-    from mmchar.stages import Stage
     from mmchar.timing import Measurement
 
+# Classes that attend over frames only, beside attending over the positions of a frame.
+OVER_TIME = frozenset(
+    ["UNet3DConditionModel", "UNetMotionModel", "UNetSpatioTemporalConditionModel", "LatteTransformer3DModel", "CViViT"]
+)
 _SHAPE = ("batch", "heads", "q_len", "kv_len", "head_dim")
 
 
@@ -34,8 +36,7 @@ def with_temporal_attention(names: Sequence[str]) -> list[str]:
 
 
 def _has_temporal_attention(name: str) -> bool:
-    spec = get_spec(name)
-    return "frames" in spec.request and "temporal" in set(closed_form(spec)["attention"])
+    return any(part.cls in OVER_TIME for part in get_spec(name).components.values())
 
 
 def temporal_readings(timed: pd.DataFrame) -> pd.DataFrame:
@@ -74,7 +75,7 @@ def temporal_readings(timed: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"share": 100 * found["temporal_s"] / found["total_s"], "total_s": found["total_s"]})
 
 
-def measure_one_stage(model: "Model", stage: "Stage", *, attention: str, samples: int = 3) -> pd.DataFrame:
+def measure_one_stage(model: "Model", stage: Any, *, attention: str, samples: int = 3) -> pd.DataFrame:
     """The operator rows of one stage of a model on a real device, with measured time (seconds of one execution)."""
     from mmchar.counting import rows_frame, stage_table
     from mmchar.profiling import attention_backend, measure_stage

@@ -46,8 +46,7 @@ def split_weights(table: pd.DataFrame, many: int, params: dict[str, int]) -> tup
         out.loc[whole, column] = table.loc[whole, column] // many
     out.loc[core, "heads"] = table.loc[core, "heads"] // many
     rows = table[linear]
-    own = table[table["attention"] == "causal"]
-    weights, known = _weight_bytes(rows, (own["batch"] * own["q_len"]).groupby(own["stage"], observed=True).max())
+    weights, known = _weight_bytes(rows, _tokens(table))
     inputs = rows["read_bytes"] - weights
     by_rows = second[linear]
     read = (inputs // many).where(by_rows, inputs) + weights // many
@@ -68,13 +67,19 @@ def split_weights(table: pd.DataFrame, many: int, params: dict[str, int]) -> tup
     }
 
 
+def _tokens(table: pd.DataFrame) -> pd.Series:
+    """Tokens that a language model's layers are given in each stage, by its name: what attends causally."""
+    own = table[table["attention"] == "causal"]
+    return (own["batch"] * own["q_len"]).groupby(own["stage"].astype(str)).max()
+
+
 def _weight_bytes(linear: pd.DataFrame, tokens: pd.Series) -> tuple[pd.Series, pd.Series]:
     """Bytes of the weights that each row of ``linear`` reads, and whether they follow from its numbers.
 
     ``r`` tokens of ``i`` numbers become ``r`` of ``o``: flop = 2 r i o, written r o, read r i + i o (+ o).
     """
     each = item_bytes(linear) * linear["calls"]
-    r = linear["stage"].map(tokens).astype("int64")
+    r = linear["stage"].astype(str).map(tokens).fillna(1).astype("int64")
     written = linear["write_bytes"] // each
     i, o = linear["flop"] // linear["calls"] // (2 * written), written // r
     weights = linear["read_bytes"] // each - r * i

@@ -229,7 +229,7 @@ FORMS: dict[str, Form] = {
     "AutoencoderKLMochi": nothing,
     "ClapTextModelWithProjection": nothing,
     "ClapModel": nothing,
-    "AudioLDM2ProjectionModel": nothing,
+    **dict.fromkeys(("AudioLDM2ProjectionModel", "StableAudioProjectionModel"), nothing),
     "GPT2LMHeadModel": gpt2,
     "AudioLDM2UNet2DConditionModel": audioldm2_unet,
     "SpeechT5HifiGan": nothing,

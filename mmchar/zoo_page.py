@@ -1,7 +1,7 @@
 """The zoo on one page: sizes against the published ones, what adaptors cost, what video models attend to."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,21 +10,25 @@ from tqdm.auto import tqdm
 from mmchar.counting import count
 from mmchar.files import atomic_write
 from mmchar.models import ModelSpec, get_spec, list_models, zoo_names
-from mmchar.seqlen import closed_form, frame_shares
-from mmchar.stages import Stage, stages
+from mmchar.seqlen import closed_form_of, frame_shares
+from mmchar.stages import stages
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# What stands between the image encoder and the language model, by the call that runs it.
+# What stands between the image encoder and the language model, by the class that holds it.
 ADAPTORS = {
-    "project_features": "linear",
-    "project_patches": "MLP",
-    "project_queries": "Q-Former",
-    "project_perceiver": "resampler, then cross-attention",
-    "project_mllama": "linear, then cross-attention",
-    "encode_image_qwen": "merger of 2 x 2 patches",  # a module of the tower, so it runs within its stage
-    "encode_image_codes": "none: codes of a VQ tokenizer",
+    "LinearAdaptor": "linear",
+    "LlavaForConditionalGeneration": "MLP",
+    "LlavaNextForConditionalGeneration": "MLP",
+    "Blip2ForConditionalGeneration": "Q-Former",
+    "IdeficsForVisionText2Text": "resampler, then cross-attention",
+    "MllamaForConditionalGeneration": "linear, then cross-attention",
+    **dict.fromkeys(
+        ("Qwen2_5_VLForConditionalGeneration", "Qwen3VLForConditionalGeneration"),
+        "merger of 2 x 2 patches",  # a module of the tower, so it runs within its stage
+    ),
+    "ChameleonForConditionalGeneration": "none: codes of a VQ tokenizer",
 }
 _ITEM_BYTES = 2  # bfloat16
 _UNITS = {"audio_s": "seconds of audio"}
@@ -82,11 +86,9 @@ def adaptor_table(models: Sequence[str] | None = None) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    names = zoo_names() if models is None else _known(models)
-    plans = {name: stages(get_spec(name)) for name in names}
-    sees = {name: plan for name, plan in plans.items() if any(stage.call in ADAPTORS for stage in plan)}
-    rows = pd.DataFrame([_adaptor_row(get_spec(name), plan) for name, plan in sees.items()])
-    return rows.sort_values(["adaptor", "image_tokens"], ignore_index=True) if sees else rows
+    specs = [get_spec(name) for name in (zoo_names() if models is None else _known(models))]
+    rows = pd.DataFrame([row for spec in specs for row in _adaptor_rows(spec)])
+    return rows.sort_values(["adaptor", "image_tokens"], ignore_index=True) if len(rows) else rows
 
 
 def frame_table(models: Sequence[str] | None = None) -> "pd.DataFrame":
@@ -145,35 +147,40 @@ def _against_published(spec: ModelSpec, params: Mapping[str, int]) -> dict[str, 
     return {"difference": ours / published - 1 if published else float("nan"), "reason": reason}
 
 
-def _adaptor_row(spec: ModelSpec, plan: Sequence[Stage]) -> dict[str, Any]:
+def _adaptor_rows(spec: ModelSpec) -> Iterator[dict[str, Any]]:
+    """The row of a model that writes about an image; none of any other."""
+    adaptor = next((ADAPTORS[part.cls] for part in spec.components.values() if part.cls in ADAPTORS), None)
+    if adaptor is None or "new_tokens" not in spec.request:
+        return
     table, request = count(spec.name), spec.resolve()
-    adaptor = next(stage for stage in plan if stage.call in ADAPTORS)
-    prefill = next(stage for stage in plan if stage.name == "prefill")
-    beside = request.prompt_tokens + spec.options.get("image_marks", 0)
-    tokens = prefill.sizes.get("context", prefill.sizes["tokens"] - beside)
-    flop = (table["flop"].astype(float) * table["repeats"]).groupby(table["stage"].astype(str)).sum()
-    inside = (table["stage"] == adaptor.name) & table["module"].astype(str).str.contains("merger")
-    adapting = flop[adaptor.name] if adaptor.name == "project_image" else float(table.loc[inside, "flop"].sum())
-    return {
+    prefill = next(stage for stage in stages(spec) if stage.name == "prefill")
+    seen = closed_form_of(spec, [prefill])
+    stage = table["stage"].astype(str)
+    flop = table["flop"].astype(float) * table["repeats"]
+    merging = stage.eq("encode_image") & table["module"].astype(str).str.contains("merger")
+    yield {
         "model": spec.name,
-        "adaptor": ADAPTORS[adaptor.call],
-        "image_tokens": tokens,
-        "adaptor_tflop": adapting / 1e12,
-        "prefill_tflop": flop["prefill"] / 1e12,
-        **_kv_bytes(spec, prefill),
+        "adaptor": adaptor,
+        "image_tokens": _image_tokens(seen, request.prompt_tokens + spec.pipeline.get("arguments", {}).get("marks", 0)),
+        "adaptor_tflop": float(flop[stage.str.startswith("project_image") | merging].sum()) / 1e12,
+        "prefill_tflop": float(flop[stage == "prefill"].sum()) / 1e12,
+        **_kv_bytes(spec.components[prefill.component].config, seen),
     }
 
 
-def _kv_bytes(spec: ModelSpec, prefill: Stage) -> dict[str, int]:
+def _image_tokens(prefill: "pd.DataFrame", beside: int) -> int:
+    """Tokens of an image that a prefill sees: in its sequence, ``beside`` other tokens, or next to it."""
+    across = prefill.loc[prefill["attention"] == "cross", "kv_len"]
+    return int(across.max() if len(across) else prefill["q_len"].max() - beside)
+
+
+def _kv_bytes(config: Mapping[str, Any], prefill: "pd.DataFrame") -> dict[str, int]:
     """Bytes of keys and values after a prefill: 2 * layers * kv_heads * head_dim * tokens * item, of each attention."""
-    config = spec.components[prefill.component].config
     text = config.get("text_config", config)
     kv_heads = text.get("num_key_value_heads") or text["num_attention_heads"]
-    rows = closed_form(spec)
-    rows = rows[rows["stage"] == prefill.name]
-    size = 2 * rows["batch"] * rows["calls"] * kv_heads * rows["head_dim"] * rows["kv_len"] * _ITEM_BYTES
+    size = 2 * prefill["batch"] * prefill["calls"] * kv_heads * prefill["head_dim"] * prefill["kv_len"] * _ITEM_BYTES
     held = {"kv_cache_bytes": "causal", "cross_kv_bytes": "cross"}
-    return {name: int(size[rows["attention"] == kind].sum()) for name, kind in held.items()}
+    return {name: int(size[prefill["attention"] == kind].sum()) for name, kind in held.items()}
 
 
 def _zoo_cells(zoo: "pd.DataFrame") -> "pd.DataFrame":

@@ -203,14 +203,15 @@ def test_a_point_measured_in_part_is_kept_and_made_again_only_with_retry(tmp_pat
 
 
 def test_a_stage_that_fails_costs_no_other_stage(tmp_path, monkeypatch):
-    break_stage(monkeypatch, "score", RuntimeError("no graph\nof it"))
+    break_stage(monkeypatch, "encode_text", RuntimeError("no graph\nof it"))
     (point,) = read_grid(grid(tmp_path, CLIP))
     row = {"id": "one", "reason": "", "asked": point.asked(), "attempts": 1, "facts": {}, "expect_s": 1.0}
     answer = measure_point(point, out=str(tmp_path), row=row)
-    assert (answer["status"], answer["reason"]) == ("partial", "score: RuntimeError: no graph of it")
+    assert (answer["status"], answer["reason"]) == ("partial", "encode_text: RuntimeError: no graph of it")
     points, rows = read_measured(tmp_path)
     assert points["status"].tolist() == ["partial"] and points["time_s"].isna().all()
-    assert set(stage_points(points)["stage"]) == set(rows["stage"]) == {"encode_image", "encode_text"}
+    assert set(stage_points(points)["stage"]) == set(rows["stage"]) == {"encode_image"}
+    assert points["facts"][0]["generation"]["rest_s"] is None, "of a whole without all its stages"
 
 
 def test_memory_that_a_worker_still_holds_is_had_by_a_new_one(tmp_path):
@@ -362,7 +363,10 @@ def test_the_shell_measures_resumes_and_lists(tmp_path, capsys):
     assert first["statuses"] == {"ok": 1}
     points, rows = read_measured(out)
     assert points["model"].tolist() == ["clip-vit-l-14"]
-    assert set(rows["stage"]) == {"encode_image", "encode_text", "score"} and (rows["time_kind"] == "measured").all()
+    assert set(stage_points(points)["stage"]) == {"encode_image", "encode_text"}
+    rest_s = points["facts"][0]["generation"]["rest_s"]  # of scores and of what the host does between the networks
+    assert set(rows["stage"]) == {"encode_image", "encode_text", *(["pipeline"] if rest_s > 0 else [])}
+    assert (rows["time_kind"] == "measured").all()
     assert len(files_in(tmp_path / "out")) == 2
     assert main(["measure", "--grid", path, "--out", out, "--list"]) == 0
     assert "0 of 1 points are missing" in capsys.readouterr().out

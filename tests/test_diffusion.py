@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmchar.attention import attention_kind, is_one_sequence
+from mmchar.attention import attention_kind
 from mmchar.diffusion_stages import tile_sizes
 from mmchar.models import get_spec
 from mmchar.request import Request
@@ -92,12 +92,6 @@ def test_what_a_module_says_of_its_keys_overrides_its_name():
     assert attention_kind(path, q_len=64, kv_len=64, cross=False) == "self"
     assert attention_kind("temporal_transformer_blocks.0.attn2", q_len=25, kv_len=1, cross=True) == "cross"
     assert attention_kind("temporal_transformer_blocks.0.attn2", q_len=25, kv_len=25, cross=False) == "temporal"
-
-
-def test_single_blocks_hold_text_and_image_in_one_sequence():
-    assert is_one_sequence("FluxTransformer2DModel", "single_transformer_blocks.3.attn")
-    assert not is_one_sequence("FluxTransformer2DModel", "transformer_blocks.3.attn")
-    assert not is_one_sequence("PixArtTransformer2DModel", "single_transformer_blocks.3.attn")
 
 
 def test_a_mask_on_meta_keeps_everything_and_its_negation_nothing():

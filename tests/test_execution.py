@@ -12,16 +12,27 @@ from samples import one_line
 from torch import nn
 
 import mmchar
-from mmchar import calls, cuda_graphs, execution, static_cache
-from mmchar.execution import apply_levers, check_levers, choose_stages, preparer, repeated_blocks, split_guidance
+from mmchar import cuda_graphs, execution
+from mmchar.execution import (
+    apply_levers,
+    check_levers,
+    choose_stages,
+    preparer,
+    repeated_blocks,
+    with_values,
+)
+from mmchar.generation.structure import tensors
 from mmchar.kernels import Kernel
 from mmchar.levers import Levers
 from mmchar.models import get_spec, load
 from mmchar.request import Request
 from mmchar.speculation import find_layers, skipped, time_per_token_s, tokens_per_round
+from mmchar.split_guidance import split_guidance
 from mmchar.stage_facts import kernel_profiles
+from mmchar.stage_runs import middle_step
 from mmchar.stages import stages
 from mmchar.static_cache import make_static, rewind
+from mmchar.trace import trace
 
 needs_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao: pip install mmchar[quantize]")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
@@ -39,12 +50,16 @@ def diffusion():
 
 def stage_of(model, name):
     (stage,) = [stage for stage in stages(model.spec) if stage.name == name]
-    return stage.at(stage.repeats // 2)
+    return with_values(model, stage.at(middle_step(stage)))
 
 
 def output(work):
     with torch.inference_mode():
         return work()[0]
+
+
+def eager_output(model, stage):
+    return output(preparer(model, stage, Levers())())
 
 
 @pytest.mark.parametrize(
@@ -56,9 +71,9 @@ def output(work):
     ],
 )
 def test_levers_that_a_cpu_cannot_pull_are_refused_before_anything_is_built(monkeypatch, levers, says):
-    from mmchar import profiling
+    from mmchar import target
 
-    monkeypatch.setattr(profiling, "load", lambda *_a, **_k: pytest.fail("built"))
+    monkeypatch.setattr(target, "load", lambda *_a, **_k: pytest.fail("built"))
     with pytest.raises(ValueError, match=says) as caught:
         mmchar.measure("llama-2-7b", tiny=True, levers=levers, progress=False)
     one_line(caught)
@@ -85,12 +100,26 @@ def test_split_guidance_halves_the_batch_and_doubles_the_executions():
     full = spec.resolve(Request(batch=3))
     before, after = stages(spec, full), split_guidance(stages(spec, full), full, model="sd")
     assert [stage.name for stage in after] == [stage.name for stage in before]
-    both = {stage.name: (stage.sizes["batch"], stage.repeats) for stage in after}
+    batches = {stage.name: (stage.sizes["0"][0], stage.repeats) for stage in after}
     steps = {stage.name: stage.repeats for stage in before}
-    assert both == {"encode_text": (6, 1), "denoise": (3, 2 * steps["denoise"]), "decode_image": (3, 1)}
+    # the prompts and the empty prompts are encoded one after the other, 3 each
+    assert batches == {"encode_text": (3, 2), "denoise": (3, 2 * steps["denoise"]), "decode_image": (3, 1)}
+    assert {stage.name: stage.sizes["0"][0] for stage in before}["denoise"] == 6
     unguided = spec.resolve(Request(guidance=1.0))
     with pytest.raises(ValueError, match="cfg 'split' is not possible"):
         split_guidance(stages(spec, unguided), unguided, model="sd")
+
+
+@pytest.mark.parametrize("name", ["sdxl-base-1.0", "animatediff-v1.5.2", "cogvideox-2b", "pixart-sigma-1024"])
+def test_two_halves_of_a_guided_step_do_what_the_whole_does(name):
+    model = load(name, tiny=True)
+    full = model.spec.resolve(Request(batch=3))
+    plans = stages(model.spec, full), split_guidance(stages(model.spec, full), full, model=name)
+    flop = []
+    for (stage,) in ([stage for stage in plan if stage.name == "denoise"] for plan in plans):
+        network = model.components[stage.component]
+        flop.append(stage.repeats * sum(row.flop for row in trace(network, stage.work(network)).rows))
+    assert flop[0] == flop[1] > 0
 
 
 def test_channels_last_and_fused_qkv_compute_the_same(diffusion):
@@ -104,7 +133,7 @@ def test_channels_last_and_fused_qkv_compute_the_same(diffusion):
     assert done["unet"]["channels_last"] > 10 and done["unet"]["fused_qkv"] > 2
     assert changed.components["unet"] is not diffusion.components["unet"], "what was given stays as it is"
     assert not any(getattr(m, "fused_projections", False) for m in diffusion.components["unet"].modules())
-    want = output(calls.prepare(diffusion, stage))
+    want = eager_output(diffusion, stage)
     torch.testing.assert_close(output(preparer(changed, stage, levers)()), want, rtol=1e-3, atol=1e-3)
 
 
@@ -126,18 +155,19 @@ def test_repeated_blocks_are_those_that_the_library_names(llama, diffusion):
 def test_a_static_cache_gives_the_same_token_and_can_be_rewound(name):
     model = load(name, tiny=True, device="cpu", dtype="float32")
     stage = stage_of(model, "decode")
-    want = output(calls.prepare(model, stage))
-    work = calls.prepare(model, stage)
-    assert make_static(work, tokens=stage.sizes["cache"], room=7) > 0
-    torch.testing.assert_close(output(work), want, rtol=1e-4, atol=1e-4)
-    second = output(work)  # one token further
-    rewind(work)
-    torch.testing.assert_close(output(work), want, rtol=1e-4, atol=1e-4)
+    want = eager_output(model, stage)
+    ready = execution._ready(model, stage)
+    assert make_static(ready.held, room=7, growing=ready.growing) > 0
+    torch.testing.assert_close(output(ready.work), want, rtol=1e-4, atol=1e-4)
+    second = output(ready.work)  # one token further
+    rewind(ready.held)
+    torch.testing.assert_close(output(ready.work), want, rtol=1e-4, atol=1e-4)
     if name == "llama-2-7b":
         assert not torch.equal(second, want), "one more token is in the cache"
 
 
-def test_an_execution_is_captured_once_and_every_replay_starts_from_the_same_cache(monkeypatch, llama):
+@pytest.mark.parametrize("name", ["prefill", "decode"])  # a cache that is empty, and one that is made static
+def test_an_execution_is_captured_once_and_every_replay_starts_from_the_same_cache(monkeypatch, llama, name):
     captures = []
 
     def capture(work, rewind, device):
@@ -146,8 +176,8 @@ def test_an_execution_is_captured_once_and_every_replay_starts_from_the_same_cac
         return work  # a replay does what was captured
 
     monkeypatch.setattr(execution, "capture", capture)
-    stage = stage_of(llama, "decode")
-    want = output(calls.prepare(llama, stage))
+    stage = stage_of(llama, name)
+    want = eager_output(llama, stage)
     prepare = preparer(llama, stage, Levers(execution="graphs"))
     for _ in range(3):
         torch.testing.assert_close(output(prepare()), want, rtol=1e-4, atol=1e-4)
@@ -215,10 +245,10 @@ def test_a_capture_that_breaks_off_says_why_and_not_how_it_ended(monkeypatch):
 def test_a_graph_of_chameleon_needs_no_copy_of_the_tokens_that_it_masks():
     model = load("chameleon-7b", tiny=True, device="cpu", dtype="float32")
     stage = stage_of(model, "decode")
-    want = output(calls.prepare(model, stage))
+    want = eager_output(model, stage)
     apply_levers(model, Levers(execution="graphs"), [stage], own=True)
     assert isinstance(model.components["lm"].model.vocabulary_mapping.image_tokens, torch.Tensor)
-    assert torch.equal(output(calls.prepare(model, stage)), want)
+    assert torch.equal(eager_output(model, stage), want)
 
 
 def test_quantized_and_compiled_has_the_settings_that_torchao_recommends_and_leaves_none():
@@ -231,28 +261,45 @@ def test_quantized_and_compiled_has_the_settings_that_torchao_recommends_and_lea
         assert not inductor.coordinate_descent_tuning
 
 
-def test_rewinding_tells_what_is_read_next():
-    model = load("seamless-m4t-v2-large", tiny=True, device="cpu", dtype="float32")
-    stage = stage_of(model, "reorder_cache")
-    work = calls.prepare(model, stage)
-    make_static(work, tokens=stage.sizes["cache"], room=4)
-    before = rewind(work)
-    work()
-    kinds = [type(layer) for cache in static_cache._caches(work) for layer in cache.layers]
-    assert len(set(kinds)) == 1, "layers of several classes would be compiled several times"
-    assert len(before) == 4 * model.components["model"].config.decoder_layers  # keys and values of both caches
-    assert not {id(part) for part in before} & {id(part) for part in rewind(work)}, "the work exchanges them"
-
-
-def test_a_cache_of_another_kind_has_no_static_form():
+def filled_cache(*, layers, tokens):
     from transformers import DynamicCache
 
     cache = DynamicCache()
-    cache.update(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4), 0)
+    for layer in range(layers):
+        cache.update(torch.randn(2, 2, tokens, 4), torch.randn(2, 2, tokens, 4), layer)
+    return cache
+
+
+def test_rewinding_tells_what_is_read_next():
+    from transformers.cache_utils import EncoderDecoderCache
+
+    both = EncoderDecoderCache(filled_cache(layers=3, tokens=5), filled_cache(layers=3, tokens=9))
+    held = ((), {"past_key_values": both})
+    assert make_static(held, room=4) == 3
+    before = rewind(held)
+    both.reorder_cache(torch.tensor([1, 0]))  # as a beam search does
+    assert len({type(layer) for layer in both.self_attention_cache.layers}) == 1, "they would be compiled several times"
+    assert [layer.keys.shape[-2] for layer in both.self_attention_cache.layers] == [9, 9, 9]  # 5 tokens and room for 4
+    assert len(before) == 4 * 3  # keys and values of both caches
+    assert not {id(part) for part in before} & {id(part) for part in rewind(held)}, "they were exchanged"
+
+
+def test_a_cache_that_is_not_static_is_rewound_to_what_it_was():
+    cache, was = filled_cache(layers=2, tokens=3), filled_cache(layers=2, tokens=3)
+    cache.update(torch.randn(2, 2, 1, 4), torch.randn(2, 2, 1, 4), 1)
+    rewind([cache], [was])
+    assert [layer.keys.shape[-2] for layer in cache.layers] == [3, 3]
+    assert all(a is b for a, b in zip(tensors(cache), tensors(was), strict=True))
+    cache.update(torch.randn(2, 2, 1, 4), torch.randn(2, 2, 1, 4), 1)
+    assert was.layers[1].keys.shape[-2] == 3, "what it is rewound to stays as it is"
+
+
+def test_a_cache_of_another_kind_has_no_static_form():
+    cache = filled_cache(layers=1, tokens=3)
     cache.layers[0] = copy.copy(cache.layers[0])
     cache.layers[0].__class__ = type("OddLayer", (type(cache.layers[0]),), {})
     with pytest.raises(ValueError, match="no static KV cache for layers of kind OddLayer"):
-        make_static(lambda: cache, tokens=3, room=2)
+        make_static([cache], room=2)
 
 
 def test_speculation_formulas():
@@ -306,7 +353,7 @@ def test_quantized_layers_run_and_are_counted(llama, scheme):
     linears = [m for m in llama.components["lm"].modules() if isinstance(m, nn.Linear)]
     fits = [m for m in linears if m.in_features % 16 == 0 and m.out_features % 16 == 0]
     assert done == {"lm": {"quantized": len(fits)}} and 0 < len(fits) < len(linears)
-    want, got = (output(calls.prepare(model, stage)) for model in (llama, changed))
+    want, got = (eager_output(model, stage) for model in (llama, changed))
     assert not torch.equal(got, want), "the weights were rounded"
     assert torch.nn.functional.cosine_similarity(got.flatten(), want.flatten(), dim=0) > 0.9
     table = mmchar.measure(llama, samples=1, levers=Levers(quantization=scheme), stages=["decode"], progress=False)
@@ -321,7 +368,7 @@ def test_quantized_layers_run_and_are_counted(llama, scheme):
 def test_compiled_steps_are_timed_and_attributed_by_kernel(how):
     model = load("seamless-m4t-v2-large", tiny=True, device="cpu", dtype="float32")
     stage, levers = stage_of(model, "decode"), Levers(execution=how)
-    want = output(calls.prepare(model, stage))
+    want = eager_output(model, stage)
     changed, done = apply_levers(model, levers, [stage], own=False)
     with execution.compiling(levers) as counts, torch.inference_mode():
         first = preparer(changed, stage, levers)()()[0]
@@ -376,7 +423,7 @@ def test_on_a_gpu_every_execution_runs_and_its_kernels_are_known(name, how):
 def test_on_a_gpu_a_replay_repeats_the_same_token():
     model = load("llama-2-7b", tiny=True, device="cuda", dtype="float32")
     stage = stage_of(model, "decode")
-    want = output(calls.prepare(model, stage))
+    want = eager_output(model, stage)
     prepare = preparer(model, stage, Levers(execution="graphs"))
     with torch.inference_mode():
         for _ in range(3):

@@ -12,12 +12,13 @@ from samples import break_stage
 from torch import nn
 
 import mmchar
-from mmchar import calls, profiling, stage_runs
+from mmchar import profiling, stage_runs, target
+from mmchar.generation.on_device import realized
 from mmchar.levers import Levers
 from mmchar.models import Model, get_spec, load
 from mmchar.profiling import attention_backend, measure, measure_stage, summarize_measured
 from mmchar.stage_facts import stage_facts
-from mmchar.stages import Stage, stages
+from mmchar.stages import stages
 from mmchar.tables import read_table, write_table
 from mmchar.timing import Measurement, Profile
 
@@ -36,13 +37,18 @@ VAE = {"block_out_channels": [8, 16], "norm_num_groups": 4, "latent_channels": 4
        "up_block_types": ["UpDecoderBlock2D"] * 2, "down_block_types": ["DownEncoderBlock2D"] * 2}  # fmt: skip
 
 
-def write_spec(folder, name, family, components, request, options):
+WRITES = {"library": "transformers", "class": "generate"}
+DDIM = {"class": "DDIMScheduler", "config": {"steps_offset": 1, "clip_sample": False}}
+DRAWS = {"library": "diffusers", "class": "StableDiffusionPipeline", "schedulers": {"scheduler": DDIM}}
+
+
+def write_spec(folder, name, family, components, request, pipeline):
     parts = {
         role: {"library": library, "class": cls, "config": config, "source": "made up for this test"}
         for role, (library, cls, config) in components.items()
     }
-    spec = {"name": name, "family": family, "year": 2026, "summary": "small", "components": parts, "options": options}
-    spec |= {"request": request, "request_source": "made up for this test", "tiny_request": {}}
+    spec = {"name": name, "family": family, "year": 2026, "summary": "small", "components": parts, "options": {}}
+    spec |= {"pipeline": pipeline, "request": request, "request_source": "made up for this test", "tiny_request": {}}
     path = folder / f"{name}.json"
     path.write_text(json.dumps(spec))
     return str(path)
@@ -60,9 +66,9 @@ def specs(tmp_path_factory):
     size = {"batch": 1, "prompt_tokens": 7, "height": 24, "width": 16, "steps": 4, "guidance": 5.0}
     return {
         "text": write_spec(
-            folder, "small-text", "autoregressive", lm, {"batch": 1, "prompt_tokens": 5, "new_tokens": 8}, {}
+            folder, "small-text", "autoregressive", lm, {"batch": 1, "prompt_tokens": 5, "new_tokens": 8}, WRITES
         ),
-        "image": write_spec(folder, "small-image", "latent_diffusion", image, size, {"context": ["text_encoder"]}),
+        "image": write_spec(folder, "small-image", "latent_diffusion", image, size, DRAWS),
     }
 
 
@@ -80,7 +86,7 @@ ALL = pytest.mark.parametrize(("kind", "attention"), [(k, a) for k in ("text", "
 
 @ALL
 def test_rows_are_those_of_the_counted_table(specs, tables, kind, attention):
-    counted = mmchar.count(specs[kind], dtype="float32", attention=attention)
+    counted = mmchar.count(specs[kind], dtype="float32", attention=attention).query("stage != 'pipeline'")
     decode = counted["stage"] == "decode"  # 7 decode steps are measured at step 3
     seen = counted[~decode | (counted["repeats"] > 1) | (counted["step"] == 3)].assign(
         repeats=lambda t: t["repeats"].where(t["stage"] != "decode", 7)
@@ -124,6 +130,14 @@ def test_a_growing_cache_is_measured_at_its_middle_step(tables):
     assert set(decode.loc[decode["category"] == "Attention", "kv_len"]) == {5 + 3 + 1}  # prompt, earlier tokens, itself
 
 
+def test_two_texts_that_are_decoded_in_turn_have_one_middle_length():
+    lengths = [(22,), (23,), (24,), (25,), (22,), (23,), (24,), (25,)]
+    stage = SimpleNamespace(grows=True, repeats=8, call=None, growth=SimpleNamespace(dims=lengths))
+    # by length 22 22 23 23 24 24 25 25: the fifth is 24 long, which is the call of index 2, and 4 are shorter
+    assert (stage_runs.middle_step(stage), stage_runs._middle(stage)) == (2, (2, 4))
+    assert stage_runs.middle_step(SimpleNamespace(grows=False)) == 0
+
+
 def test_what_was_measured_and_how_is_kept_with_the_table(tables):
     facts = tables["image", "eager"].attrs
     stages = ["encode_text", "denoise", "decode_image"]
@@ -149,13 +163,13 @@ def test_measured_tables_survive_a_file(tables, tmp_path):
 def test_summary_adds_up(tables):
     table = tables["image", "flash"]
     summary = json.loads(json.dumps(summarize_measured(table)))
-    repeats = {"encode_text": 1, "denoise": 4, "decode_image": 1}
+    repeats = {"encode_text": 2, "denoise": 4, "decode_image": 1}  # with guidance the empty prompt is encoded too
     assert {row["stage"]: row["repeats"] for row in summary["stages"]} == repeats
     median = table.attrs["median_s"]
     assert summary["time_s"] == pytest.approx(sum(median[stage] * n for stage, n in repeats.items()))
     assert sum(summary["categories"].values()) == pytest.approx((table["time_s"] * table["repeats"]).sum())
     assert set(summary["categories"]) == set(table["category"])
-    assert "random weights" in summary["note"]
+    assert "random weights" in summary["note"] and summary["generation"] is None
 
 
 def test_numbers_not_to_be_trusted_are_named():
@@ -206,11 +220,14 @@ def test_a_model_that_is_already_built_is_measured_where_it_is(specs):
         ({"attention": "sparse"}, "unknown attention 'sparse'"),
         ({"dtype": "int4"}, "unknown dtype 'int4'"),
         ({"samples": 0}, "at least 1 sample"),
-        ({"request": mmchar.Request(frames=3)}, "takes no 'frames'"),
+        ({"frames": 3}, "takes no 'frames'"),
+        ({"stages": ["draw"]}, "has no stage 'draw' for this request; it has prefill, decode"),
+        ({"stages": ["decode"], "whole": True}, "whole=True is not possible where only some stages are measured"),
+        ({"levers": Levers(execution="compiled"), "whole": True}, "whole=True is not possible with levers"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_built(specs, monkeypatch, bad, says):
-    monkeypatch.setattr(profiling, "load", lambda *_a, **_k: pytest.fail("built"))
+    monkeypatch.setattr(target, "load", lambda *_a, **_k: pytest.fail("built"))
     with pytest.raises(ValueError, match=says):
         measure(specs["text"], progress=False, **bad)
 
@@ -222,8 +239,8 @@ def test_a_gpu_that_is_not_there_is_refused(specs):
 
 
 def test_a_model_too_big_for_memory_is_refused_before_it_is_built(monkeypatch):
-    monkeypatch.setattr(profiling, "load", lambda *_a, **_k: pytest.fail("built"))
-    monkeypatch.setattr(profiling, "available_bytes", lambda _device: 16 * 10**9)
+    monkeypatch.setattr(target, "load", lambda *_a, **_k: pytest.fail("built"))
+    monkeypatch.setattr(target, "available_bytes", lambda _device: 16 * 10**9)
     # LLaMA-2 7B has 6.74e9 parameters: 27 GB in float32
     with pytest.raises(
         ValueError, match=r"llama-2-7b needs 2\d(\.\d)? GB in float32 .* cpu has 16 GB free; .*tiny"
@@ -260,14 +277,15 @@ def test_attention_that_cannot_be_fused_is_measured_and_told(specs):
 
 
 class FailingNetwork(OddAttention):
-    def forward(self, _sample, _timestep):
+    def forward(self, _sample, _timestep, **_options):
         raise RuntimeError("sizes do not match")
 
 
 def test_a_stage_that_fails_is_named_with_its_sizes(specs):
     model = Model(get_spec(specs["image"]), {"unet": FailingNetwork()}, "cpu", "float32")
-    stage = Stage("denoise", "unet", "denoise_unconditional", 1, {"batch": 1, "height": 4, "width": 4})
-    says = r"small-image denoise failed on cpu .*height 4.*sizes do not match"
+    (stage,) = [each for each in stages(model.spec) if each.name == "denoise"]
+    # twice the batch for guidance; 24 x 16 pixels are 12 x 8 of a latent; 7 tokens of width 24
+    says = r"failed on cpu in float32 \(0 \(2, 4, 12, 8\), 1 \(\), encoder_hidden_states \(2, 7, 24\)\): sizes do not"
     with attention_backend("flash"), pytest.raises(ValueError, match=says):
         measure_stage(model, stage, samples=1, warmup=0)
 
@@ -306,18 +324,32 @@ def test_what_a_gpu_profiler_fails_at_costs_no_timing(monkeypatch):
     assert [line for line in facts["doubts"] if "not profiled" in line and "saw no GPU kernel" in line]
     assert "llama prefill: idle time is not known" in facts["doubts"]
     tries = iter([RuntimeError("No available kernel. Aborting execution.")])
+    on_cpu = replace(model, device="cpu")
 
     def no_kernel_at_first(*_given):
         for error in tries:
             raise error
-        return own(
-            replace(model, device="cpu"), stage, lambda: calls.prepare(replace(model, device="cpu"), stage), *one
-        )
+        prompt = realized(stage, on_cpu.components["lm"], device="cpu", dtype="float32")
+        return own(on_cpu, stage, lambda: prompt.work(on_cpu.components["lm"]), Levers(), 1)
 
-    one = (Levers(), 1)
     monkeypatch.setattr(stage_runs, "_profile", no_kernel_at_first)
     table, facts = stage_runs.measure_fully(model, stage, Levers(), "flash", 2, 0, None, timed)
     assert not [line for line in facts["doubts"] if "not profiled" in line], "tried again with the math path"
+
+
+def test_energy_is_read_over_executions_that_each_find_an_empty_cache():
+    model = load("llama-2-7b", tiny=True, device="cpu", dtype="float32")
+    lengths, joules = [], iter([0.0, 6.0])
+    model.components["lm"].register_forward_pre_hook(
+        lambda _module, _args, kwargs: lengths.append(kwargs["past_key_values"].get_seq_length()), with_kwargs=True
+    )
+    plan = {stage.name: stage for stage in stages(model.spec)}
+    _, facts = stage_runs.measure_fully(
+        model, plan["prefill"], Levers(), "flash", 2, 0, lambda: next(joules), Measurement((0.4, 0.4), 0, "cpu")
+    )
+    assert facts["energy_j"] == 2.0  # 6 J of as many executions of 0.4 s as take a second: 3
+    assert lengths == [0] * len(lengths)
+    assert not stage_runs._fills(plan["decode"]), "a step's cache may grow meanwhile"
 
 
 def test_only_the_networks_of_the_stages_are_built():

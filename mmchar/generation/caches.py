@@ -9,8 +9,9 @@ from mmchar.known_values import given
 
 
 def length(cache: Any) -> int:
-    """Tokens that a cache has seen, as it says itself."""
-    return int(cache.get_seq_length()) if layers(cache) else 0
+    """Tokens that a cache has seen, as it says itself; 0 of one that remembers a state and no tokens."""
+    every = layers(cache)
+    return int(cache.get_seq_length()) if any(hasattr(layer, "get_seq_length") for layer in every) else 0
 
 
 def layers(cache: Any) -> list[Any]:

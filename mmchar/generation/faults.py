@@ -16,7 +16,7 @@ _LONGEST = 300  # characters of a library's own words
 
 @contextmanager
 def one_line(name: str) -> Iterator[None]:
-    """Raise what a library raises inside as a ValueError of one line, which begins with ``name``; ours stay as they are."""
+    """Raise what a library raises as a ValueError of one line that begins with ``name``; ours stay as they are."""
     try:
         yield
     except Exception as error:  # any library raises any kind

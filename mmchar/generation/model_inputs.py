@@ -27,7 +27,7 @@ def inputs_of(model: nn.Module, request: Request, *, prompt_tokens: int) -> dict
     main, batch = model.main_input_name, request.batch or 1
     if main == "input_ids":
         sizes = {"height": request.height, "width": request.width}
-        found = prompt_of(model, batch=batch, prompt_tokens=prompt_tokens, **sizes)  # type: ignore[arg-type]
+        found = prompt_of(model, batch=batch, prompt_tokens=prompt_tokens, **sizes)
         return {**found, **_decoded(model, found["input_ids"])}
     if main in ("pixel_values", "pixel_values_videos"):
         return {main: _pixels(model, request, batch), **_text(model, batch, prompt_tokens)}
@@ -35,12 +35,12 @@ def inputs_of(model: nn.Module, request: Request, *, prompt_tokens: int) -> dict
         return {main: _spectra(model, request, batch)}
     if main == "input_values":
         return {main: torch.zeros(batch, _RATE * (request.audio_s or _SECONDS), dtype=_dtype(model))}
-    raise ValueError(f"{type(model).__name__} wants {main!r}; call mmchar.count(model, {main}=...) with a tensor of yours")
+    raise ValueError(f"{type(model).__name__} wants {main!r}; call mmchar.count(model, {main}=...) with a tensor")
 
 
 def generation_names(model: nn.Module) -> list[str]:
     """What ``generate()`` may be called with: its own arguments, its settings, and what the forward takes."""
-    own = [*inspect.signature(model.generate).parameters, *inspect.signature(model.forward).parameters]  # type: ignore[arg-type]
+    own = [*inspect.signature(model.generate).parameters, *inspect.signature(model.forward).parameters]
     settings = [name for name in vars(model.generation_config) if not name.startswith("_")]
     return [name for name in dict.fromkeys((*own, *settings)) if name not in ("self", "args", "kwargs")]
 
@@ -49,7 +49,7 @@ def _decoded(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
     """A decoder's own tokens, of a model of two halves that does not make them itself."""
     takes = inspect.signature(model.forward).parameters
     both = getattr(model.config, "is_encoder_decoder", False) and "decoder_input_ids" in takes
-    return {"decoder_input_ids": ids.clone()} if both and not model.can_generate() else {}  # type: ignore[operator]
+    return {"decoder_input_ids": ids.clone()} if both and not model.can_generate() else {}
 
 
 def _text(model: nn.Module, batch: int, tokens: int) -> dict[str, Tensor]:

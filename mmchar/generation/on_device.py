@@ -163,12 +163,12 @@ class _Maker:
 
 
 def _text_config(network: nn.Module) -> Any:
-    config = getattr(network, "config", None)
+    config: Any = getattr(network, "config", None)
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _says_nothing(name: str, values: Tensor) -> bool:
-    """Whether real numbers are none that a kernel would meet: not finite, or all the same where nothing wants them so."""
+    """Whether real numbers are none that kernels should be timed with: not finite, or all the same by accident."""
     if values.dim() < 2 or _SETTING.search(name):
         return False
     return _is_constant(values) or not bool(torch.isfinite(values).all())

@@ -108,8 +108,8 @@ class TokenImagePipeline:
         return self._decode(ids.unflatten(1, (rows, -1))[..., :columns])
 
     def _prompts(self, batch: int, tokens: int, rows: int) -> list[Tensor]:
-        """Ids of what is decoded side by side or in turn: nothing first, then the prompt."""
-        lengths = [self.unconditional_tokens, tokens][-rows:] if self.sequential else [tokens] * rows
+        """Ids of what is decoded in turn, the prompt first, or side by side in one batch, nothing first."""
+        lengths = [tokens, self.unconditional_tokens][:rows] if self.sequential else [tokens] * rows
         vocabulary = self.lm.config.get_text_config().vocab_size
         prompts = [self.inputs.tokens(batch, length, vocabulary=vocabulary) for length in lengths]
         return prompts if self.sequential else [torch.cat(prompts)]
@@ -131,8 +131,8 @@ class TokenImagePipeline:
         return torch.cat(drawn, dim=1)
 
     def _choose(self, logits: list[Tensor], guidance: float) -> Tensor:
-        """The likeliest code ``(batch, 1)``, of logits ``(batch, 1, vocabulary)`` without and with the prompt."""
-        return guided(torch.cat(logits)[:, -1, : self.codes], guidance).argmax(dim=-1, keepdim=True)
+        """The likeliest code ``(batch, 1)`` by the logits ``(rows, 1, vocabulary)`` of what is decoded in turn."""
+        return guided(torch.cat(logits[::-1])[:, -1, : self.codes], guidance).argmax(dim=-1, keepdim=True)
 
     def _decode(self, ids: Tensor) -> Tensor:
         """Pixels of token images ``(batch, rows, columns)``."""

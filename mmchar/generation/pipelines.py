@@ -4,7 +4,7 @@ import copy
 import difflib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +12,11 @@ from torch import nn
 
 from mmchar.generation import standins
 from mmchar.generation.run import meta_memo
+from mmchar.pipeline_folders import lacking, scheduler_class
 
 # Outputs as tensors, which a counted run can do without computing any.
 _QUIET = {"output_type": "pt"}
+_LISTED = 40  # names that a line lists
 
 
 def networks_of(pipe: Any) -> dict[str, nn.Module]:
@@ -65,6 +67,12 @@ def build(
         if role not in parameters:
             raise ValueError(f"{cls.__name__} has no network {role!r}; it has {', '.join(parameters)}")
     given = {**standins.missing(parameters, networks, tokens or {}), **networks, **(arguments or {})}
+    lacks = lacking(cls, given)
+    if lacks is not None:
+        raise ValueError(f"{cls.__name__} cannot run without its network {lacks!r}")
+    for role, part in parameters.items():
+        if "scheduler" in role and part.default is part.empty and role not in given:
+            given[role] = scheduler_class(cls, role)()
     if "requires_safety_checker" in parameters:
         given.setdefault("requires_safety_checker", False)
     chosen = {name: given.get(name) for name, part in parameters.items() if name in given or part.default is part.empty}
@@ -82,13 +90,19 @@ def check_arguments(call: Callable[..., Any], arguments: Mapping[str, Any], *, o
         One line, before anything runs.
     """
     parameters = inspect.signature(call).parameters
-    if any(part.kind is part.VAR_KEYWORD for part in parameters.values()):
-        return
+    if not any(part.kind is part.VAR_KEYWORD for part in parameters.values()):
+        check_names(arguments, parameters, owner=owner)
+
+
+def check_names(arguments: Iterable[str], known: Iterable[str], *, owner: str) -> None:
+    """Refuse a name that is not known, with the nearest that is."""
+    names = list(known)
     for name in arguments:
-        if name not in parameters:
-            near = difflib.get_close_matches(name, parameters, 1)
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"{owner} takes no {name!r}; {hint}it takes {', '.join(parameters)}")
+            listed = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
+            raise ValueError(f"{owner} takes no {name!r}; {hint}it takes {listed}")
 
 
 def work(pipe: Any, arguments: Mapping[str, Any]) -> Callable[[], Any]:
@@ -116,8 +130,8 @@ class _PlainText:
 @contextmanager
 def _as_it_is(cls: type) -> Iterator[None]:
     """Prompts are not mended where the package for it is missing: many pipelines do not ask whether it is there."""
-    modules = [sys.modules[part.__module__] for part in cls.__mro__ if part.__module__.startswith("diffusers.pipelines")]
-    lacking = [module for module in dict.fromkeys(modules) if not hasattr(module, "ftfy")]
+    names = dict.fromkeys(part.__module__ for part in cls.__mro__ if part.__module__.startswith("diffusers.pipelines"))
+    lacking = [sys.modules[name] for name in names if not hasattr(sys.modules[name], "ftfy")]
     for module in lacking:
         module.ftfy = _PlainText  # type: ignore[attr-defined]
     try:

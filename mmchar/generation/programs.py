@@ -1,7 +1,7 @@
 """From a model of the zoo, or a folder, and a request to a generation that can be run: the one place that maps them."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib import import_module
 from typing import Any
@@ -11,7 +11,8 @@ from transformers import GenerationConfig
 from mmchar.files import canonical_json
 from mmchar.generation import pipelines, standins
 from mmchar.generation.faults import one_line
-from mmchar.generation.model_inputs import inputs_of
+from mmchar.generation.guess import with_pipeline
+from mmchar.generation.model_inputs import generation_names, inputs_of
 from mmchar.generation.recording import Stage
 from mmchar.generation.run import record
 from mmchar.generation.saved_parts import loaded
@@ -55,22 +56,9 @@ def subject_of_zoo(model: Model, request: Request, more: Mapping[str, Any] | Non
     ValueError
         A field that the pipeline does not take, or a network that it lacks.
     """
-    made = model.spec.pipeline
-    if made["library"] == "transformers":
-        return _written(model, request, more or {})
-    if made["library"] == "mmchar":
-        return _own(model, request, more or {})
-    pipe = pipeline_of(model, request)
-    call = call_of(pipe, request, model.spec, more or {})
-    makes = "video" if request.frames else makes_of(pipe.__call__)
-    return Subject(
-        model.spec.name,
-        model.components,
-        pipelines.work(pipe, call),
-        request.given(),
-        renamed=made.get("stages", {}),
-        makes=makes,
-    )
+    with one_line(model.spec.name):
+        model = with_pipeline(model)
+        return _SUBJECTS.get(model.spec.pipeline["library"], _piped)(model, request, more or {})
 
 
 def plan(spec: ModelSpec, request: Request) -> tuple[Stage, ...]:
@@ -85,18 +73,48 @@ def plan(spec: ModelSpec, request: Request) -> tuple[Stage, ...]:
     return _PLANS[key]
 
 
+def _piped(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
+    """What a pipeline of diffusers makes."""
+    pipe = pipeline_of(model, request)
+    call = call_of(pipe, request, model.spec, more)
+    makes = "video" if request.frames else makes_of(pipe.__call__)
+    return Subject(
+        model.spec.name,
+        model.components,
+        pipelines.work(pipe, call),
+        request.given(),
+        renamed=model.spec.pipeline.get("stages", {}),
+        makes=makes,
+    )
+
+
 def _written(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
     """What a language model writes, after a text or after an image and a text; or one forward of another model."""
     made = model.spec.pipeline
     ((role, network),) = model.components.items()
     if "generation" in made:
         network.generation_config = GenerationConfig.from_dict(dict(made["generation"]))
+    writes = made["class"] == "generate"
     tokens = (request.prompt_tokens or 1) + made.get("arguments", {}).get("marks", 0)
     call = {**made.get("call", {}), **inputs_of(network, request, prompt_tokens=tokens)}
-    if made["class"] == "generate":
+    if made.get("any_request"):
+        _check_taken(model.spec, request, call, writes=writes)
+    if writes:
         call["new_tokens"] = request.new_tokens
+        call |= {"num_beams": request.beams} if request.beams and made.get("any_request") else {}
+        pipelines.check_names(more, generation_names(network), owner=model.spec.name)
     found = subject_of(network, (), {**call, **more}, device=model.device, role=role)
     return replace(found, name=model.spec.name, asked=request.given(), renamed=made.get("stages", {}))
+
+
+def _check_taken(spec: ModelSpec, request: Request, call: Mapping[str, Any], *, writes: bool) -> None:
+    """Refuse a field of a request that no input of a model follows."""
+    fields = {"batch", "prompt_tokens", *(("new_tokens", "beams") if writes else ())}
+    fields |= {"height", "width", "frames"} if any(name.startswith("pixel_values") for name in call) else set()
+    fields |= {"audio_s"} if {"input_features", "input_values"} & set(call) else set()
+    for name in request.given():
+        if name not in fields:
+            raise ValueError(f"{spec.name} takes no {name!r}; it takes {', '.join(sorted(fields))}")
 
 
 def _own(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
@@ -107,9 +125,17 @@ def _own(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
     pipe = cls(model.components, inputs, **made.get("arguments", {}))
     call = {**made.get("call", {}), **request.given(), **more}
     pipelines.check_arguments(pipe.__call__, call, owner=model.spec.name)
-    makes = "video" if request.frames else "image"
-    renamed = made.get("stages", {})
-    return Subject(model.spec.name, model.components, lambda: pipe(**call), request.given(), renamed=renamed, makes=makes)
+    return Subject(
+        model.spec.name,
+        model.components,
+        lambda: pipe(**call),
+        request.given(),
+        renamed=made.get("stages", {}),
+        makes="video" if request.frames else "image",
+    )
+
+
+_SUBJECTS = {"transformers": _written, "mmchar": _own}
 
 
 def pipeline_of(model: Model, request: Request) -> Any:
@@ -119,12 +145,9 @@ def pipeline_of(model: Model, request: Request) -> Any:
     tokens = dict(made.get("tokens", {}))
     if request.prompt_tokens and not set(_CALLED["prompt_tokens"]) & set(inspect.signature(cls.__call__).parameters):
         tokens.setdefault("*", {"most": request.prompt_tokens})  # it pads a prompt to what its tokenizers say
-    pipe = pipelines.build(
-        cls,
-        model.components,
-        arguments={**_objects(made.get("schedulers", {})), **loaded(made.get("files", {})), **made.get("arguments", {})},
-        tokens=tokens,
-    )
+    parts = {**_objects(made.get("schedulers", {})), **loaded(made.get("files", {}))}
+    arguments = {**parts, **made.get("arguments", {})}
+    pipe = pipelines.build(cls, model.components, arguments=arguments, tokens=tokens)
     for field, place in made.get("request", {}).items():
         if "." in place:  # a guider's scale is its own
             owner, _, name = place.partition(".")
@@ -163,11 +186,12 @@ def call_of(pipe: Any, request: Request, spec: ModelSpec, more: Mapping[str, Any
 
 
 def _batch(takes: Mapping[str, Any], request: Request) -> dict[str, Any]:
-    """Prompts or labels, as many as the batch has."""
+    """Prompts or labels, as many as the batch has; some pipelines take one text and no list."""
     many = request.batch or 1
     made: dict[str, Any] = {}
     if "prompt" in takes:
-        made["prompt"] = [standins.prompt(request.prompt_tokens)] * many
+        prompt = standins.prompt(request.prompt_tokens)
+        made["prompt"] = prompt if many == 1 else [prompt] * many
     if "class_labels" in takes:
         made["class_labels"] = [1] * many
     if not made and "batch_size" in takes:

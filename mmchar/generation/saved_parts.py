@@ -8,7 +8,7 @@ from mmchar.folders import library_class
 
 
 def loaded(files: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """The parts by role, each from its class and folder; one that cannot be loaded is left to a stand-in, with a warning.
+    """The parts by role, each from its class and folder; what cannot be loaded is left to a stand-in, with a warning.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ def loaded(files: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
         try:
             cls = library_class(f"component {role!r}", made["library"], made["class"])
             found[role] = cls.from_pretrained(made["folder"], local_files_only=True)
-        except Exception as error:  # a package or a file is missing, which each class says in its way
+        except (ImportError, OSError, ValueError, AttributeError) as error:  # a package or a file is missing
             said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             warnings.warn(f"component {role!r} cannot be loaded, a stand-in takes its place: {said}", stacklevel=1)
     return found

@@ -14,6 +14,8 @@ from mmchar.generation.run import on_meta
 from mmchar.generation.structure import mapped, tensors
 from mmchar.known_values import given
 
+_PATCHES = 32  # on a side of an image, where a model takes any size and none is asked for
+
 
 def prompt_of(
     model: nn.Module, *, batch: int, prompt_tokens: int, height: int | None, width: int | None
@@ -79,6 +81,7 @@ def pixels_of(
     channels = _number(vision, "num_channels", "in_channels", "in_chans") or 3
     if "image_grid_thw" in takes:
         patch, frames = vision.patch_size, vision.temporal_patch_size
+        height, width = height or _PATCHES * patch, width or _PATCHES * patch
         rows, columns = height // patch, width // patch
         pixels = torch.zeros(batch * rows * columns, channels * frames * patch * patch, dtype=dtype)
         return {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, rows, columns]] * batch)}

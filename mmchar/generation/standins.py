@@ -11,6 +11,11 @@ import torch
 WORD = "a"  # the word that prompts are made of; any other is a template's
 MOST_TOKENS = 512  # of a tokenizer whose text encoder has no table of positions: T5's usual length
 _SPECIAL = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
+_MARKS = {
+    "<|image_pad|>": "image_token_id",
+    "<|vision_start|>": "vision_start_token_id",
+    "<|vision_end|>": "vision_end_token_id",
+}
 _TOKEN = r"<\|?[^|<>\s]*\|?>|\w+|[^\w\s]|\n"  # marks of a chat, words, punctuation, ends of lines
 _TEMPLATE = "{% for message in messages %}{{ message['content'] if message['content'] is string else message['content'] | map(attribute='text') | select('defined') | join(' ') }} {% endfor %}"
 
@@ -20,7 +25,9 @@ def prompt(tokens: int | None) -> str:
     return " ".join([WORD] * (tokens or 1))
 
 
-def tokenizer(*, most: int = MOST_TOKENS, template: int | None = None, kind: Any = None) -> Any:
+def tokenizer(
+    *, most: int = MOST_TOKENS, template: int | None = None, kind: Any = None, words: Mapping[str, int] | None = None
+) -> Any:
     """A tokenizer that makes a token of every word.
 
     Parameters
@@ -31,12 +38,14 @@ def tokenizer(*, most: int = MOST_TOKENS, template: int | None = None, kind: Any
         Tokens of the words that are not the prompt's: what a pipeline writes around it.
     kind : type, optional
         The class that it pretends to be an instance of.
+    words : mapping, optional
+        Further words with their ids, e.g. what a network takes for the place of an image.
     """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = {token: index for index, token in enumerate((*_SPECIAL.values(), WORD))}
-    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    known = {token: index for index, token in enumerate((*_SPECIAL.values(), WORD))}
+    inner = Tokenizer(models.WordLevel({**known, **(words or {})}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Split(Regex(_TOKEN), behavior="removed", invert=True)
     base = kind if isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerFast) else PreTrainedTokenizerFast
 
@@ -47,11 +56,19 @@ def tokenizer(*, most: int = MOST_TOKENS, template: int | None = None, kind: Any
             PreTrainedTokenizerFast.__init__(self, **kwargs)
 
         def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
-            return super().__call__(_templated(text, template), *args, **kwargs)
+            return super().__call__(_ended(_templated(text, template), ends), *args, **kwargs)
 
+    ends = "<bos> <eos>" if "CLIP" in base.__name__ else "<eos>"
     made = StandIn(tokenizer_object=inner, model_max_length=most, **_SPECIAL)
     made.chat_template = _TEMPLATE
     return made
+
+
+def _ended(text: Any, ends: str) -> Any:
+    """An empty text as a real tokenizer has it: its marks for begin and end are there."""
+    if isinstance(text, list | tuple):
+        return [_ended(part, ends) for part in text]
+    return text if not isinstance(text, str) or text.strip() else ends
 
 
 def _templated(text: Any, template: int | None) -> Any:
@@ -90,6 +107,12 @@ class Processor:
     preprocess = __call__
 
 
+def marks_of(config: Any) -> dict[str, int]:
+    """Ids of the marks that stand for images, as a network that sees knows them."""
+    found = {mark: getattr(config, name, None) for mark, name in _MARKS.items()}
+    return {mark: id for mark, id in found.items() if isinstance(id, int)}
+
+
 def text_length(config: Any) -> int:
     """Tokens that a text encoder has positions for; the usual length where its positions are not a table."""
     config = getattr(config, "text_config", config)
@@ -103,15 +126,24 @@ def missing(parameters: Mapping[str, Any], networks: Mapping[str, Any], tokens: 
     for name, part in parameters.items():
         if "tokenizer" in name:
             encoder = networks.get(name.replace("tokenizer", "text_encoder")) or networks.get("text_encoder")
-            most = text_length(getattr(encoder, "config", None))
+            others = [part for role, part in networks.items() if role.startswith("text_encoder")]
+            encoders = [encoder] if encoder is not None or not others else others
+            most = min(text_length(getattr(part, "config", None)) for part in encoders)
             said = tokens.get(name) or tokens.get("*", {})
             found[name] = tokenizer(
-                most=min(most, said.get("most", most)), template=said.get("template"), kind=_kind(part)
+                most=min(most, said.get("most", most)),
+                template=said.get("template"),
+                kind=_kind(part),
+                words=marks_of(getattr(encoder, "config", None)),
             )
         elif name in ("feature_extractor", "image_processor"):
-            config = getattr(networks.get("image_encoder"), "config", None)
+            config = getattr(networks.get("image_encoder") or networks.get("text_encoder"), "config", None)
             config = getattr(config, "vision_config", config)
             found[name] = Processor(int(getattr(config, "image_size", None) or 224))
+        elif name in ("processor", "text_processor") and "VLProcessor" in str(part.annotation):
+            from mmchar.generation.standin_processors import TextAndImages
+
+            found[name] = TextAndImages(getattr(networks.get("text_encoder"), "config", None))
     return found
 
 

@@ -3,6 +3,7 @@
 A kink is where a sliding window is full: a layer that grew stays as long as it is.
 """
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -40,19 +41,24 @@ def steps_table(stage: Stage, rows_at: Callable[[int], pd.DataFrame], numbers: l
         return known[index]
 
     pieces = _pieces(stage, firsts, rows, numbers)
-    parts = [_piece(rows(low), rows(high), low, high, numbers, ends=high == len(firsts) - 1) for low, high in pieces]
+    parts = [
+        _piece(rows(low), rows(high), low, many[low : high + (high == len(firsts) - 1)], numbers, high - low)
+        for low, high in pieces
+    ]
     table = pd.concat(parts, ignore_index=True)
-    return table.assign(step=table["step"] * many, repeats=table["repeats"] * many)
+    before = np.concatenate([[0], np.cumsum(many)])  # executions of shorter lengths
+    return table.assign(step=before[table["step"]])
 
 
-def _distinct(stage: Stage) -> tuple[list[int], int]:
-    """The first of the steps of each length, and how many there are of each: two where guidance decodes twice."""
+def _distinct(stage: Stage) -> tuple[list[int], list[int]]:
+    """The first step of each length in ascending order, and how many there are of it: two where two texts are decoded."""
     assert stage.growth is not None
-    firsts = [step for step, dims in enumerate(stage.growth.dims) if dims not in stage.growth.dims[:step][-1:]]
-    many = stage.repeats / len(firsts)
-    if many != int(many):
-        raise ValueError(f"stage {stage.name!r}: {stage.repeats} calls of {len(firsts)} lengths; cannot tell its steps")
-    return firsts, int(many)
+    firsts: dict[tuple[int, ...], int] = {}
+    for step, dims in enumerate(stage.growth.dims):
+        firsts.setdefault(dims, step)
+    many = Counter(stage.growth.dims)
+    order = sorted(firsts)
+    return [firsts[dims] for dims in order], [many[dims] for dims in order]
 
 
 def _pieces(
@@ -91,21 +97,21 @@ def _rows_between(
 
 
 def _piece(
-    first: pd.DataFrame, last: pd.DataFrame, low: int, high: int, numbers: list[str], *, ends: bool
+    first: pd.DataFrame, last: pd.DataFrame, low: int, many: list[int], numbers: list[str], apart: int
 ) -> pd.DataFrame:
-    """Rows of the steps from ``low`` up to ``high`` (with it, where the stage ends there): one per step if they grow."""
-    many = high - low + ends
-    if many == 1:
-        return first.assign(step=low, repeats=1)
+    """Rows of the lengths from index ``low`` on, ``many`` executions of each: a row per length of those that grow."""
+    if len(many) == 1:
+        return first.assign(step=low, repeats=many[0])
     if not first[SITE].equals(last[SITE]):  # neighbours, one kink
-        return pd.concat([first.assign(step=low, repeats=1), last.assign(step=high, repeats=1)], ignore_index=True)
+        ends = [frame.assign(step=low + at, repeats=many[at]) for at, frame in enumerate((first, last))]
+        return pd.concat(ends, ignore_index=True)
     changes = (first[numbers] != last[numbers]).any(axis=1)
     peak = np.maximum(first["live_bytes"], last["live_bytes"])
-    same = first.assign(live_bytes=peak)[~changes].assign(step=low, repeats=many)
+    same = first.assign(live_bytes=peak)[~changes].assign(step=low, repeats=sum(many))
     a, b = first[changes], last[changes]
-    every = a.loc[a.index.repeat(many)].reset_index(drop=True)
-    step = np.tile(np.arange(many), len(a))
+    every = a.loc[a.index.repeat(len(many))].reset_index(drop=True)
+    step = np.tile(np.arange(len(many)), len(a))
     for column in (*numbers, "live_bytes"):
-        rise = np.repeat(b[column].to_numpy() - a[column].to_numpy(), many) * step
-        every[column] = np.repeat(a[column].to_numpy(), many) + rise // (high - low)
-    return pd.concat([same, every.assign(step=low + step, repeats=1)], ignore_index=True)
+        rise = np.repeat(b[column].to_numpy() - a[column].to_numpy(), len(many)) * step
+        every[column] = np.repeat(a[column].to_numpy(), len(many)) + rise // apart
+    return pd.concat([same, every.assign(step=low + step, repeats=np.tile(many, len(a)))], ignore_index=True)

@@ -60,7 +60,7 @@ def subject_of(
             f"{type(model).__name__} is no pipeline, model or module; give one, or a zoo name, file or folder"
         )
     twin = on_meta(model) if device == "meta" else model
-    if hasattr(model, "generate") and ("new_tokens" in call or "max_new_tokens" in call):
+    if hasattr(model, "generate") and _is_written(model, call):
         return _language_model(twin, call, role)
     if "prompt_tokens" in call and not inputs:
         return _forward(twin, (), {"input_ids": _ids(call), **_rest(call)})
@@ -84,13 +84,22 @@ def makes_of(call: Callable[..., Any]) -> str | None:
     return "audio" if any(name.startswith("audio_") for name in asks) else None
 
 
+def _is_written(model: Any, call: Mapping[str, Any]) -> bool:
+    """Whether these are arguments of ``generate()`` and not of one forward."""
+    if {"new_tokens", "max_new_tokens"} & call.keys():
+        return True
+    takes = inspect.signature(model.forward).parameters.values()
+    names = {part.name for part in takes if part.kind is not part.VAR_KEYWORD}
+    return "prompt_tokens" not in call and not call.keys() <= names
+
+
 def _language_model(model: Any, call: Mapping[str, Any], role: str) -> Subject:
     """``generate()``, made to write all the tokens that are asked for."""
     given = {**_rest(call)}
     new = call.get("new_tokens", call.get("max_new_tokens"))
     if "prompt_tokens" in call:
         given.setdefault("input_ids", _ids(call))
-    given |= {"max_new_tokens": new, "min_new_tokens": new}
+    given |= {"max_new_tokens": new, "min_new_tokens": new} if new else {}
     given.setdefault("do_sample", False)
     if getattr(model.generation_config, "pad_token_id", None) is None:
         given.setdefault("pad_token_id", 0)

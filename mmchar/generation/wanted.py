@@ -27,16 +27,17 @@ _TEXTS = re.compile(r"\w*prompt|\w*category")
 _NAMED_AFTER = tuple(
     (re.compile(name), re.compile(arguments))
     for name, arguments in (
-        (r"Img2Img|I(mage)?(To|2)(V|Image|I(?!n))|I2[IV]|Image(To|2)Image|Variation|Pix2Pix|Edit|Kontext", r"images?"),
-        (r"ImageTo\w*Video|Image2Video|Fill|Upscale|SuperResolution|Inpaint|Depth2Img|Redux|Refiner", r"image"),
-        (r"Adapter|ControlNet|ControlNetXS", r"control_image|control_video|conditioning_frames|image"),
+        (r"Img2Img|Image?2I|I2[IV]|Ima?ge?(To|2)|Variation|Pix2Pix|Edit|Kontext|Redux|Layered|CycleDiffusion", r"images?"),
+        (r"Fill|Upscale|SuperResolution|Inpaint|Depth2Img|Refiner|Adapter|UnCLIPImg|PIA|I2VGen", r"image"),
+        (r"SuperResolution", r"original_image"),
+        (r"ControlNet", r"control_image|control_video|conditioning_frames|image"),
         (r"Control", r"control_image|control_video|conditioning_frames"),
-        (r"Inpaint|Fill", r"mask|mask_image|control_mask|mask_video"),
-        (r"VideoToVideo|VideoUpscale|LatentUpsample|InpaintVideo", r"video"),
-        (r"AudioToAudio", r"audio"),
-        (r"OmniGen|InContext", r"nothing"),
+        (r"Inpaint|Fill|DiffEdit", r"mask|mask_image|control_mask|mask_video"),
+        (r"VideoToVideo|LatentUpsample|VideoInpaint", r"video"),
+        (r"AudioToAudio|AudioInpaint|Audio\dInpaint", r"audio"),
     )
 )
+_EMBEDDINGS = re.compile(r"(negative_)?image_embeds")
 
 
 @dataclass
@@ -96,9 +97,12 @@ def _add(made: Wanted, pipe: Any, name: str, takes: Mapping[str, Any], request: 
     elif _VIDEOS.fullmatch(name):
         made.arguments[name] = [standins.image(height, width)] * _frames(takes, request)
         made.follows |= {"height", "width", "frames"}
+    elif _EMBEDDINGS.fullmatch(name):
+        made.arguments[name] = torch.zeros(many, _embedding_width(pipe))
     elif _IMAGES.fullmatch(name):
-        picture = standins.image(height, width)
-        made.arguments[name] = picture if "prompt" in takes else [picture] * many
+        image = standins.image(height, width)
+        one = "prompt" in takes or many == 1  # of several prompts too
+        made.arguments[name] = [image] if name.endswith("images") else image if one else [image] * many
         made.follows |= {"height", "width"}
     elif _SOUNDS.fullmatch(name):
         rate = getattr(getattr(getattr(pipe, "vae", None), "config", None), "sampling_rate", None) or 16_000
@@ -129,6 +133,13 @@ def _own_sides(pipe: Any) -> tuple[int, int]:
         return int(size[0] * scale), int(size[1] * scale)
     side = int(size * scale) if isinstance(size, int | float) else _SIDE
     return side, side
+
+
+def _embedding_width(pipe: Any) -> int:
+    """Width of the image embeddings that a U-Net is told, as its configuration says."""
+    config = pipe.unet.config
+    own = config.encoder_hid_dim if config.encoder_hid_dim_type == "image_proj" else config.cross_attention_dim
+    return int(own)
 
 
 def _frames(takes: Mapping[str, Any], request: Request) -> int:

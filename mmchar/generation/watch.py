@@ -172,9 +172,8 @@ class Watch:
             and seen.layers
             and all(0 <= new - old <= seen.tokens for new, old in zip(numbers, seen.numbers[-1], strict=True))
         ]
-        if not followed:  # a decoder at a length that another one began with is not that one
-            same = self._index.get((role, method, structure, numbers))
-            return same if same is not None and not same.layers else None
+        if not followed:  # the same call again, or the first step of another text of the same length
+            return self._index.get((role, method, structure, numbers))
         return min(followed, key=lambda seen: sum(numbers) - sum(seen.numbers[-1]))
 
     def _first(

@@ -1,0 +1,56 @@
+"""The class that generates with some networks, where a model file names none: told by the networks' own classes."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from mmchar.models import Model, ModelSpec
+
+_DENOISERS = ("unet", "transformer")
+# Classes of diffusers whose pipeline is not called after them.
+_CALLED = {"SD3": "StableDiffusion3", "UNet2D": "DDPM"}
+
+
+def with_pipeline(model: Model) -> Model:
+    """A model whose spec says what generates with it.
+
+    Raises
+    ------
+    ValueError
+        Networks that no pipeline is called after.
+    """
+    if model.spec.pipeline:
+        return model
+    return replace(model, spec=replace(model.spec, pipeline=_pipeline(model)))
+
+
+def _pipeline(model: Model) -> dict[str, Any]:
+    networks = list(model.components.values())
+    if len(networks) == 1 and hasattr(networks[0], "main_input_name") and hasattr(networks[0], "_from_config"):
+        return {"library": "transformers", "class": "generate" if _writes(networks[0]) else "forward"}
+    name = _name(model.spec)
+    import diffusers
+
+    if not hasattr(diffusers, name):
+        raise ValueError(
+            f"{model.spec.name}: nothing says what generates with {', '.join(model.spec.components)}; "
+            'name it in the file, e.g. "pipeline": {"library": "diffusers", "class": "FluxPipeline"}'
+        )
+    return {"library": "diffusers", "class": name}
+
+
+def _writes(network: nn.Module) -> bool:
+    return hasattr(network, "generate") and bool(network.can_generate())  # type: ignore[operator]
+
+
+def _name(spec: ModelSpec) -> str:
+    """The pipeline that a denoiser's class belongs to, by its name."""
+    part = next((spec.components[role] for role in _DENOISERS if role in spec.components), None)
+    if part is None:
+        return ""
+    if part.cls == "UNet2DConditionModel":
+        return f"StableDiffusion{'XL' if part.config.get('addition_embed_type') == 'text_time' else ''}Pipeline"
+    kind = re.sub(r"(Transformer(2D|3D|1D)?)?Model$", "", part.cls)
+    return f"{_CALLED.get(kind, kind)}Pipeline"
