@@ -5,6 +5,7 @@ documentation of ``scaled_dot_product_attention`` (no flash kernel with a mask).
 """
 
 import re
+import warnings
 from collections.abc import Sequence
 from itertools import zip_longest
 from math import prod
@@ -83,10 +84,10 @@ def attention_kind(
         Whether the keys come from elsewhere, where that is known, of the tokens or by what the module itself says. It
         overrides the name (a second ``attn2`` that looks at its own tokens is self attention).
 
-    Raises
-    ------
-    ValueError
-        Name and shapes disagree (e.g. a temporal attention with q_len != kv_len).
+    Warns
+    -----
+    UserWarning
+        Name and shapes disagree (e.g. a self attention with q_len < kv_len, of a decoder); shapes decide.
     """
     if joint:
         kind = "joint"
@@ -103,11 +104,13 @@ def attention_kind(
     else:
         kind = "self" if q_len == kv_len else "cross"
     fits = {"causal": q_len <= kv_len, "joint": q_len <= kv_len, "cross": True}.get(kind, q_len == kv_len)
-    if not fits:
-        raise ValueError(
-            f"attention in {module!r} is {kind} by its name, but q_len={q_len} and kv_len={kv_len} say otherwise"
-        )
-    return kind
+    if fits:
+        return kind
+    seen = "causal" if q_len < kv_len else "cross"
+    warnings.warn(
+        f"attention in {module!r} is {kind} by its name, but q_len={q_len} and kv_len={kv_len} say {seen}", stacklevel=2
+    )
+    return seen
 
 
 def use_backend(table: "pd.DataFrame", backend: str) -> "pd.DataFrame":

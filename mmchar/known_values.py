@@ -1,8 +1,8 @@
 """Values of small tensors on ``meta``: what a mask, a position or a size says is kept beside the tensor that has none.
 
 Code that reads values (``.item()``, ``tolist()``, ``x[mask]``) then branches on meta as it does on a device. A value is
-known where everything that it was computed from is: inputs that were given, ranges, constants. What comes out of weights
-or activations is not.
+known where everything that it was computed from is: inputs that were given, ranges, constants. What comes out of
+weights or activations is not.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
 LIMIT = 1 << 16  # whole numbers or truths in a tensor of which the values are kept
@@ -47,7 +48,8 @@ def given(tensor: Tensor) -> Tensor:
     if not hollow and not _overlaps(tensor):
         dense = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     if not hollow and _is_few(tensor):
-        dense.known = tensor.detach().clone().cpu()
+        with _disable_current_modes():  # a copy that nobody asked for
+            dense.known = tensor.detach().clone().cpu()
     return dense
 
 
@@ -193,7 +195,7 @@ def _pick_by_mask(func: Any, args: tuple) -> Tensor:
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Meanwhile known values can be read as lists and given as lists on meta, where no automatic number type applies."""
+    """Meanwhile known values can be read and given as lists on meta, where no automatic number type applies."""
     with ExitStack() as stack:
         for owner, name, other in _EXCHANGED:
             stack.enter_context(patch.object(owner, name, other))
@@ -213,9 +215,15 @@ def _tolist(tensor: Tensor) -> Any:
 def _tensor(data: Any, *args: Any, device: Any = None, dtype: Any = None, **kwargs: Any) -> Tensor:
     if isinstance(data, Tensor):
         return data.to(device=device or data.device, dtype=dtype or data.dtype)
+    data = tree_map(_as_list, data)
     if device is not None and torch.device(device).type == "meta":
         return given(_own_tensor(data, *args, device="cpu", dtype=dtype, **kwargs))
     return _own_tensor(data, *args, device=device, dtype=dtype, **kwargs)
+
+
+def _as_list(part: Any) -> Any:
+    """The values of a tensor on ``meta`` that others are made of, as plain numbers."""
+    return _tolist(part) if isinstance(part, Tensor) and part.is_meta else part
 
 
 class _autocast(torch.autocast):  # noqa: N801 (stands in for torch's)

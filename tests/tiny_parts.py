@@ -125,7 +125,9 @@ class ImageTextProcessor:
             patch_size=patch_size, merge_size=self.merge_size, temporal_patch_size=2, size=size
         )
 
-    def __call__(self, images: Any = None, text: Any = None, return_tensors: str = "pt", **options: Any) -> BatchFeature:
+    def __call__(
+        self, images: Any = None, text: Any = None, return_tensors: str = "pt", **options: Any
+    ) -> BatchFeature:
         """Ids and mask ``(batch, tokens)``; with images also their patches and their grids (frames, rows, columns)."""
         texts = [text] if isinstance(text, str) else list(text)
         pixels = {} if images is None else dict(self.image_processor(images=images, return_tensors=return_tensors))
@@ -153,7 +155,9 @@ class ImageTextProcessor:
         turns = [turn for message in messages for turn in (message if isinstance(message, list) else [message])]
         parts = [part for turn in turns if not isinstance(turn["content"], str) for part in turn["content"]]
         images = [part["image"] for part in parts if part["type"] == "image"]
-        wanted = {key: options[key] for key in ("padding", "padding_side", "truncation", "max_length") if key in options}
+        wanted = {
+            key: options[key] for key in ("padding", "padding_side", "truncation", "max_length") if key in options
+        }
         encoded = self(images=images or None, text=text, **wanted)
         return encoded if options.get("return_dict", True) else encoded["input_ids"]
 

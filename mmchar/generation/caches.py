@@ -57,7 +57,7 @@ def advance(cache: Any, tokens: int, which: tuple[int, ...]) -> None:
 
 
 def advance_first(cache: Any, tokens: int, which: tuple[int, ...]) -> None:
-    """Make a cache longer in its first layer only, which is where it says its length; :func:`catch_up` does the rest."""
+    """Make a cache longer in its first layer only, where it says its length; :func:`catch_up` does the rest."""
     advance(cache, tokens, which[:1])
     cache.behind = getattr(cache, "behind", 0) + tokens
 

@@ -11,6 +11,8 @@ _OURS = str(Path(__file__).parents[1])
 _LIBRARY = re.compile(r".*[/\\]((?:diffusers|transformers)[/\\].+)")
 # What torch says where code asks a tensor on meta for its values.
 _NO_VALUES = re.compile(r"meta tensor|on meta|data-dependent|_local_scalar_dense|no data", re.IGNORECASE)
+# What is said where a pipeline's own tensors are of another number type than its networks'.
+_OTHER_TYPE = re.compile(r"BFloat16|expected m1 and m2 to have the same dtype|should be the same|same dtype")
 _LONGEST = 300  # characters of a library's own words
 
 
@@ -38,4 +40,6 @@ def _line(name: str, error: Exception, frames: traceback.StackSummary) -> str:
     if _NO_VALUES.search(said):
         code = linecache.getline(frame.filename, frame.lineno or 0).strip()
         said = f"{code!r} asks for values that a count does not compute; give the call what that line works out"
+    if _OTHER_TYPE.search(said):
+        said = f"{said}; it may run in another number type, e.g. float32"
     return f"{name}{ran}: {said} ({place})"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from mmchar.generation import standins
@@ -76,9 +77,21 @@ def build(
     if "requires_safety_checker" in parameters:
         given.setdefault("requires_safety_checker", False)
     chosen = {name: given.get(name) for name, part in parameters.items() if name in given or part.default is part.empty}
-    pipe = cls(**chosen)
+    with _where_networks_are(cls, networks):
+        pipe = cls(**chosen)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@contextmanager
+def _where_networks_are(cls: type, networks: Mapping[str, nn.Module]) -> Iterator[None]:
+    """A class that makes one network of another (``from_unet2d``) makes it on ``meta`` too, where the other is."""
+    first = next((part for network in networks.values() for part in network.parameters()), None)
+    if first is None or not first.is_meta or "from_unet" not in inspect.getsource(cls.__init__):
+        yield
+        return
+    with torch.device("meta"):
+        yield
 
 
 def check_arguments(call: Callable[..., Any], arguments: Mapping[str, Any], *, owner: str) -> None:
@@ -92,6 +105,14 @@ def check_arguments(call: Callable[..., Any], arguments: Mapping[str, Any], *, o
     parameters = inspect.signature(call).parameters
     if not any(part.kind is part.VAR_KEYWORD for part in parameters.values()):
         check_names(arguments, parameters, owner=owner)
+
+
+def check_complete(call: Callable[..., Any], arguments: Mapping[str, Any], *, owner: str) -> None:
+    """Refuse a call that lacks an argument without a default."""
+    for name, part in inspect.signature(call).parameters.items():
+        plain = part.kind not in (part.VAR_KEYWORD, part.VAR_POSITIONAL)
+        if plain and part.default is part.empty and name not in arguments:
+            raise ValueError(f"{owner} needs {name!r}; give it by mmchar.count(..., {name}=...) or --call {name}=...")
 
 
 def check_names(arguments: Iterable[str], known: Iterable[str], *, owner: str) -> None:

@@ -77,10 +77,11 @@ def _piped(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
     """What a pipeline of diffusers makes."""
     pipe = pipeline_of(model, request)
     call = call_of(pipe, request, model.spec, more)
+    pipelines.check_complete(pipe.__call__, call, owner=model.spec.name)
     makes = "video" if request.frames else makes_of(pipe.__call__)
     return Subject(
         model.spec.name,
-        model.components,
+        {**model.components, **pipelines.networks_of(pipe)},
         pipelines.work(pipe, call),
         request.given(),
         renamed=model.spec.pipeline.get("stages", {}),

@@ -23,7 +23,7 @@ class Call:
     kwargs: Mapping[str, Any]
 
     def copied(self, change: Any = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arguments to call with once: caches are copied, as the call may change them; tensors go through ``change``."""
+        """Arguments to call with once: caches are copied, as the call may change them; leaves go through ``change``."""
         return mapped((self.args, dict(self.kwargs)), change or (lambda _path, leaf: leaf))
 
     @property

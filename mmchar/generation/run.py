@@ -84,16 +84,28 @@ def recording_of(
 
 def on_meta(network: nn.Module) -> nn.Module:
     """A network of the same structure on ``meta``; the one given stays as it is, and no weight is copied."""
-    return copy.deepcopy(network, meta_memo(network))
+    twin = copy.deepcopy(network, meta_memo(network))
+    group_experts(twin)
+    return twin
+
+
+def group_experts(network: nn.Module) -> None:
+    """Let a mixture of experts run as grouped products: one by one they ask which tokens chose them."""
+    for module in network.modules():
+        if getattr(getattr(module, "config", None), "_experts_implementation", None) == "eager":
+            module.config._experts_implementation = "grouped_mm"
 
 
 def meta_memo(network: nn.Module) -> dict[int, Any]:
     """For ``copy.deepcopy``: tensors on ``meta`` in place of a network's weights."""
     memo: dict[int, Any] = {}
     for module in network.modules():
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None and id(tensor) not in memo:
+        for tensor in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
+            if isinstance(tensor, Tensor) and id(tensor) not in memo:
                 memo[id(tensor)] = _moved(tensor)
+        config = getattr(module, "config", None)
+        if isinstance(config, dict):  # diffusers' is frozen, and a copy of it loses what was set on it
+            memo[id(config)] = config
     return memo
 
 

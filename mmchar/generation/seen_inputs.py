@@ -1,7 +1,7 @@
 """Prompts of a language model that sees: token ids with a place for every image token, and pixels of the right shape.
 
-How pixels are laid out is told by what the model's forward takes; how many tokens an image becomes is asked of the model
-itself, on ``meta``.
+How pixels are laid out is told by what the model's forward takes; how many tokens an image becomes is asked of the
+model itself, on ``meta``.
 """
 
 import inspect
@@ -70,7 +70,7 @@ def image_tokens(model: Any, pixels: dict[str, Tensor]) -> int:
 def pixels_of(
     model: nn.Module, *, batch: int, height: int | None, width: int | None, prompt_tokens: int
 ) -> dict[str, Tensor]:
-    """Pixels ``(batch, …)`` and what goes with them, laid out as the model's forward takes them; none for a blind one."""
+    """Pixels ``(batch, …)`` and what goes with them, as the model's forward takes them; none for a blind one."""
     takes = inspect.signature(model.forward).parameters
     vision = getattr(model.config, "vision_config", None) or getattr(model.config, "vq_config", None)
     if "pixel_values" not in takes or vision is None:

@@ -6,7 +6,7 @@ import torch
 
 from mmchar.generation import standins
 
-# Pixels of an image that is neither made larger nor smaller: published with Qwen2-VL (preprocessor_config.json, recalled).
+# Pixels of an image that is neither made larger nor smaller: of Qwen2-VL (preprocessor_config.json, recalled).
 _PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 16384 * 28 * 28}
 _PLACE = "<|image_pad|>"  # what the templates of the Qwen family write where an image is
 
@@ -48,7 +48,7 @@ class TextAndImages:
         return found if return_dict else found["input_ids"]
 
     def __call__(self, text: Any = None, images: Any = None, **options: Any) -> Any:
-        """``input_ids`` and ``attention_mask`` ``(batch, tokens)``; of images ``pixel_values`` and ``image_grid_thw``."""
+        """``input_ids``, ``attention_mask`` ``(batch, tokens)``; of images ``pixel_values`` and ``image_grid_thw``."""
         from transformers import BatchFeature
 
         texts = [text] if isinstance(text, str) else list(text)

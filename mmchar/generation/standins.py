@@ -17,7 +17,10 @@ _MARKS = {
     "<|vision_end|>": "vision_end_token_id",
 }
 _TOKEN = r"<\|?[^|<>\s]*\|?>|\w+|[^\w\s]|\n"  # marks of a chat, words, punctuation, ends of lines
-_TEMPLATE = "{% for message in messages %}{{ message['content'] if message['content'] is string else message['content'] | map(attribute='text') | select('defined') | join(' ') }} {% endfor %}"
+_TEMPLATE = (
+    "{% for message in messages %}{{ message['content'] if message['content'] is string else "
+    "message['content'] | map(attribute='text') | select('defined') | join(' ') }} {% endfor %}"
+)
 
 
 def prompt(tokens: int | None) -> str:
@@ -99,6 +102,7 @@ class Processor:
         self._shape = (channels, side, side)
 
     def __call__(self, images: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """``pixel_values`` of as many images as are given."""
         from transformers import BatchFeature
 
         many = len(images) if isinstance(images, list | tuple | torch.Tensor) else 1

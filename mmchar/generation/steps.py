@@ -51,7 +51,7 @@ def steps_table(stage: Stage, rows_at: Callable[[int], pd.DataFrame], numbers: l
 
 
 def _distinct(stage: Stage) -> tuple[list[int], list[int]]:
-    """The first step of each length in ascending order, and how many there are of it: two where two texts are decoded."""
+    """The first step of each length in ascending order, and how many there are of it."""
     assert stage.growth is not None
     firsts: dict[tuple[int, ...], int] = {}
     for step, dims in enumerate(stage.growth.dims):

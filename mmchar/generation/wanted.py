@@ -27,7 +27,7 @@ _TEXTS = re.compile(r"\w*prompt|\w*category")
 _NAMED_AFTER = tuple(
     (re.compile(name), re.compile(arguments))
     for name, arguments in (
-        (r"Img2Img|Image?2I|I2[IV]|Ima?ge?(To|2)|Variation|Pix2Pix|Edit|Kontext|Redux|Layered|CycleDiffusion", r"images?"),
+        (r"Img2Img|Image(To|2)|I2[IV]|Variation|Pix2Pix|Edit|Kontext|Redux|Layered|CycleDiff", r"images?"),
         (r"Fill|Upscale|SuperResolution|Inpaint|Depth2Img|Refiner|Adapter|UnCLIPImg|PIA|I2VGen", r"image"),
         (r"SuperResolution", r"original_image"),
         (r"ControlNet", r"control_image|control_video|conditioning_frames|image"),
