@@ -97,11 +97,11 @@ def _table(
         return _count(model, request, more)
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
-    spec = get_spec(model, tiny=tiny)
+    spec = get_spec(str(model), tiny=tiny)
     full = spec.resolve(request)  # refuse a bad request before torch is loaded
 
     def fresh() -> pd.DataFrame:
-        return _count(load(model, device="meta", dtype=dtype, tiny=tiny), request, more)
+        return _count(load(str(model), device="meta", dtype=dtype, tiny=tiny), request, more)
 
     return _cached(spec, full, more, dtype, fresh) if cache else fresh()
 

@@ -226,7 +226,7 @@ def _as_list(part: Any) -> Any:
     return _tolist(part) if isinstance(part, Tensor) and part.is_meta else part
 
 
-class _autocast(torch.autocast):  # noqa: N801 (stands in for torch's)
+class _autocast(torch.autocast):
     def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
         super().__init__("cpu" if device_type == "meta" else device_type, *args, **kwargs)
         if device_type == "meta":

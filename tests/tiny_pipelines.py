@@ -28,13 +28,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import tiny_parts
 import torch
 import transformers
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-
-import tiny_parts
 
 FOLDER = Path(__file__).parent / "pipelines"
 NOT_PIPELINES = ("unsupported.json", "measured.json")

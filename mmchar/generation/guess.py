@@ -42,7 +42,7 @@ def _pipeline(model: Model) -> dict[str, Any]:
 
 
 def _writes(network: nn.Module) -> bool:
-    return hasattr(network, "generate") and bool(network.can_generate())  # type: ignore[operator]
+    return hasattr(network, "generate") and bool(network.can_generate())
 
 
 def _name(spec: ModelSpec) -> str:

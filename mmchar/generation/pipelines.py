@@ -63,7 +63,7 @@ def build(
     ValueError
         A network that the class does not take, or lacks.
     """
-    parameters = {name: part for name, part in inspect.signature(cls.__init__).parameters.items() if name != "self"}
+    parameters = dict(inspect.signature(cls).parameters)
     for role in networks:
         if role not in parameters:
             raise ValueError(f"{cls.__name__} has no network {role!r}; it has {', '.join(parameters)}")

@@ -135,15 +135,15 @@ def _pretending(watch: Watch) -> Iterator[None]:
 
 
 @contextmanager
-def _device_of(cls: type, watch: Watch) -> Iterator[None]:
+def _device_of(cls: Any, watch: Watch) -> Iterator[None]:
     original = cls.device
 
     def device(self: Any) -> torch.device:
-        where = original.fget(self)  # type: ignore[attr-defined]
+        where = original.fget(self)
         return where if watch.is_inside or where.type != "meta" else torch.device("cpu")
 
-    cls.device = property(device)  # type: ignore[attr-defined]
+    cls.device = property(device)
     try:
         yield
     finally:
-        cls.device = original  # type: ignore[attr-defined]
+        cls.device = original

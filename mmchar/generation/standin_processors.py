@@ -44,7 +44,7 @@ class TextAndImages:
         text = self.tokenizer.apply_chat_template(messages, tokenize=False)
         if not tokenize:
             return text
-        found = self(text, return_tensors=options.get("return_tensors", None))
+        found = self(text, return_tensors=options.get("return_tensors"))
         return found if return_dict else found["input_ids"]
 
     def __call__(self, text: Any = None, images: Any = None, **options: Any) -> Any:

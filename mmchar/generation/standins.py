@@ -15,6 +15,7 @@ _MARKS = {
     "<|image_pad|>": "image_token_id",
     "<|vision_start|>": "vision_start_token_id",
     "<|vision_end|>": "vision_end_token_id",
+    "<image>": "image_token_index",
 }
 _TOKEN = r"<\|?[^|<>\s]*\|?>|\w+|[^\w\s]|\n"  # marks of a chat, words, punctuation, ends of lines
 _TEMPLATE = (

@@ -93,7 +93,8 @@ def _rows_between(
 ) -> bool:
     if not (low[SITE].equals(middle[SITE]) and low[SITE].equals(high[SITE])):
         return False
-    return _is_between(*(part[numbers].to_numpy() for part in (low, middle, high)), at)
+    a, b, c = (part[numbers].to_numpy() for part in (low, middle, high))
+    return _is_between(a, b, c, at)
 
 
 def _piece(

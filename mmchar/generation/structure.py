@@ -84,7 +84,8 @@ def _rebuilt(value: Any, parts: dict[Any, Any]) -> Any:
     if isinstance(value, list):
         return list(parts.values())
     if isinstance(value, Mapping):
-        return type(value)(**parts) if hasattr(value, "to_tuple") else type(value)(parts)
+        kind: Any = type(value)
+        return kind(**parts) if hasattr(value, "to_tuple") else kind(parts)
     new = copy.copy(value)
     vars(new).update(parts)
     return new

@@ -121,11 +121,11 @@ class Watch:
                 return original(module, *args, **kwargs)
             return self._caught(role, method, functools.partial(original, module), args, kwargs)
 
-        nn.Module.__call__ = call  # type: ignore[method-assign]
+        nn.Module.__call__ = call
         try:
             yield
         finally:
-            nn.Module.__call__ = original  # type: ignore[method-assign]
+            nn.Module.__call__ = original
 
     @contextmanager
     def _catch_method(self, role: str, path: str, network: nn.Module, name: str) -> Iterator[None]:
@@ -256,6 +256,6 @@ def _with_cache(value: Any, cache: Any) -> Any:
 
 
 @functools.cache
-def _methods(cls: type[nn.Module]) -> tuple[str, ...]:
+def _methods(cls: Any) -> tuple[str, ...]:
     """Methods of a class that pipelines call it by."""
     return tuple(name for name in dir(cls) if _CALLED.match(name) and inspect.isfunction(getattr(cls, name)))
