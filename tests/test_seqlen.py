@@ -96,11 +96,6 @@ def test_closed_form_equals_what_is_counted_at_published_scale(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_closed_form_equals_what_is_counted_of_the_tiny_variant(name):
-    assert_same(*form_and_count(get_spec(name, tiny=True)))
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_closed_form_equals_what_is_counted_of_the_tiny_variant_at_an_awkward_size(name):
     spec = get_spec(name, tiny=True)
     request = awkward(spec)

@@ -3,14 +3,15 @@
 The folder ``pipelines`` holds them as data. A file has two parts:
 
 - ``networks``: components by key. ``library`` and ``class`` say what to build from ``config``, ``config_class`` which
-  configuration where the class does not say it rightly, ``dtype`` a type other than float32; ``like`` takes another network's values first.
-- ``pipelines``: by class name, with ``module`` where the library may hide it. ``components`` gives each role its network's key (a list of keys makes a list, null
-  leaves the role empty); ``scheduler``, and ``schedulers`` for further roles; ``tokens``: the tokenizers and their
-  longest prompt; ``parts``: other objects without weights, such as feature extractors; ``init``: plain arguments of
-  the class; ``attributes``: settings of the finished pipeline that it takes from nowhere; ``prepare``:
-  methods of it to call before it runs; ``call``: plain arguments of the call; ``needs``: inputs to make up (see `tiny_parts.make_input`);
-  ``like`` takes another pipeline's values first, and ``without`` names what of them, or of the usual arguments of
-  a call, does not belong here.
+  configuration where the class does not say it rightly, ``dtype`` a type other than float32; ``like`` takes another
+  network's values first.
+- ``pipelines``: by class name, with ``module`` where the library may hide it. ``components`` gives each role its
+  network's key (a list of keys makes a list, null leaves the role empty); ``scheduler``, and ``schedulers`` for further
+  roles; ``tokens``: the tokenizers and their longest prompt; ``parts``: other objects without weights, such as feature
+  extractors; ``init``: plain arguments of the class; ``attributes``: settings of the finished pipeline that it takes
+  from nowhere; ``prepare``: methods of it to call before it runs; ``call``: plain arguments of the call; ``needs``:
+  inputs to make up (see `tiny_parts.make_input`); ``like`` takes another pipeline's values first, and ``without`` names
+  what of them, or of the usual arguments of a call, does not belong here.
 
 Keys are shared by all files. What cannot be built or run is named, with the reason, in ``unsupported.json``; what one
 run measured is kept in ``measured.json``.

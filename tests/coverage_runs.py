@@ -1,0 +1,99 @@
+"""Our count on meta held against a real CPU run of the same call, for every tiny pipeline and architecture.
+
+``python tests/coverage_runs.py`` runs all of them and writes ``docs/coverage.md``: what equals, and what does not, with
+the reason. The tests run a part of it (`test_coverage.py`).
+"""
+
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import tiny_architectures
+import tiny_pipelines
+
+import mmchar
+
+PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
+# Products for which torch's counter has no formula, so that only we count them.
+UNKNOWN_TO_THE_COUNTER = ("_cdist_forward", "_euclidean_dist", "_fft_c2c", "_fft_r2c", "_fft_c2r", "_trilinear")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """FLOPs of one call: counted on meta, and measured by ``FlopCounterMode`` over a real run."""
+
+    name: str
+    counted: int
+    measured: int
+    reason: str = ""
+
+    @property
+    def equal(self) -> bool:
+        """Whether both are the same integer."""
+        return not self.reason and self.counted == self.measured
+
+
+def pipeline(name: str) -> Compared:
+    """A pipeline of diffusers, called with all its defaults but for two steps."""
+    measured, _ = tiny_pipelines.measured_flop(name)
+    built = tiny_pipelines.build(name)
+    return Compared(name, flop_of(mmchar.count(built, **tiny_pipelines.call_arguments(name))), measured)
+
+
+def architecture(name: str) -> Compared:
+    """A model of transformers: one ``generate()`` or one forward."""
+    measured = tiny_architectures.run(name).flop
+    model, call = tiny_architectures.build(name), tiny_architectures.inputs(name)
+    entry = tiny_architectures.entry(name)
+    if entry["generate"] is not None:
+        tiny_architectures._prepare(model, entry.get("generation_config", {}))
+        call |= tiny_architectures.generate_options(name)
+    return Compared(name, flop_of(mmchar.count(model, **call)), measured)
+
+
+def flop_of(table: "mmchar.counting.pd.DataFrame") -> int:
+    """FLOPs of a whole generation, of the operators that torch's counter knows."""
+    known = table[~table["op"].isin(UNKNOWN_TO_THE_COUNTER)]
+    return int((known["flop"] * known["repeats"]).sum())
+
+
+def tried(compare: "type[Compared] | object", name: str) -> Compared:
+    """One comparison; what stops it is its reason."""
+    try:
+        return compare(name)  # type: ignore[operator]
+    except Exception as error:  # noqa: BLE001 (the page says why)
+        return Compared(name, 0, 0, " ".join(f"{type(error).__name__}: {error}".split())[:200])
+
+
+def page(pipelines: list[Compared], architectures: list[Compared]) -> str:
+    """The page, in Markdown."""
+    lines = ["# What counts as it runs", ""]
+    lines += ["Tiny networks with random weights: our count on meta against torch's `FlopCounterMode` over a real CPU"]
+    lines += ["run of the same call. Made by `python tests/coverage_runs.py`.", ""]
+    for title, rows in (("Pipelines of diffusers", pipelines), ("Models of transformers", architectures)):
+        good = [row.name for row in rows if row.equal]
+        lines += [f"## {title}: {len(good)} of {len(rows)} equal to the last FLOP", "", ", ".join(good), ""]
+        lines += ["| not equal | why |", "| --- | --- |"]
+        for row in rows:
+            if not row.equal:
+                why = row.reason or f"counted {row.counted:,}, measured {row.measured:,}"
+                lines.append(f"| {row.name} | {why.replace('|', '/')} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Compare everything and write the page."""
+    warnings.simplefilter("ignore")
+    found: list[list[Compared]] = []
+    for names, compare in ((tiny_pipelines.names(), pipeline), (tiny_architectures.names(), architecture)):
+        found.append([])
+        for name in names:
+            found[-1].append(tried(compare, name))
+            print(name, found[-1][-1].equal, file=sys.stderr, flush=True)
+    PAGE.write_text(page(*found))
+
+
+if __name__ == "__main__":
+    main()
