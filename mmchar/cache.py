@@ -18,8 +18,9 @@ COUNTING = (
     *("architectures", "attention", "audio_calls", "calls", "closed_forms", "core_calls", "counting"),
     *("diffusion_calls", "diffusion_stages", "hstu", "inputs", "language_calls", "language_forms", "language_stages"),
     *("model_files", "models", "operators", "projectors", "request", "speech_calls", "stage", "stages", "trace"),
-    *("transformer_block", "video_calls"),
+    *("transformer_block", "video_calls", "by_shape", "known_values", "operator_flop", "plain_paths", "token_sources"),
 )
+GENERATION = "generation"  # and every module of this folder
 
 
 def cached_table(key: dict[str, Any], build: Callable[[], "pd.DataFrame"]) -> "pd.DataFrame":
@@ -66,8 +67,10 @@ def _read_cached(path: Path, name: str) -> "pd.DataFrame | None":
 
 
 def source_hash(files: Iterable[str | Path] | None = None) -> str:
-    """sha256 over the names and contents of the files (by default those of `COUNTING`), read once per process."""
-    files = [Path(__file__).with_name(f"{name}.py") for name in COUNTING] if files is None else files
+    """sha256 over the names and contents of the files (by default those of `COUNTING` and `GENERATION`), read once per process."""
+    if files is None:
+        beside = [Path(__file__).with_name(f"{name}.py") for name in COUNTING]
+        files = [*beside, *Path(__file__).with_name(GENERATION).glob("*.py")]
     return _source_hash(tuple(sorted(str(file) for file in files)))
 
 

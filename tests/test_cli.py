@@ -41,7 +41,7 @@ def test_count_follows_the_contract(capsys):
     }
     assert set(got) == keys
     assert got["params"] == 1_066_235_307
-    assert [s["stage"] for s in got["stages"]] == ["encode_text", "denoise", "decode_image"]
+    assert [s["stage"] for s in got["stages"]] == ["encode_text", "denoise", "decode_image", "pipeline"]
     assert {"stage", "repeats", "params", "flop"} <= set(got["stages"][0])
     assert sum(s["flop"] * s["repeats"] for s in got["stages"]) == got["flop"]
     site = {"stage", "attention", "q_len", "kv_len", "heads", "head_dim", "calls", "repeats"}
@@ -82,7 +82,7 @@ def test_request_options_change_the_count(capsys):
     half = result(capsys, "count", SD, "--steps", "25", "--height", "256", "--guidance", "1")
     assert half["flop"] < base["flop"] / 4
     cascade = result(capsys, "count", "imagen", "--tiny", "--steps", "3,2,1")
-    assert [s["repeats"] for s in cascade["stages"]] == [1, 3, 2, 1]
+    assert [s["repeats"] for s in cascade["stages"]] == [1, 3, 2, 1, 1]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
