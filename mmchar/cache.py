@@ -67,7 +67,7 @@ def _read_cached(path: Path, name: str) -> "pd.DataFrame | None":
 
 
 def source_hash(files: Iterable[str | Path] | None = None) -> str:
-    """sha256 over names and contents of files, by default those of `COUNTING` and `GENERATION`, read once per process."""
+    """sha256 over names and contents of files, by default of `COUNTING` and `GENERATION`, read once per process."""
     if files is None:
         beside = [Path(__file__).with_name(f"{name}.py") for name in COUNTING]
         files = [*beside, *Path(__file__).with_name(GENERATION).glob("*.py")]

@@ -241,20 +241,39 @@ def build(part: Component, *, role: str, model: str, device: str, dtype: str) ->
     import torch
 
     cls = _resolve_class(part, role, model)
-    config = json.loads(json.dumps(dict(part.config)))
+    config = copied(part.config)
     try:
         with _default_dtype(getattr(torch, dtype)), torch.device(device):
-            if hasattr(cls, "_from_config"):  # transformers' classes take a config object
-                fused = "sdpa" if cls._supports_sdpa else "eager"
-                module = cls._from_config(
-                    cls.config_class(**config), attn_implementation=fused, dtype=getattr(torch, dtype)
-                )
-            else:
-                module = cls(**config)
+            module = _from_config(cls, config, dtype) if hasattr(cls, "_from_config") else cls(**config)
     except Exception as error:
         raise ValueError(f"{model}, component {role!r}: {part.cls} rejects its config: {_one_line(error)}") from error
     module = module.to(device)  # parameters made with the legacy torch.Tensor([x]) ignore the device context
     return module.eval().requires_grad_(False)
+
+
+def copied(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as its class takes it: a copy, as classes change what they get, with infinite numbers as such."""
+    return json.loads(json.dumps(dict(config)), object_hook=_number_of)
+
+
+def _number_of(value: dict[str, Any]) -> Any:
+    """transformers writes a number that JSON does not have as ``{"__float__": "Infinity"}``."""
+    return float(value["__float__"]) if value.keys() == {"__float__"} else value
+
+
+def _from_config(cls: Any, config: dict[str, Any], dtype: str) -> "torch.nn.Module":
+    """A transformers class with fused attention, where it has that; of several networks each as it has it."""
+    import torch
+
+    settings = cls.config_class(**config)
+    fused = "sdpa" if cls._supports_sdpa else "eager"
+    try:
+        return cls._from_config(settings, attn_implementation=fused, dtype=getattr(torch, dtype))
+    except ValueError as error:
+        if "attention implementation" not in str(error):
+            raise
+    settings._attn_implementation = None  # the library chooses, network by network
+    return cls._from_config(settings, dtype=getattr(torch, dtype))
 
 
 def _resolve_class(part: Component, role: str, model: str) -> Any:

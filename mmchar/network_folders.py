@@ -1,12 +1,11 @@
 """A folder that transformers saved one model in: a class that writes is run by ``generate()``, others by a forward."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmchar.folders import library_class, make_spec, network_config, read_object
-from mmchar.models import Component, ModelSpec
+from mmchar.models import Component, ModelSpec, copied
 
 # Where a class is looked for by its model type, if a configuration names none: those that write first.
 _MAPPINGS = ("CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT")
@@ -96,7 +95,7 @@ def _class_of_type(file: Path, kind: Any) -> Any:
 
 def _config_object(file: Path, cls: Any, config: Mapping[str, Any]) -> Any:
     try:
-        return cls.config_class(**json.loads(json.dumps(config)))  # a copy: configurations change what they get
+        return cls.config_class(**copied(config))
     except Exception as error:  # configurations check themselves, each in its way
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ValueError(f"{file}: {cls.__name__} rejects its config: {said}") from error
@@ -117,7 +116,10 @@ def _senses(settings: Any) -> bool:
 
 def _limits(settings: Any, request: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """The positions that a decoder has; an encoder and its decoder have them each for themselves."""
-    text = settings.get_text_config()
+    try:
+        text = settings.get_text_config(decoder=True)
+    except ValueError:  # it has several
+        return {}
     most = getattr(text, "max_position_embeddings", None)
     if not isinstance(most, int) or most < 2:
         return {}

@@ -46,8 +46,10 @@ def test_kind(module, q_len, kv_len, flags, kind):
 
 @pytest.mark.parametrize("module", ["temp_attentions.0.attn1", "layers.0.attn1"])
 def test_a_name_that_contradicts_the_shapes_is_loud(module):
-    with pytest.raises(ValueError, match="by its name, but q_len=16 and kv_len=77"):
-        attention.attention_kind(module, q_len=16, kv_len=77)
+    with pytest.warns(UserWarning, match="by its name, but q_len=16 and kv_len=77"):
+        assert attention.attention_kind(module, q_len=16, kv_len=77) == "causal"
+    with pytest.warns(UserWarning, match="say cross"):
+        assert attention.attention_kind(module, q_len=77, kv_len=16) == "cross"
 
 
 def rows():

@@ -34,7 +34,7 @@ def inputs_of(model: nn.Module, request: Request, *, prompt_tokens: int) -> dict
     if main == "input_features":
         return {main: _spectra(model, request, batch)}
     if main == "input_values":
-        return {main: torch.zeros(batch, _RATE * (request.audio_s or _SECONDS), dtype=_dtype(model))}
+        return {main: _sound(model, request, batch)}
     raise ValueError(f"{type(model).__name__} wants {main!r}; call mmchar.count(model, {main}=...) with a tensor")
 
 
@@ -69,6 +69,16 @@ def _pixels(model: nn.Module, request: Request, batch: int) -> Tensor:
     return torch.zeros(shape, dtype=_dtype(model))
 
 
+def _sound(model: nn.Module, request: Request, batch: int) -> Tensor:
+    """Sound ``(batch, samples)``, of a codec ``(batch, channels, samples)``; of a few spectra of a fixed length."""
+    bins, frames = _said(model, "num_mel_bins"), _said(model, "max_length")
+    if bins and frames:
+        return torch.zeros(batch, frames, bins, dtype=_dtype(model))
+    samples = _RATE * (request.audio_s or _SECONDS)
+    channels = _said(model, "audio_channels") or (1 if _said(model, "codebook_size") else None)
+    return torch.zeros(batch, *([channels] if channels else []), samples, dtype=_dtype(model))
+
+
 def _spectra(model: nn.Module, request: Request, batch: int) -> Tensor:
     """Spectra of sound: ``(batch, mel bins, frames)`` of a fixed length, or ``(batch, frames, features)``."""
     mel, positions = _said(model, "num_mel_bins"), _said(model, "max_source_positions")
@@ -85,7 +95,7 @@ def _said(model: nn.Module, *names: str) -> Any:
 
 def _configs(model: nn.Module) -> Iterator[Any]:
     yield model.config
-    for name in ("vision_config", "encoder", "audio_encoder", "backbone_config"):
+    for name in ("vision_config", "encoder", "encoder_config", "audio_encoder", "backbone_config"):
         part = getattr(model.config, name, None)
         if part is not None:
             yield part

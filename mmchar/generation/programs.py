@@ -100,12 +100,20 @@ def _written(model: Model, request: Request, more: Mapping[str, Any]) -> Subject
     call = {**made.get("call", {}), **inputs_of(network, request, prompt_tokens=tokens)}
     if made.get("any_request"):
         _check_taken(model.spec, request, call, writes=writes)
+    if writes and getattr(network.config, "is_encoder_decoder", False):
+        call |= _first_token(network.generation_config)
     if writes:
         call["new_tokens"] = request.new_tokens
         call |= {"num_beams": request.beams} if request.beams and made.get("any_request") else {}
         pipelines.check_names(more, generation_names(network), owner=model.spec.name)
     found = subject_of(network, (), {**call, **more}, device=model.device, role=role)
     return replace(found, name=model.spec.name, asked=request.given(), renamed=made.get("stages", {}))
+
+
+def _first_token(settings: Any) -> dict[str, int]:
+    """The token that a decoder begins with, where neither a checkpoint nor a configuration says one."""
+    known = (settings.decoder_start_token_id, settings.bos_token_id)
+    return {} if any(token is not None for token in known) else {"decoder_start_token_id": 0}
 
 
 def _check_taken(spec: ModelSpec, request: Request, call: Mapping[str, Any], *, writes: bool) -> None:

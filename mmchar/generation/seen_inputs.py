@@ -14,6 +14,7 @@ from mmchar.generation.run import on_meta
 from mmchar.generation.structure import mapped, tensors
 from mmchar.known_values import given
 
+_SIDE = 224  # pixels, where a configuration says none: the usual size of an image encoder
 _PATCHES = 32  # on a side of an image, where a model takes any size and none is asked for
 
 
@@ -54,14 +55,15 @@ def image_token(config: Any) -> int | None:
 def image_tokens(model: Any, pixels: dict[str, Tensor]) -> int:
     """Tokens that images become, of all images together, as the model's own ``get_image_features`` makes them."""
     twin = on_meta(model)
-    takes = inspect.signature(twin.get_image_features).parameters
+    see = getattr(twin, "get_image_features", None) or twin.model.get_image_features
+    takes = inspect.signature(see).parameters
     asked = {name: value for name, value in pixels.items() if name in takes or name == "pixel_values"}
     with torch.inference_mode():
         from mmchar.trace import trace
 
         kept: list[Any] = []
         ready = mapped(asked, lambda _path, leaf: given(leaf) if isinstance(leaf, Tensor) else leaf)
-        trace(twin, lambda: kept.append(twin.get_image_features(**ready)))
+        trace(twin, lambda: kept.append(see(**ready)))
     out = getattr(kept[0], "pooler_output", kept[0])
     width = model.get_input_embeddings().weight.shape[-1]
     return sum(tensor.numel() // width for tensor in tensors(out))
@@ -76,15 +78,24 @@ def pixels_of(
     if "pixel_values" not in takes or vision is None:
         return {}
     side = _number(vision, "image_size", "resolution")
-    height, width = height or side, width or side
     dtype = next(model.parameters()).dtype
     channels = _number(vision, "num_channels", "in_channels", "in_chans") or 3
     if "image_grid_thw" in takes:
-        patch, frames = vision.patch_size, vision.temporal_patch_size
-        height, width = height or _PATCHES * patch, width or _PATCHES * patch
+        patch, frames = vision.patch_size, getattr(vision, "temporal_patch_size", 1)
+        side = side or _PATCHES * patch
+        height, width = height or side, width or side
         rows, columns = height // patch, width // patch
         pixels = torch.zeros(batch * rows * columns, channels * frames * patch * patch, dtype=dtype)
         return {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, rows, columns]] * batch)}
+    side = side or _SIDE
+    height, width = height or side, width or side
+    if "spatial_shapes" in takes:
+        rows, columns = height // vision.patch_size, width // vision.patch_size
+        return {
+            "pixel_values": torch.zeros(batch, rows * columns, channels * vision.patch_size**2, dtype=dtype),
+            "spatial_shapes": torch.tensor([[rows, columns]] * batch),
+            "pixel_attention_mask": torch.ones(batch, rows * columns, dtype=torch.int64),
+        }
     if getattr(model.config, "image_grid_pinpoints", None):
         from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
@@ -103,7 +114,11 @@ def pixels_of(
     if "image_attention_mask" in takes:
         mask = torch.ones(batch, prompt_tokens, 1, dtype=torch.int64)
         return {"pixel_values": torch.zeros(batch, 1, channels, side, side, dtype=dtype), "image_attention_mask": mask}
-    return {"pixel_values": torch.zeros(batch, channels, height, width, dtype=dtype)}
+    if "pixel_attention_mask" in takes:  # several images a prompt, of which black ones are none
+        return {"pixel_values": torch.ones(batch, 1, channels, height, width, dtype=dtype)}
+    pixels = torch.zeros(batch, channels, height, width, dtype=dtype)
+    sizes = {"image_sizes": torch.tensor([[height, width]] * batch)} if "image_sizes" in takes else {}
+    return {"pixel_values": pixels, **sizes}
 
 
 def _crosses(config: Any) -> bool:
