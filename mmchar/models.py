@@ -257,7 +257,7 @@ def copied(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number_of(value: dict[str, Any]) -> Any:
-    """transformers writes a number that JSON does not have as ``{"__float__": "Infinity"}``."""
+    """Transformers writes a number that JSON does not have as ``{"__float__": "Infinity"}``."""
     return float(value["__float__"]) if value.keys() == {"__float__"} else value
 
 

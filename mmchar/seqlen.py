@@ -285,7 +285,7 @@ def sites_at(spec: ModelSpec, stage: "Stage", step: int = 0, **other: int) -> li
 def _form(cls: str, stage: "Stage") -> closed_forms.Form:
     if hasattr(stage, "method"):
         return form_of(cls, stage.method)
-    return FORMS.get(stage.call) or form_of(cls, "forward")  # planned without having been seen
+    return FORMS.get(str(stage.call)) or form_of(cls, "forward")  # planned without having been seen
 
 
 def _stage_rows(spec: ModelSpec, stage: "Stage") -> Iterator[tuple]:

@@ -170,7 +170,7 @@ def _planned(spec: ModelSpec, request: Request, more: Mapping[str, Any]) -> "tup
     from mmchar.stages import stages
 
     if not more:
-        return stages(spec, request)  # type: ignore[return-value]
+        return stages(spec, request)
     from mmchar.generation.on_device import PLANNED
     from mmchar.generation.programs import subject_of_zoo
     from mmchar.generation.run import record

@@ -12,7 +12,9 @@ _LIBRARY = re.compile(r".*[/\\]((?:diffusers|transformers)[/\\].+)")
 # What torch says where code asks a tensor on meta for its values.
 _NO_VALUES = re.compile(r"meta tensor|on meta|data-dependent|_local_scalar_dense|no data", re.IGNORECASE)
 # What is said where a pipeline's own tensors are of another number type than its networks'.
-_OTHER_TYPE = re.compile(r"BFloat16|expected scalar type|expected m1 and m2 to have the same dtype|should be the same|same dtype")
+_OTHER_TYPE = re.compile(
+    r"BFloat16|expected scalar type|expected m1 and m2 to have the same dtype|should be the same|same dtype"
+)
 _LONGEST = 300  # characters of a library's own words
 
 

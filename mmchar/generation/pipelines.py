@@ -84,7 +84,7 @@ def build(
 
 
 @contextmanager
-def _where_networks_are(cls: type, networks: Mapping[str, nn.Module]) -> Iterator[None]:
+def _where_networks_are(cls: Any, networks: Mapping[str, nn.Module]) -> Iterator[None]:
     """A class that makes one network of another (``from_unet2d``) makes it on ``meta`` too, where the other is."""
     first = next((part for network in networks.values() for part in network.parameters()), None)
     if first is None or not first.is_meta or "from_unet" not in inspect.getsource(cls.__init__):

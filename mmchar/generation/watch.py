@@ -103,7 +103,8 @@ class Watch:
             stack.enter_context(self._catch_modules())
             for role, network in self.networks.items():
                 for path, module in network.named_modules():
-                    for name in _methods(type(module)):
+                    kind: Any = type(module)
+                    for name in _methods(kind):
                         stack.enter_context(self._catch_method(role, path, module, name))
             yield
 
