@@ -41,7 +41,8 @@ def test_a_saved_language_model_counts_like_the_zoo(tmp_path):
     random.components["lm"].save_pretrained(tmp_path / "tiny-llama", safe_serialization=True)
     saved = load(str(tmp_path / "tiny-llama"), weights="pretrained", device="cpu", dtype="float32")
     request = random.spec.resolve()
-    assert count(saved, request)["flop"].sum() == count(random, request)["flop"].sum()
+    steps = {"steps": request.steps, "guidance": request.guidance}  # its size is the network's
+    assert count(saved, **steps)["flop"].sum() == count(random, request)["flop"].sum()
 
 
 def test_saved_weights_and_configurations_alone_give_one_spec(pipeline):
@@ -83,11 +84,11 @@ def test_weights_that_are_only_a_pickle_are_refused(pipeline, tmp_path):
         ({}, "holds neither model_index.json"),
         (
             {"config.json": {"architectures": ["GPT9"]}},
-            "'architectures' is 'GPT9'; language models known so far: Llama",
+            "'architectures' is 'GPT9': transformers has no class 'GPT9'",
         ),
         (
             {"model_index.json": {"_class_name": "KandinskyPipeline"}},
-            "'KandinskyPipeline'; pipelines known so far: Stable",
+            "component 'text_encoder' is missing; a KandinskyPipeline cannot run without it",
         ),
     ],
 )
@@ -104,5 +105,5 @@ def test_pretrained_weights_on_meta_are_refused(tmp_path):
 
 
 def test_a_hub_id_without_network_is_one_clear_line():
-    with pytest.raises(ValueError, match="cannot load 'nobody/nothing'"):
+    with pytest.raises(ValueError, match="unknown model 'nobody/nothing'.*the hub cannot be asked"):
         load("nobody/nothing", weights="pretrained", device="cpu", dtype="float32")

@@ -67,7 +67,8 @@ def build(
     for role in networks:
         if role not in parameters:
             raise ValueError(f"{cls.__name__} has no network {role!r}; it has {', '.join(parameters)}")
-    given = {**standins.missing(parameters, networks, tokens or {}), **networks, **(arguments or {})}
+    said = {name: part for name, part in (arguments or {}).items() if part is not None or "tokenizer" not in name}
+    given = {**standins.missing(parameters, networks, tokens or {}), **networks, **said}
     lacks = lacking(cls, given)
     if lacks is not None:
         raise ValueError(f"{cls.__name__} cannot run without its network {lacks!r}")

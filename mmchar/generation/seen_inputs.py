@@ -65,8 +65,7 @@ def image_tokens(model: Any, pixels: dict[str, Tensor]) -> int:
         ready = mapped(asked, lambda _path, leaf: given(leaf) if isinstance(leaf, Tensor) else leaf)
         trace(twin, lambda: kept.append(see(**ready)))
     out = getattr(kept[0], "pooler_output", kept[0])
-    width = model.get_input_embeddings().weight.shape[-1]
-    return sum(tensor.numel() // width for tensor in tensors(out))
+    return sum(tensor.shape[:-1].numel() for tensor in tensors(out))
 
 
 def pixels_of(
@@ -117,8 +116,9 @@ def pixels_of(
     if "pixel_attention_mask" in takes:  # several images a prompt, of which black ones are none
         return {"pixel_values": torch.ones(batch, 1, channels, height, width, dtype=dtype)}
     pixels = torch.zeros(batch, channels, height, width, dtype=dtype)
-    sizes = {"image_sizes": torch.tensor([[height, width]] * batch)} if "image_sizes" in takes else {}
-    return {"pixel_values": pixels, **sizes}
+    if vision.model_type == "pixtral":  # images of any size, each told its own
+        return {"pixel_values": pixels, "image_sizes": torch.tensor([[height, width]] * batch)}
+    return {"pixel_values": pixels}
 
 
 def _crosses(config: Any) -> bool:
