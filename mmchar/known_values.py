@@ -72,8 +72,8 @@ def run(func: Callable[..., Any], name: str, args: tuple, kwargs: dict, inputs: 
     values = all_known(inputs)
     if values and (name in _SHAPED_BY_VALUES or (name == "index" and _has_mask(args[1]))):
         return tree_map(given_if_tensor, _compute(func, args, kwargs))
-    if not values and _selects_by_mask(name, args):
-        return _pick_by_mask(func, args)
+    if not values and selects_by_mask(name, args):
+        return pick_by_mask(func, args)
     if not all(on_meta):
         args, kwargs = tree_map(_to_meta, (args, kwargs))
     if kwargs.get("device") is not None:
@@ -164,7 +164,7 @@ def _overlaps(tensor: Tensor) -> bool:
     return any(length > 1 and stride == 0 for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def _selects_by_mask(name: str, args: tuple) -> bool:
+def selects_by_mask(name: str, args: tuple) -> bool:
     """Whether this is ``x[mask]``, ``~mask`` or ``nonzero`` on meta: its shape hangs on what the mask holds."""
     if name == "nonzero":
         return args[0].is_meta
@@ -173,7 +173,7 @@ def _selects_by_mask(name: str, args: tuple) -> bool:
     return name == "index" and _has_mask(args[1])
 
 
-def _pick_by_mask(func: Any, args: tuple) -> Tensor:
+def pick_by_mask(func: Any, args: tuple) -> Tensor:
     """``x[mask]`` and the like on meta: of a mask that nobody knows as if all ones, and nothing of its negation."""
     if func.overloadpacket.__name__ == "nonzero":
         return torch.empty(args[0].numel(), args[0].dim(), dtype=torch.int64, device="meta")

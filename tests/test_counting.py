@@ -10,11 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmchar.attention import use_backend
 from mmchar.calls import prepare
 from mmchar.counting import COLUMNS, count, count_stage, summarize_count
+from mmchar.known_values import pick_by_mask, selects_by_mask
 from mmchar.models import get_spec, load, zoo_names
 from mmchar.operators import ATTENTION_CORES, CATEGORIES
 from mmchar.request import Request
 from mmchar.stages import Stage, stages
-from mmchar.trace import pick_by_mask, selects_by_mask
 
 NAMES = zoo_names()
 

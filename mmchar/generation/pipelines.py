@@ -3,6 +3,7 @@
 import copy
 import difflib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -104,8 +105,12 @@ def check_arguments(call: Callable[..., Any], arguments: Mapping[str, Any], *, o
         One line, before anything runs.
     """
     parameters = inspect.signature(call).parameters
-    if not any(part.kind is part.VAR_KEYWORD for part in parameters.values()):
-        check_names(arguments, parameters, owner=owner)
+    names = [name for name, part in parameters.items() if part.kind is not part.VAR_KEYWORD]
+    if len(names) == len(parameters):
+        check_names(arguments, names, owner=owner)
+    elif hasattr(getattr(call, "__self__", None), "register_modules"):  # a pipeline takes old names so, and no others
+        old = re.findall(r'kwargs\.pop\("(\w+)"', inspect.getsource(call))
+        check_names(arguments, [*names, *old], owner=owner)
 
 
 def check_complete(call: Callable[..., Any], arguments: Mapping[str, Any], *, owner: str) -> None:

@@ -17,7 +17,7 @@ from mmchar.generation.recording import Stage
 from mmchar.generation.run import record
 from mmchar.generation.saved_parts import loaded
 from mmchar.generation.subject import Subject, makes_of, subject_of
-from mmchar.generation.wanted import is_picture, picture, wanted
+from mmchar.generation.wanted import is_picture, picture, sides, wanted
 from mmchar.inputs import Inputs
 from mmchar.models import Model, ModelSpec, build_model
 from mmchar.request import Request
@@ -176,6 +176,7 @@ def call_of(pipe: Any, request: Request, spec: ModelSpec, more: Mapping[str, Any
         A field of the request for which the call has no argument, unless it says what the networks make anyway.
     """
     takes = inspect.signature(pipe.__call__).parameters
+    request = _both_sides(pipe, request)
     renamed = spec.pipeline.get("request", {})
     more = {name: picture(value) if is_picture(name) else value for name, value in more.items()}
     found = {**_batch(takes, request), **spec.pipeline.get("call", {})}
@@ -192,6 +193,14 @@ def call_of(pipe: Any, request: Request, spec: ModelSpec, more: Mapping[str, Any
             always = f": it always makes {spec.request[field]}" if field in spec.request else ""
             raise ValueError(f"{spec.name} takes no {field!r}{always}")
     return {**made.arguments, **found, **more}
+
+
+def _both_sides(pipe: Any, request: Request) -> Request:
+    """A request with height and width where it has one of them: some pipelines take both from elsewhere then."""
+    if (request.height is None) == (request.width is None):
+        return request
+    height, width = sides(pipe, inspect.signature(pipe.__call__).parameters, request)
+    return replace(request, height=height, width=width)
 
 
 def _batch(takes: Mapping[str, Any], request: Request) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def _is_named_after(pipe: Any, name: str, takes: Mapping[str, Any]) -> bool:
 
 def _add(made: Wanted, pipe: Any, name: str, takes: Mapping[str, Any], request: Request) -> None:
     many = request.batch or 1
-    height, width = _sides(pipe, takes, request)
+    height, width = sides(pipe, takes, request)
     if _MASKS.fullmatch(name):
         made.arguments[name] = standins.image(height, width).convert("L").point(lambda _: 255)
         made.follows |= {"height", "width"}
@@ -112,7 +112,7 @@ def _add(made: Wanted, pipe: Any, name: str, takes: Mapping[str, Any], request: 
         made.arguments[name] = [standins.prompt(request.prompt_tokens)] * many
 
 
-def _sides(pipe: Any, takes: Mapping[str, Any], request: Request) -> tuple[int, int]:
+def sides(pipe: Any, takes: Mapping[str, Any], request: Request) -> tuple[int, int]:
     """Height and width in pixels: as asked, as the call's own default, or as the denoiser was made for."""
     said = [request.height, request.width]
     defaults = [getattr(takes.get(name), "default", None) for name in ("height", "width")]
