@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     notes: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("always", category=UserWarning, module="mmchar")
         warnings.showwarning = _noting(notes, warnings.showwarning)
         code = _run(argv)
     for note in notes if code == 0 else ():  # what is refused is refused in one line

@@ -99,6 +99,10 @@ def _table(
         raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
     spec = get_spec(str(model), tiny=tiny)
     full = spec.resolve(request)  # refuse a bad request before torch is loaded
+    if more:
+        from mmchar.generation.programs import check_call
+
+        check_call(spec, more)
 
     def fresh() -> pd.DataFrame:
         return _count(load(str(model), device="meta", dtype=dtype, tiny=tiny), request, more)

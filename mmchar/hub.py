@@ -37,7 +37,7 @@ def download_configs(name: str, *, zoo: Iterable[str]) -> Path:
     except Exception as error:  # the hub's client has an error for everything, none is swallowed
         near = nearest(name, zoo)
         hint = f"; the zoo has {near!r}" if near else "; give a folder of configurations"
-        said = " ".join(f"{type(error).__name__}: {error}".split()).partition(". ")[0][:200]
+        said = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160] if str(error).strip() else ''}"
         raise ValueError(
             f"unknown model {name!r}: neither in the zoo nor a folder, and the hub cannot be asked{hint} ({said})"
         ) from error

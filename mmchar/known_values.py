@@ -202,7 +202,7 @@ def readable() -> Iterator[None]:
         yield
 
 
-_own_tolist, _own_tensor = Tensor.tolist, torch.tensor
+_own_tolist, _own_tensor, _own_numpy = Tensor.tolist, torch.tensor, Tensor.numpy
 
 
 def _tolist(tensor: Tensor) -> Any:
@@ -210,6 +210,12 @@ def _tolist(tensor: Tensor) -> Any:
     if values is None:
         raise NotImplementedError(f"reads the values of a tensor {tuple(tensor.shape)} that the networks computed")
     return _own_tolist(values)
+
+
+def _numpy(tensor: Tensor, **options: Any) -> Any:
+    """Values as numpy has them; zeros where nobody knows them, as of a single number that is read."""
+    values = known(tensor)
+    return _own_numpy(torch.zeros(tensor.shape, dtype=tensor.dtype) if values is None else values, **options)
 
 
 def _tensor(data: Any, *args: Any, device: Any = None, dtype: Any = None, **kwargs: Any) -> Tensor:
@@ -235,6 +241,7 @@ class _autocast(torch.autocast):
 
 _EXCHANGED = (
     (Tensor, "tolist", _tolist),
+    (Tensor, "numpy", _numpy),
     (torch, "tensor", _tensor),
     (torch, "as_tensor", _tensor),
     (torch, "autocast", _autocast),

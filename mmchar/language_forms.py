@@ -262,6 +262,7 @@ FORMS: dict[str, Form] = {
     **dict.fromkeys(("prefill_thinker", "decode_thinker"), thinker),
     **dict.fromkeys(("prefill_talker", "decode_talker"), talker),
     "denoise_sound": sound_transformer,
+    "decode_codes_janus": nothing,
     "HSTU": hstu,
     "HSTU.retrieve": nothing,
 }

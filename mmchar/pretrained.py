@@ -3,41 +3,58 @@
 from collections.abc import Callable
 from typing import Any
 
-from mmchar.models import Model, get_spec
+from mmchar.models import Model, ModelSpec, get_spec
 
 
 def load_pretrained(path: str, *, device: str, dtype: str) -> Model:
     """A diffusers pipeline or a transformers model from a local folder or a hub id.
 
-    Its spec is that of the folder without weights (:func:`mmchar.folders.folder_spec`), so the model can be counted and
-    measured like one of the zoo.
+    The spec is that of the configurations alone (:func:`mmchar.models.get_spec`), so the model is counted and measured
+    like one without weights.
 
     Raises
     ------
     ValueError
-        ``device="meta"``, a folder without ``model_index.json`` or ``config.json``, a class that the libraries do not
-        have, or a library error (no safetensors, no network), in one line.
+        ``device="meta"``, what no spec can be made of, or a library error (no safetensors, no network), in one line.
     """
     if device == "meta":
         raise ValueError("weights='pretrained' needs a real device; use device='cpu' or 'cuda', or weights='random'")
+    path = str(path)
+    spec = get_spec(path)
+    if not spec.pipeline.get("any_request"):
+        raise ValueError(f"weights='pretrained' needs a folder or a hub id, and {path!r} has configurations only")
+    load = _pipeline if spec.pipeline["library"] == "diffusers" else _network
+    modules = load(path, spec, dtype)
+    return Model(
+        spec,
+        {role: module.to(device).eval().requires_grad_(False) for role, module in modules.items()},
+        device,
+        dtype,
+    )
+
+
+def _pipeline(path: str, spec: ModelSpec, dtype: str) -> dict[str, Any]:
+    """The networks of a saved pipeline; nothing else of it is loaded."""
+    import diffusers
     import torch
 
-    from mmchar.generation.programs import class_of
+    cls = getattr(diffusers, spec.pipeline["class"])
+    modules, others = cls._get_signature_keys(cls)
+    unused = {role: None for role in modules if role not in spec.components and role not in spec.pipeline["schedulers"]}
+    options = {"dtype": getattr(torch, dtype), "use_safetensors": True, **unused}
+    if "requires_safety_checker" in others:
+        options["requires_safety_checker"] = False
+    pipe = _reach(path, cls.from_pretrained, path, **options)
+    return {role: getattr(pipe, role) for role in spec.components}
 
-    spec = get_spec(str(path))
+
+def _network(path: str, spec: ModelSpec, dtype: str) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    ((role, part),) = spec.components.items()
     options = {"dtype": getattr(torch, dtype), "use_safetensors": True}
-    if spec.pipeline["library"] == "diffusers":
-        cls = class_of("diffusers", spec.pipeline["class"])
-        index = _reach(str(path), cls.load_config, str(path))
-        named = [role for role, entry in index.items() if isinstance(entry, list | tuple) and not role.startswith("_")]
-        unused = {role: None for role in named if role not in spec.components and "scheduler" not in role}
-        pipe = _reach(str(path), cls.from_pretrained, str(path), **options, **unused)
-        modules = {role: getattr(pipe, role) for role in spec.components}
-    else:
-        ((role, part),) = spec.components.items()
-        modules = {role: _reach(str(path), class_of("transformers", part.cls).from_pretrained, str(path), **options)}
-    ready = {role: module.to(device).eval().requires_grad_(False) for role, module in modules.items()}
-    return Model(spec, ready, device, dtype)
+    return {role: _reach(path, getattr(transformers, part.cls).from_pretrained, path, **options)}
 
 
 def _reach(path: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:

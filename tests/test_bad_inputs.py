@@ -21,7 +21,6 @@ from mmchar.models import ZOO, get_spec
 from mmchar.parameters import check_parameters, read_parameters
 from mmchar.records import read_result
 from mmchar.request import FIELDS, Request, from_mapping
-from mmchar.stages import stages
 from mmchar.tables import read_table
 
 SD = "stable-diffusion-1.5"
@@ -64,24 +63,14 @@ FILES = {
     "no_config/model_index.json": json.dumps(
         {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
     ),
-    "no_architecture/config.json": '{"model_type": "llama"}',
+    "no_architecture/config.json": '{"model_type": "nothing"}',
     "odd_architecture/config.json": '{"architectures": ["EvilForCausalLM"]}',
     "text_architecture/config.json": '{"architectures": "LlamaForCausalLM"}',
     "nested_architecture/config.json": '{"architectures": [["LlamaForCausalLM"]]}',
-    "no_sizes/config.json": '{"architectures": ["LlamaForCausalLM"]}',
+    "own_code/config.json": '{"architectures": ["MineForCausalLM"], "auto_map": {"AutoModel": "mine.Mine"}}',
+    "component/config.json": '{"_class_name": "UNet2DConditionModel"}',
     "text_sizes/config.json": '{"architectures": ["LlamaForCausalLM"], "max_position_embeddings": "4096"}',
-    "null_text/config.json": '{"architectures": ["LlamaForCausalLM"], "text_config": null}',
-    "list_text/config.json": '{"architectures": ["LlamaForCausalLM"], "text_config": []}',
-    "no_vision/config.json": json.dumps(
-        {"architectures": ["LlavaForConditionalGeneration"], "text_config": {"max_position_embeddings": 9}}
-    ),
-    "zero_patch/config.json": json.dumps(
-        {
-            "architectures": ["LlavaForConditionalGeneration"],
-            "text_config": {"max_position_embeddings": 4096},
-            "vision_config": {"image_size": 336, "patch_size": 0},
-        }
-    ),
+    "list_text/config.json": '{"architectures": ["LlavaForConditionalGeneration"], "text_config": []}',
     "half_config/config.json": "{",
     "list_config/config.json": "[]",
     "no_numbers/99_draft.txt": "",
@@ -158,7 +147,9 @@ count ../../etc/passwd => unknown model
 count /etc/passwd => unknown model
 count /dev/null => unknown model
 count "stable-diffusion-1.5\\nmore" => unknown model
-count runwayml/stable-diffusion-v1-5 => unknown model
+count runwayml/stable-diffusion-v1-5 => unknown model 'runwayml/stable-diffusion-v1-5': neither in the zoo
+count stabilityai/stable-diffusion-xl-base-1.0 => the hub cannot be asked; the zoo has 'sdxl-base-1.0'
+count nobody/nothing => the hub cannot be asked; give a folder of configurations
 count https://example.org/model.json => no model file
 count "<script>alert(1)</script>" => unknown model
 count "$(id)" => unknown model
@@ -183,24 +174,22 @@ count $F/empty => holds neither model_index.json (diffusers) nor config.json (tr
 count $F/no_class => '_class_name' is None
 count $F/list_index => expected an object, found list
 count $F/half_index => is not readable JSON
-count $F/odd_class => '_class_name' is 'EvilPipeline'; pipelines known so far
+count $F/odd_class => '_class_name' is 'EvilPipeline', which diffusers
 count $F/number_class => '_class_name' is 5
 count $F/list_class => '_class_name' is ['FluxPipeline']
-count $F/no_parts => component 'transformer' is missing; a FluxPipeline needs
+count $F/no_parts => component 'vae' is missing; a FluxPipeline cannot run without it
 count $F/odd_library => library 'os' is not one of
 count $F/odd_entry => expected [library, class]
 count $F/path_class => '../x' is no class name
 count $F/no_config => component 'transformer' needs its config.json
-count $F/no_architecture => 'architectures' is None
-count $F/odd_architecture => 'architectures' is 'EvilForCausalLM'
-count $F/text_architecture => 'architectures' is
-count $F/nested_architecture => 'architectures' is ['LlamaForCausalLM']
-count $F/no_sizes => the field 'max_position_embeddings' is None; LlamaForCausalLM needs a whole number of 1 or more
-count $F/text_sizes => the field 'max_position_embeddings' is '4096'
-count $F/null_text => 'max_position_embeddings' is None
-count $F/list_text => 'max_position_embeddings' is None
-count $F/no_vision => 'vision_config' is None
-count $F/zero_patch => the field 'patch_size' is 0
+count $F/no_architecture => 'architectures' is None and 'model_type' is 'nothing'
+count $F/odd_architecture => 'architectures' is 'EvilForCausalLM': transformers has no class
+count $F/text_architecture => 'architectures' is 'LlamaForCausalLM'; expected a list
+count $F/nested_architecture => 'architectures' is [['LlamaForCausalLM']]; expected a list
+count $F/own_code => code of its own ('auto_map') is never run
+count $F/component => 'UNet2DConditionModel' is one component of a pipeline
+count $F/text_sizes => LlamaForCausalLM rejects its config
+count $F/list_text => LlavaForConditionalGeneration rejects its config
 count $F/half_config => is not readable JSON
 count $F/list_config => expected an object, found list
 count $F/no_class --tiny => no scaled-down variant
@@ -260,6 +249,14 @@ count wan2.1-t2v-1.3b --frames -3 => frames=-3
 count make-a-video --steps 1,2 => does not fit make-a-video; give 5 numbers
 count dit-xl-2-256 --height 512 => height=512 is outside the reach of dit-xl-2-256
 count $SD --tiny --height 3 => must be a multiple of 8
+count $SD --call => argument --call: expected one argument
+count $SD --call steps => argument --call: 'steps' is not NAME=VALUE
+count $SD --call 4=5 => '4=5' is not NAME=VALUE
+count $SD --call height=64 => 'height' has an option of its own, --height
+count $SD --call dtype=float32 => 'dtype' has an option of its own, --dtype
+count $SD --call eta=0 --call eta=1 => 'eta' is given twice
+count $SD --call guidance_scael=4 => takes no 'guidance_scael'; did you mean 'guidance_scale'?
+project $SD --gpu h100-sxm --call image=64x64 => StableDiffusionPipeline takes no 'image'
 count $SD --dtype int8 => unknown dtype 'int8'; choose one of float32, bfloat16, float16
 count $SD --dtype "" => unknown dtype ''
 count $SD --dtype fp16 => unknown dtype 'fp16'
@@ -395,7 +392,6 @@ name = "" => name
 name = "../up" => name
 name = ["x"] => name
 family = - => the field 'family' is missing
-family = "nothing" => nothing
 family = 5 => family
 family = null => family
 family = ["latent_diffusion"] => family
@@ -407,7 +403,6 @@ components = [] => components
 components = null => components
 components = {} => components
 components = "unet" => components
-components.unet = - => unet
 components.unet = null => expected an object, found NoneType
 components.unet = 5 => expected an object, found int
 components.unet = [] => expected an object, found list
@@ -451,7 +446,6 @@ request.height = [512] => height=[512]
 request.height = true => height=True
 request.steps = [] => steps
 request.steps = "50" => steps='50'
-request.steps = [50, 50] => steps=50,50: the model has 1 denoisers
 request.guidance = "7" => guidance='7'
 request_source = - => request_source
 request_source = 5 => request_source
@@ -516,7 +510,7 @@ def _no_heavy_work(request, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("heavy work was started for a bad input")
 
-    for module, name in ((models, "build"), (counting, "_trace"), (papermill_process.subprocess, "Popen")):
+    for module, name in ((models, "build"), (counting, "count_subject"), (papermill_process.subprocess, "Popen")):
         monkeypatch.setattr(module, name, refuse)
 
 
@@ -564,19 +558,23 @@ def test_a_model_file_with_one_bad_field_is_one_line(change, answer, tmp_path):
 
 # What only the model's own classes know: its networks are built, without memory, and then one line says what is wrong.
 BUILT = """
-pixart-sigma-1024: options.denoise = "nothing" => unknown call 'nothing'
-pixart-sigma-1024: options.denoise = "torch" => unknown call 'torch'
-pixart-sigma-1024: options.denoise = "Tensor" => unknown call 'Tensor'
-pixart-sigma-1024: options.denoise = "__doc__" => unknown call '__doc__'
-pixart-sigma-1024: options.denoise = 5 => unknown call 5
-pixart-sigma-1024: options.denoise = "prefill" => does not run
+stable-diffusion-1.5: components.unet = - => StableDiffusionPipeline cannot run without its network 'unet'
+stable-diffusion-1.5: pipeline.class = "NothingPipeline" => diffusers has no class 'NothingPipeline'
+stable-diffusion-1.5: pipeline.class = "FluxPipeline" => FluxPipeline has no network 'unet'
+stable-diffusion-1.5: pipeline.schedulers = {"scheduler": {"class": "No"}} => diffusers has no class 'No'
+stable-diffusion-1.5: pipeline.schedulers = {"nothing": {"class": "DDIMScheduler"}} => takes no 'nothing'
+stable-diffusion-1.5: pipeline.arguments = {"colour": 1} => StableDiffusionPipeline takes no 'colour'
+stable-diffusion-1.5: pipeline.call = {"guidance_scael": 1} => did you mean 'guidance_scale'?
+stable-diffusion-1.5: pipeline.methods = ["vae.nothing"] => has no attribute 'nothing'
+stable-diffusion-1.5: tiny_request.steps = [2, 2] => takes one number for 'steps', not 2
+stable-diffusion-1.5: components.unet.config.cross_attention_dim = 40 => network 'unet' (forward): RuntimeError
 pixart-sigma-1024: components.transformer.class = "Nothing" => diffusers has no class 'Nothing'
 pixart-sigma-1024: components.transformer.class = "DDIMScheduler" => is not a network (nn.Module)
 pixart-sigma-1024: components.transformer.class = "logging" => is not a network (nn.Module)
 pixart-sigma-1024: components.transformer.library = "transformers" => transformers has no class
 pixart-sigma-1024: components.transformer.config.nothing = 5 => PixArtTransformer2DModel rejects its config
 pixart-sigma-1024: components.transformer.config.num_layers = "two" => PixArtTransformer2DModel rejects its config
-stable-diffusion-1.5: components.unet.config.layers_per_block = 0 => UNet2DConditionModel does not run
+stable-diffusion-1.5: components.unet.config.layers_per_block = 0 => network 'unet' (forward): AssertionError
 llama-2-7b: components.lm.config.hidden_size = -64 => LlamaForCausalLM rejects its config
 llama-2-7b: components.lm.config.hidden_act = "nothing" => LlamaForCausalLM rejects its config
 llama-2-7b: components.lm.class = "pipeline" => is not a network (nn.Module)
@@ -670,12 +668,12 @@ def replaced(value, path, new):
     "name", [SD, "llava-1.5-7b", "imagen", "make-a-video", "muse-3b", "wan2.1-t2v-1.3b", "hstu-ml20m-large"]
 )
 @given(st.data(), PLAIN, st.booleans())
-def test_a_spoilt_model_file_plans_its_stages_or_is_one_line(tmp_path_factory, name, data, new, tiny):
+def test_a_spoilt_model_file_is_a_spec_or_one_line(tmp_path_factory, name, data, new, tiny):
     raw = json.loads((ZOO / f"{name}.json").read_text())
     path = data.draw(st.sampled_from(list(nodes(raw))))
     mine = tmp_path_factory.getbasetemp() / "spoilt.json"
     mine.write_text(json.dumps(replaced(raw, path, new)))
-    works_or_one_line(lambda: stages(get_spec(str(mine), tiny=tiny), None))
+    works_or_one_line(lambda: get_spec(str(mine), tiny=tiny).resolve())
 
 
 @pytest.mark.parametrize("cls", ["LlamaForCausalLM", "LlavaForConditionalGeneration"])
@@ -684,11 +682,11 @@ def test_a_spoilt_model_file_plans_its_stages_or_is_one_line(tmp_path_factory, n
         st.sampled_from(["max_position_embeddings", "sliding_window", "text_config", "vision_config"]), PLAIN
     )
 )
-def test_a_spoilt_config_plans_its_stages_or_is_one_line(tmp_path_factory, cls, config):
+def test_a_spoilt_config_is_a_spec_or_one_line(tmp_path_factory, cls, config):
     folder = tmp_path_factory.getbasetemp() / "spoilt"
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"architectures": [cls], **config}))
-    works_or_one_line(lambda: stages(get_spec(str(folder)), None))
+    works_or_one_line(lambda: get_spec(str(folder)).resolve())
 
 
 @pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)

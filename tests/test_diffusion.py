@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from mmchar.attention import attention_kind
-from mmchar.diffusion_stages import tile_sizes
 from mmchar.models import get_spec
 from mmchar.request import Request
 from mmchar.seqlen import closed_form
@@ -38,7 +37,8 @@ def test_sdxl_lays_its_two_texts_side_by_side():
 
 def test_wan_runs_guidance_as_two_forwards_over_all_frames():
     plan = {stage.name: stage for stage in stages(get_spec("wan2.1-t2v-1.3b"))}
-    assert (plan["denoise"].repeats, plan["denoise"].sizes["batch"]) == (100, 1)
+    # (480 / 8) x (832 / 8) places of 16 channels in 21 latent frames
+    assert (plan["denoise"].repeats, plan["denoise"].sizes["hidden_states"]) == (100, (1, 16, 21, 60, 104))
     # 81 frames: 21 latent ones of 30 x 52 patches
     assert rows_of("wan2.1-t2v-1.3b", "denoise") == {
         ("self", 1, 12, 32760, 32760, 128, 30),
@@ -50,7 +50,7 @@ def test_wan_runs_guidance_as_two_forwards_over_all_frames():
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 40])
 def test_the_experts_of_wan_share_the_steps(steps):
-    plan = stages(get_spec("wan2.2-t2v-a14b"), Request(steps=steps, guidance=1.0))
+    plan = stages(get_spec("wan2.2-t2v-a14b", tiny=True), Request(steps=steps, guidance=1.0))
     assert sum(stage.repeats for stage in plan if stage.name.startswith("denoise")) == steps
 
 
@@ -60,11 +60,15 @@ def test_a_video_unet_has_more_calls_over_time_than_over_space():
     assert calls.to_dict() == {"spatial": 16, "cross": 16, "temporal": 42}
 
 
-def test_tiles_cover_an_axis():
-    assert tile_sizes(90, 32, 24) == [32, 32, 32, 18]
-    assert tile_sizes(8, 32, 24) == [8]
+def test_a_video_is_decoded_in_tiles_over_space_and_time():
     plan = [stage for stage in stages(get_spec("hunyuanvideo")) if stage.name.startswith("decode_video")]
-    assert sum(stage.repeats for stage in plan) == 4 * 7  # 90 and 160 places, a tile every 24
+    # 90 and 160 places, a tile of 32 every 24; 33 latent frames, five every three
+    assert sum(stage.repeats for stage in plan) == 4 * 7 * 11
+    tiles = {stage.sizes["0"][2:]: stage.repeats for stage in plan}  # frames, height, width
+    sides = {(32, 32): 3 * 6, (32, 16): 3, (18, 32): 6, (18, 16): 1}  # the last start at 72 and 144
+    assert tiles == {(5, *side): 10 * many for side, many in sides.items()} | {
+        (3, *side): many for side, many in sides.items()
+    }
 
 
 @pytest.mark.parametrize(

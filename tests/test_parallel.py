@@ -192,6 +192,32 @@ def test_sequential_guidance_runs_half_as_often():
     assert set(denoising(alone)["repeats"]) == {4} and set(denoising(shared)["repeats"]) == {2}
 
 
+def test_a_half_without_a_prompt_that_is_not_padded_is_waited_for():
+    alone = count("qwen-image", height=256, width=256, prompt_tokens=40, steps=2)
+    assert list(denoising(alone)["stage"].unique()) == ["denoise", "denoise_variant_2"]
+    shared = parallelize(alone, cfg=2)
+    assert list(denoising(shared)["stage"].unique()) == ["denoise"]
+    # 16 x 16 patches and 40 tokens with a prompt; the half without one is smaller, and ends before
+    assert set(cores(denoising(shared), "joint")["q_len"]) == {16 * 16 + 40}
+    kept, whole = ((rows["flop"] * rows["repeats"]).sum() for rows in (denoising(shared), denoising(alone)))
+    assert whole / 2 < kept < whole
+
+
+def test_three_forwards_are_no_two_halves():
+    sizes = {"height": 64, "width": 64, "frames": 5, "steps": 2}
+    with pytest.raises(ValueError, match="guidance of open-sora-2-11b is not two halves"):
+        parallelize(count("open-sora-2-11b", **sizes), cfg=2)
+
+
+def test_text_that_does_not_follow_the_prompt_stays_whole_on_every_gpu():
+    # the empty prompt has 5 tokens, which 5 GPUs would divide, but they are no part of what grows with the prompt
+    shared = parallelize(count("qwen-image", height=320, width=256, prompt_tokens=40, steps=2), ring=5)
+    attend = cores(denoising(shared), "joint")
+    lengths = {name: set(attend["q_len"][attend["stage"] == name]) for name in ("denoise", "denoise_variant_2")}
+    # 20 x 16 patches and 40 tokens on five GPUs; patches alone on five, and 5 tokens on each
+    assert lengths == {"denoise": {360 // 5}, "denoise_variant_2": {320 // 5 + 5}}
+
+
 def test_pipefusion_holds_a_share_of_the_blocks_and_sends_activations():
     alone = count(FLUX)
     shared = denoising(parallelize(alone, pipefusion=4))
@@ -379,9 +405,9 @@ def test_tables_of_several_gpus_hold_integers_and_survive_a_file(tmp_path):
     assert back.attrs["degrees"] == {"gpus": 4, "ulysses": 2, "ring": 2}
 
 
-def test_a_stage_that_cannot_run_two_at_once_runs_one_after_the_other():
-    # diffusers cuts this decoder's convolutions into pieces too short for their kernels
-    one, three = (count_batch("cogvideox1.5-5b", mmchar.Request(batch=many, steps=2)) for many in (1, 3))
+def test_a_stage_that_runs_one_after_the_other_runs_as_often_as_the_batch_is_large():
+    sizes = {"height": 64, "width": 64, "frames": 5, "steps": 2}
+    one, three = (count_batch("open-sora-2-11b", mmchar.Request(batch=many, **sizes)) for many in (1, 3))
     here, there = (rows[rows["stage"] == "decode_video"] for rows in (one, three))
     assert (there["repeats"] == 3 * here["repeats"]).all() and (there["flop"] == here["flop"]).all()
     assert 3 * denoising(one)["flop"].sum() == denoising(three)["flop"].sum()

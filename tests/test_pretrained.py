@@ -7,17 +7,18 @@ import torch
 
 from mmchar.counting import count
 from mmchar.models import get_spec, load
+from mmchar.request import Request
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
     """A tiny Stable Diffusion pipeline on disk: three networks, a scheduler, no tokenizer."""
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from diffusers import PNDMScheduler, StableDiffusionPipeline
 
     parts = load("stable-diffusion-1.5", device="cpu", dtype="float32", tiny=True).components
     none = dict.fromkeys(("tokenizer", "safety_checker", "feature_extractor"))
     pipe = StableDiffusionPipeline(
-        **parts, **none, scheduler=DDIMScheduler(steps_offset=1, clip_sample=False), requires_safety_checker=False
+        **parts, **none, scheduler=PNDMScheduler(steps_offset=1, skip_prk_steps=True), requires_safety_checker=False
     )
     folder = tmp_path_factory.mktemp("pipeline") / "tiny-sd"
     pipe.save_pretrained(folder, safe_serialization=True)
@@ -41,8 +42,7 @@ def test_a_saved_language_model_counts_like_the_zoo(tmp_path):
     random.components["lm"].save_pretrained(tmp_path / "tiny-llama", safe_serialization=True)
     saved = load(str(tmp_path / "tiny-llama"), weights="pretrained", device="cpu", dtype="float32")
     request = random.spec.resolve()
-    steps = {"steps": request.steps, "guidance": request.guidance}  # its size is the network's
-    assert count(saved, **steps)["flop"].sum() == count(random, request)["flop"].sum()
+    assert count(saved, request)["flop"].sum() == count(random, request)["flop"].sum()
 
 
 def test_saved_weights_and_configurations_alone_give_one_spec(pipeline):
@@ -56,13 +56,14 @@ def test_saved_weights_and_configurations_alone_give_one_spec(pipeline):
 
 
 def test_a_saved_diffusion_transformer_counts_like_the_zoo(tmp_path):
-    from diffusers import DiTPipeline, ScoreSdeVeScheduler
+    from diffusers import DDIMScheduler, DiTPipeline
 
     random = load("dit-xl-2-256", device="cpu", dtype="float32", tiny=True)
-    DiTPipeline(**random.components, scheduler=ScoreSdeVeScheduler()).save_pretrained(tmp_path / "tiny-dit")
+    DiTPipeline(**random.components, scheduler=DDIMScheduler()).save_pretrained(tmp_path / "tiny-dit")
     saved = load(str(tmp_path / "tiny-dit"), weights="pretrained", device="cpu", dtype="float32")
     request = random.spec.resolve()
-    assert count(saved, request)["flop"].sum() == count(random, request)["flop"].sum()
+    asked = Request(steps=request.steps, guidance=request.guidance)  # its size is the network's
+    assert count(saved, asked)["flop"].sum() == count(random, request)["flop"].sum()
 
 
 def test_weights_that_are_only_a_pickle_are_refused(pipeline, tmp_path):
@@ -102,6 +103,11 @@ def test_what_is_no_known_model_is_one_clear_line(tmp_path, files, line):
 def test_pretrained_weights_on_meta_are_refused(tmp_path):
     with pytest.raises(ValueError, match="weights='pretrained' needs a real device"):
         load(str(tmp_path), weights="pretrained")
+
+
+def test_a_model_of_the_zoo_has_no_weights_to_load():
+    with pytest.raises(ValueError, match="needs a folder or a hub id, and 'llama-2-7b' has configurations only"):
+        load("llama-2-7b", weights="pretrained", device="cpu", dtype="float32")
 
 
 def test_a_hub_id_without_network_is_one_clear_line():

@@ -32,6 +32,7 @@ from mmchar.seqlen import (
     variation,
 )
 from mmchar.stages import stages
+from mmchar.temporal import OVER_TIME
 
 NAMES = zoo_names()
 SD = "stable-diffusion-1.5"
@@ -313,7 +314,10 @@ def test_a_stage_may_be_full_and_another_factorized():
 
 @pytest.mark.parametrize("name", VIDEO)
 def test_frame_shares_are_all_of_the_pairs(name):
-    table = frame_shares(get_spec(name, tiny=True))
+    spec = get_spec(name, tiny=True)
+    table = frame_shares(spec)
+    over_time = any(part.cls in OVER_TIME for part in spec.components.values())
+    assert (table["how"] == "factorized").any() == over_time
     assert (table[SHARES] >= 0).all(axis=None) and (table[SHARES].sum(axis=1) - 1).abs().max() < 1e-12
     full = table[table["how"] == "full 3-D"]
     assert (full["same_frame_of_video"] * full["frames"] - 1).abs().max() < 1e-12 or full.empty

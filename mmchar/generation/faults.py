@@ -9,8 +9,11 @@ from pathlib import Path
 
 _OURS = str(Path(__file__).parents[1])
 _LIBRARY = re.compile(r".*[/\\]((?:diffusers|transformers)[/\\].+)")
+_TORCH = re.compile(r"[/\\](torch|contextlib\.py)\b")
 # What torch says where code asks a tensor on meta for its values.
-_NO_VALUES = re.compile(r"meta tensor|on meta|data-dependent|_local_scalar_dense|no data", re.IGNORECASE)
+_NO_VALUES = re.compile(
+    r"meta tensor|on meta|data-dependent|_local_scalar_dense|no data|reads the values", re.IGNORECASE
+)
 # What is said where a pipeline's own tensors are of another number type than its networks'.
 _OTHER_TYPE = re.compile(
     r"BFloat16|expected scalar type|expected m1 and m2 to have the same dtype|should be the same|same dtype"
@@ -32,7 +35,8 @@ def one_line(name: str) -> Iterator[None]:
 
 def _line(name: str, error: Exception, frames: traceback.StackSummary) -> str:
     inside = [frame for frame in frames if _LIBRARY.match(frame.filename)]
-    frame = inside[-1] if inside else frames[-1]
+    others = [frame for frame in frames if not _TORCH.search(frame.filename) and not frame.filename.startswith(_OURS)]
+    frame = (inside or others or frames)[-1]
     found = _LIBRARY.match(frame.filename)
     place = f"{found[1] if found else Path(frame.filename).name}:{frame.lineno}"
     ran = f", {error.__notes__[0]}" if getattr(error, "__notes__", None) else ""

@@ -68,6 +68,7 @@ def build(
     for role in networks:
         if role not in parameters:
             raise ValueError(f"{cls.__name__} has no network {role!r}; it has {', '.join(parameters)}")
+    check_names(arguments or {}, parameters, owner=cls.__name__)
     said = {name: part for name, part in (arguments or {}).items() if part is not None or "tokenizer" not in name}
     given = {**standins.missing(parameters, networks, tokens or {}), **networks, **said}
     lacks = lacking(cls, given)
@@ -105,10 +106,11 @@ def check_arguments(call: Callable[..., Any], arguments: Mapping[str, Any], *, o
         One line, before anything runs.
     """
     parameters = inspect.signature(call).parameters
-    names = [name for name, part in parameters.items() if part.kind is not part.VAR_KEYWORD]
-    if len(names) == len(parameters):
+    plain = {name for name, part in parameters.items() if part.kind is not part.VAR_KEYWORD}
+    names = [name for name in parameters if name in plain and name != "self"]
+    if len(plain) == len(parameters):
         check_names(arguments, names, owner=owner)
-    elif hasattr(getattr(call, "__self__", None), "register_modules"):  # a pipeline takes old names so, and no others
+    elif call.__module__.startswith("diffusers.pipelines"):  # they take old names so, and no others
         old = re.findall(r'kwargs\.pop\("(\w+)"', inspect.getsource(call))
         check_names(arguments, [*names, *old], owner=owner)
 

@@ -32,7 +32,6 @@ _CALLED = {
     "prompt_tokens": ("max_sequence_length",),
     "audio_s": ("audio_length_in_s", "audio_end_in_s"),
 }
-_MANY = ("prompt", "image", "class_labels")  # what a batch is made of; a pipeline that takes none is told its size
 _OPTIONAL = ("batch", "prompt_tokens")  # a pipeline without a length of its own is given a prompt of that length
 
 
@@ -59,6 +58,13 @@ def subject_of_zoo(model: Model, request: Request, more: Mapping[str, Any] | Non
     with one_line(model.spec.name):
         model = with_pipeline(model)
         return _SUBJECTS.get(model.spec.pipeline["library"], _piped)(model, request, more or {})
+
+
+def check_call(spec: ModelSpec, more: Mapping[str, Any]) -> None:
+    """Refuse what a model's own call does not take, as far as its class tells, before any network is built."""
+    made = spec.pipeline
+    if made.get("library") == "diffusers":
+        pipelines.check_arguments(class_of("diffusers", made["class"]).__call__, more, owner=made["class"])
 
 
 def plan(spec: ModelSpec, request: Request) -> tuple[Stage, ...]:
@@ -157,6 +163,8 @@ def pipeline_of(model: Model, request: Request) -> Any:
     parts = {**_objects(made.get("schedulers", {})), **loaded(made.get("files", {}))}
     arguments = {**parts, **made.get("arguments", {})}
     pipe = pipelines.build(cls, model.components, arguments=arguments, tokens=tokens)
+    if made.get("any_request"):
+        _fit_tokenizers(pipe, model.spec.name, tokens.get("*", {}).get("most"))
     for field, place in made.get("request", {}).items():
         if "." in place:  # a guider's scale is its own
             owner, _, name = place.partition(".")
@@ -165,6 +173,24 @@ def pipeline_of(model: Model, request: Request) -> Any:
         owner, _, name = method.rpartition(".")
         getattr(getattr(pipe, owner) if owner else pipe, name)()
     return pipe
+
+
+def _fit_tokenizers(pipe: Any, name: str, most: int | None) -> None:
+    """Let tokenizers pad a prompt to the length asked for, as no argument of the call says it.
+
+    Raises
+    ------
+    ValueError
+        None of them takes so many tokens.
+    """
+    found = [part for role, part in pipe.components.items() if "tokenizer" in role and part is not None]
+    longest = max((part.model_max_length for part in found), default=most)
+    if most is None or longest is None:
+        return
+    if most > longest:
+        raise ValueError(f"prompt_tokens={most} is outside the reach of {name}; its text encoders take up to {longest}")
+    for part in found:
+        part.model_max_length = min(most, part.model_max_length)
 
 
 def call_of(pipe: Any, request: Request, spec: ModelSpec, more: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,6 +212,8 @@ def call_of(pipe: Any, request: Request, spec: ModelSpec, more: Mapping[str, Any
         if isinstance(named, list):  # one argument for each of several denoisers
             found |= dict(zip(named, value if isinstance(value, tuple) else (value,) * len(named), strict=True))
             continue
+        if isinstance(value, tuple):
+            raise ValueError(f"{spec.name} takes one number for {field!r}, not {len(value)}")
         names = [name for name in (named, *_CALLED.get(field, ())) if name in takes]
         if names:
             found[names[0]] = value
@@ -220,7 +248,10 @@ def _batch(takes: Mapping[str, Any], request: Request) -> dict[str, Any]:
 def class_of(library: str, name: str) -> Any:
     """A class of a library, which may be named with its sub-module."""
     module, _, last = f"{library}.{name}".rpartition(".")
-    return getattr(import_module(module), last)
+    try:
+        return getattr(import_module(module), last)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{library} has no class {name!r} here: {' '.join(str(error).split())[:200]}") from error
 
 
 def _objects(made: Mapping[str, Any]) -> dict[str, Any]:
