@@ -1,6 +1,6 @@
 """What one operator call costs: FLOP and bytes, read off the shapes of its arguments and results."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import prod
 
 from torch import Tensor
@@ -60,17 +60,23 @@ def _trilinear_flop(args: tuple) -> int:
     return operators.matmul_flop(b, n, o * m) + operators.matmul_flop(b, m, o)
 
 
-def read_bytes(name: str, args: tuple, inputs: list[Tensor], written: int) -> int:
-    """Bytes that one call reads; of a table or of experts' weights only what is picked."""
+def read_bytes(
+    name: str, args: tuple, inputs: list[Tensor], written: int, size: Callable[[Tensor], int] | None = None
+) -> int:
+    """Bytes that one call reads; of a table or of experts' weights only what is picked.
+
+    ``size`` gives the bytes of a tensor, :func:`distinct_bytes` unless given.
+    """
+    size = size or distinct_bytes
     if operators.reads_only_what_it_picks(name):
-        return written + sum(distinct_bytes(t) for t in inputs[1:] if not t.is_floating_point())
+        return written + sum(size(t) for t in inputs[1:] if not t.is_floating_point())
     if name in ("_embedding_bag", "_embedding_bag_forward_only"):
         row = args[0].shape[-1] * args[0].element_size()
-        return args[1].numel() * row + sum(distinct_bytes(t) for t in inputs[1:])
+        return args[1].numel() * row + sum(size(t) for t in inputs[1:])
     if operators.overwrites(name):
         inputs = inputs[1:]  # the destination is written, not read
     unused = _unused_bytes(args[0], args[1]) if name in operators.GROUPED else 0
-    return sum(distinct_bytes(t) for t in inputs) - unused
+    return sum(size(t) for t in inputs) - unused
 
 
 def _unused_bytes(a: Tensor, b: Tensor) -> int:

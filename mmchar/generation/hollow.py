@@ -83,11 +83,18 @@ class Outside(TorchDispatchMode):
             row = Row("", "pipeline", name, kind, dtype=str(dtype).removeprefix("torch.") if dtype else "")
             self.rows[name, dtype] = row
         outputs = [leaf for leaf in _flat((out,)) if isinstance(leaf, Tensor)]
-        written = sum(distinct_bytes(tensor) for tensor in outputs)
+        written = sum(_bytes(tensor) for tensor in outputs)
         row.calls += 1
         row.flop += flop(name, args, outputs)
-        row.read_bytes += read_bytes(name, args, inputs, written)
+        row.read_bytes += read_bytes(name, args, inputs, written, _bytes)
         row.write_bytes += written
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Bytes that a tensor has on a device: a hollow one stands for one with values of its own."""
+    if known_values.is_hollow(tensor):
+        return tensor.numel() * tensor.element_size()
+    return distinct_bytes(tensor)
 
 
 def _flat(values: Any) -> list[Any]:

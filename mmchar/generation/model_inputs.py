@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmchar.generation.seen_inputs import prompt_of
+from mmchar.generation.seen_inputs import image_token, prompt_of
 from mmchar.request import Request
 
 _SIDE = 224  # pixels, where a configuration says none: the usual size of an image encoder
@@ -25,7 +25,7 @@ def inputs_of(model: nn.Module, request: Request, *, prompt_tokens: int) -> dict
         A main input that nothing is known of.
     """
     main, batch = model.main_input_name, request.batch or 1
-    if main == "input_ids":
+    if main == "input_ids" or _writes_about_images(model):
         sizes = {"height": request.height, "width": request.width}
         found = prompt_of(model, batch=batch, prompt_tokens=prompt_tokens, **sizes)
         return {**found, **_decoded(model, found["input_ids"])}
@@ -43,6 +43,12 @@ def generation_names(model: nn.Module) -> list[str]:
     own = [*inspect.signature(model.generate).parameters, *inspect.signature(model.forward).parameters]
     settings = [name for name in vars(model.generation_config) if not name.startswith("_")]
     return [name for name in dict.fromkeys((*own, *settings)) if name not in ("self", "args", "kwargs")]
+
+
+def _writes_about_images(model: nn.Module) -> bool:
+    """Whether it is asked with text in which an image has its place, though pixels are its main input (BLIP-2)."""
+    takes = inspect.signature(model.forward).parameters
+    return model.can_generate() and "input_ids" in takes and image_token(model.config) is not None
 
 
 def _decoded(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:

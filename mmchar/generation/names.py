@@ -79,7 +79,9 @@ def _name(one: Seen, renamed: Mapping[str, str], makes: str | None) -> str:
     if one.method.endswith("embed_tokens.forward"):
         return "embed_text"
     cache = one.call.cache
-    if one.method.endswith("forward") and (cache is not None or one.call.kwargs.get("use_cache")):
+    if one.method.endswith("forward") and (
+        cache is not None or one.call.kwargs.get("use_cache") or one.role == "language_model"
+    ):
         step = "decode" if cache is not None and _remembers(cache) else "prefill"
         return step if one.role in _LANGUAGE_MODELS else f"{step}_{one.role}"
     return _plain(one.role, one.method)

@@ -139,11 +139,11 @@ def best_beams(words: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ``(batch, beams)``; the row that each goes on from, ``(batch * beams,)``; and its token, ``(batch * beams, 1)``.
     """
     (batch, beams), vocabulary = scores.shape, words.shape[1]
-    found = (words + scores.view(-1, 1)).view(batch, -1).topk(2 * beams)
+    found = (words + scores.reshape(-1, 1)).view(batch, -1).topk(2 * beams)
     places = found.indices[:, :beams]
     first = beams * torch.arange(batch, device=places.device).view(-1, 1)
     rows = (first + places // vocabulary).flatten()
-    return found.values[:, :beams], rows, (places % vocabulary).view(-1, 1)
+    return found.values[:, :beams], rows, (places % vocabulary).reshape(-1, 1)
 
 
 def _places(table: Any, hidden: Tensor) -> Tensor:
