@@ -101,6 +101,8 @@ def _is_setting(parameter: Any, entry: Any, is_component: bool) -> bool:
 
 def _add(found: _Found, folder: Path, cls: Any, role: str, entry: Any) -> None:
     """Sort one component of the index in."""
+    from torch.nn import Module
+
     where = f"{folder / 'model_index.json'}: component {role!r}"
     if entry is None or (isinstance(entry, list | tuple) and list(entry) == [None, None]):
         found.arguments[role] = None
@@ -112,7 +114,7 @@ def _add(found: _Found, folder: Path, cls: Any, role: str, entry: Any) -> None:
         _add_file(found, folder / role, role, library, name)
         return
     part = library_class(where, library, name)
-    if hasattr(part, "from_config") and not hasattr(part, "forward"):
+    if hasattr(part, "from_config") and not (isinstance(part, type) and issubclass(part, Module)):
         _add_scheduler(found, folder, cls, role, part)
     elif (folder / role / "config.json").is_file() or role not in cls._optional_components:
         _add_network(found, folder, role, library, part)
@@ -161,7 +163,8 @@ def _suits(cls: Any, role: str, part: Any) -> bool:
     from diffusers import SchedulerMixin
 
     kinds = [kind for kind in cls._get_signature_types().get(role, ()) if isinstance(kind, type)]
-    return not all(issubclass(kind, SchedulerMixin) for kind in kinds) or any(issubclass(part, k) for k in kinds)
+    strict = bool(kinds) and all(issubclass(kind, SchedulerMixin) for kind in kinds)
+    return not strict or any(issubclass(part, kind) for kind in kinds)
 
 
 def scheduler_class(cls: Any, role: str) -> Any:

@@ -159,6 +159,16 @@ def test_arguments_of_the_class_come_from_the_index(tmp_path):
     assert "denoise" not in alone and alone["denoise_2"] == both["denoise"] + both["denoise_2"]
 
 
+def test_a_guider_is_of_its_own_configuration(tmp_path):
+    folder = save_configs(tmp_path / "hunyuan", "hunyuanvideo-1.5")
+    edit(folder / "model_index.json", guider=["diffusers", "ClassifierFreeGuidance"])
+    asked = {"steps": 2, "height": 64, "width": 64, "frames": 5}
+    for scale, calls in ((6.0, 4), (1.0, 2)):  # guided, every step calls the denoiser twice
+        write(folder / "guider" / "guider_config.json", {"guidance_scale": scale})
+        assert executions(folder, **asked)["denoise"] == calls
+    assert executions(folder, **asked, guidance=6.0)["denoise"] == 4  # asked for, in place of the configured 1
+
+
 def test_a_class_of_one_size_and_an_old_class_name(tmp_path):
     folder = save_configs(tmp_path / "dit", "dit-xl-2-256")
     table = count(str(folder), Request(steps=2), cache=False)

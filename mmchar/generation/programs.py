@@ -217,6 +217,8 @@ def call_of(pipe: Any, request: Request, spec: ModelSpec, more: Mapping[str, Any
         names = [name for name in (named, *_CALLED.get(field, ())) if name in takes]
         if names:
             found[names[0]] = value
+        elif field == "guidance" and hasattr(getattr(pipe, "guider", None), "guidance_scale"):
+            pipe.guider.guidance_scale = value  # a guider's scale is its own
         elif not (field in _OPTIONAL or field in made.follows or "." in named or value == spec.request.get(field)):
             always = f": it always makes {spec.request[field]}" if field in spec.request else ""
             raise ValueError(f"{spec.name} takes no {field!r}{always}")
