@@ -16,12 +16,13 @@ import pandas as pd
 from mmchar import attention as attention_models
 from mmchar.models import DTYPES, Model, get_spec, load
 from mmchar.request import FIELDS, Request
-from mmchar.stages import Stage, stages
 
 if TYPE_CHECKING:
-    from mmchar.generation.recording import Stage as SeenStage
+    from torch import nn
+
+    from mmchar.generation.recording import Stage
     from mmchar.generation.subject import Subject
-    from mmchar.trace import Row, Traced
+    from mmchar.trace import Row
 
 COLUMNS = ("model", "stage", "step", "repeats", "component", "module", "module_type", "op", "category", "attention",
            "batch", "heads", "q_len", "kv_len", "head_dim", "calls", "flop", "read_bytes", "write_bytes", "mask_bytes",
@@ -129,7 +130,10 @@ def count_subject(subject: "Subject", *, dtype: str | None, tiny: bool = False) 
 
     with one_line(subject.name):
         recording = record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes)
-        parts = [_stage_rows(subject, stage, recording.rows[stage.name]) for stage in recording.stages]
+        parts = []
+    for stage in recording.stages:
+        frame = _frame(subject.networks[stage.component], stage, recording.rows[stage.name])
+        parts.append(_labelled(frame, subject.name, stage.name, stage.component))
     outside = rows_frame(recording.outside).assign(module_type="pipeline", live_bytes=0, repeats=1, step=0)
     parts.append(_labelled(outside, subject.name, OUTSIDE, OUTSIDE))
     table = as_categories(pd.concat([part for part in parts if len(part)], ignore_index=True))
@@ -137,21 +141,19 @@ def count_subject(subject: "Subject", *, dtype: str | None, tiny: bool = False) 
     return table
 
 
-def _stage_rows(subject: "Subject", stage: "SeenStage", rows: "list[Row]") -> pd.DataFrame:
+def _frame(network: "nn.Module", stage: "Stage", rows: "list[Row] | None") -> pd.DataFrame:
+    """The rows of all executions of a stage, of which the first is traced where its rows are not given."""
     from mmchar.generation.steps import steps_table
     from mmchar.trace import trace
 
-    frame = rows_frame(rows)
+    def rows_at(step: int) -> pd.DataFrame:
+        if step == 0 and rows is not None:
+            return rows_frame(rows)
+        return rows_frame(trace(network, stage.at(step).work(network)).rows)
+
     if not stage.grows:
-        frame = frame.assign(step=0, repeats=stage.repeats)
-    else:
-        network = subject.networks[stage.component]
-
-        def rows_at(step: int) -> pd.DataFrame:
-            return frame if step == 0 else rows_frame(trace(network, stage.at(step).work(network)).rows)
-
-        frame = steps_table(stage, rows_at, [*_LENGTHS, *AMOUNTS])
-    return _labelled(frame, subject.name, stage.name, stage.component)
+        return rows_at(0).assign(step=0, repeats=stage.repeats)
+    return steps_table(stage, rows_at, [*_LENGTHS, *AMOUNTS])
 
 
 def _labelled(frame: pd.DataFrame, model: str, stage: str, component: str) -> pd.DataFrame:
@@ -159,13 +161,18 @@ def _labelled(frame: pd.DataFrame, model: str, stage: str, component: str) -> pd
     return frame.assign(**extra, time_s=np.nan, time_kind="", kernels=0)[list(COLUMNS)]
 
 
-def count_stage(model: Model, stage: Stage) -> pd.DataFrame:
-    """The operator rows of one stage; totals of the stage are ``value * repeats``."""
-    first = _trace(model, stage.at(0))
-    if not stage.grows or stage.repeats == 1:
-        return stage_table(rows_frame(first.rows), model, stage)
-    last = _trace(model, stage.at(stage.repeats - 1))
-    return stage_table(_grow(rows_frame(first.rows), rows_frame(last.rows), stage), model, stage)
+def count_stage(model: Model, stage: "Stage") -> pd.DataFrame:
+    """The operator rows of one stage of a plan; totals of the stage are ``value * repeats``.
+
+    A model on ``meta`` is counted without running; one on a device runs the stage, and the rows are what was seen.
+    """
+    from mmchar.generation.on_device import realized
+
+    network = model.components[stage.component]
+    if model.device != "meta":
+        stage = realized(stage, network, device=model.device, dtype=model.dtype)
+    frame = _frame(network, stage, None)
+    return _labelled(frame, model.spec.name, stage.name, stage.component)
 
 
 def summarize_count(table: pd.DataFrame) -> dict[str, Any]:
@@ -217,16 +224,13 @@ def _stage_totals(table: pd.DataFrame, total: pd.DataFrame, params: Mapping[str,
 
 
 def _count(model: Model, request: Request | None, more: Mapping[str, Any]) -> pd.DataFrame:
-    full = model.spec.resolve(request)
-    if model.spec.pipeline:
-        from mmchar.generation.programs import subject_of_zoo
+    from mmchar.generation.guess import with_pipeline
+    from mmchar.generation.programs import subject_of_zoo
 
-        table = count_subject(subject_of_zoo(model, full, more), dtype=model.dtype, tiny=model.spec.tiny)
-        table.attrs["request"] = full.given()
-        return table
-    parts = [count_stage(model, stage) for stage in stages(model.spec, full)]
-    table = as_categories(pd.concat(parts, ignore_index=True))
-    table.attrs = what_was_asked(model, full)
+    full = model.spec.resolve(request)
+    subject = subject_of_zoo(with_pipeline(model), full, more)
+    table = count_subject(subject, dtype=model.dtype, tiny=model.spec.tiny)
+    table.attrs["request"] = full.given()
     return table
 
 
@@ -257,20 +261,6 @@ def _attrs(subject: "Subject", *, dtype: str | None, tiny: bool) -> dict[str, An
     }
 
 
-def _trace(model: Model, stage: Stage) -> "Traced":
-    from mmchar.calls import prepare
-    from mmchar.trace import trace
-
-    component = model.components[stage.component]
-    try:
-        return trace(component, prepare(model, stage))
-    except Exception as error:  # configs that a class takes, and that do not go with each other
-        sizes = ", ".join(f"{name} {size}" for name, size in stage.sizes.items())
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        where = f"{model.spec.name}, stage {stage.name!r} ({sizes})"
-        raise ValueError(f"{where}: {type(component).__name__} does not run: {said}") from error
-
-
 def rows_frame(rows: "list[Row]") -> pd.DataFrame:
     """Traced rows as a table, in their order."""
     from mmchar.trace import Row
@@ -280,29 +270,7 @@ def rows_frame(rows: "list[Row]") -> pd.DataFrame:
     )
 
 
-def _grow(first: pd.DataFrame, last: pd.DataFrame, stage: Stage) -> pd.DataFrame:
-    """All steps of a growing stage from its first and its last: rows that change once per step, the others once."""
-    steps = stage.repeats
-    site = ["module", "op", "attention"]
-    if not first[site].equals(last[site]):
-        raise ValueError(f"stage {stage.name!r}: its first and last step call different operators; cannot interpolate")
-    numbers = [*_LENGTHS, *AMOUNTS]
-    changes = (first[numbers] != last[numbers]).any(axis=1)
-    peak = np.maximum(first["live_bytes"], last["live_bytes"])
-    same = first.assign(live_bytes=peak)[~changes].assign(step=0, repeats=steps)
-    a, b = first[changes], last[changes]
-    every = a.loc[a.index.repeat(steps)].reset_index(drop=True)
-    step = np.tile(np.arange(steps), len(a))
-    for column in (*numbers, "live_bytes"):
-        low = np.repeat(a[column].to_numpy(), steps)
-        rise = np.repeat(b[column].to_numpy() - a[column].to_numpy(), steps) * step
-        if column != "live_bytes" and (rise % (steps - 1)).any():
-            raise ValueError(f"stage {stage.name!r}: {column} does not grow evenly with the cache; cannot interpolate")
-        every[column] = low + rise // (steps - 1)
-    return pd.concat([same, every.assign(step=step, repeats=1)], ignore_index=True)
-
-
-def stage_table(frame: pd.DataFrame, model: Model, stage: Stage) -> pd.DataFrame:
+def stage_table(frame: pd.DataFrame, model: Model, stage: "Stage") -> pd.DataFrame:
     """The columns of the operator table around the rows of one stage."""
     extra: dict[str, Any] = {"model": model.spec.name, "stage": stage.name, "component": stage.component}
     extra |= {"time_s": np.nan, "time_kind": "", "kernels": 0}

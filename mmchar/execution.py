@@ -190,8 +190,6 @@ class _Ready:
 
 def _ready(model: Model, stage: "Stage") -> _Ready:
     """An execution of a stage whose arguments have values, with caches of its own."""
-    if isinstance(stage.call, str):
-        return _planned_ready(model, stage)
     from mmchar.generation import parts
 
     network = model.components[stage.component]
@@ -206,18 +204,8 @@ def _ready(model: Model, stage: "Stage") -> _Ready:
     )
 
 
-def _planned_ready(model: Model, stage: Any) -> _Ready:
-    """The same of a stage of :mod:`mmchar.stage`; goes with that module."""
-    from mmchar import calls
-
-    work = calls.prepare(model, stage)
-    return _Ready([cell.cell_contents for cell in getattr(work, "__closure__", None) or ()], work)
-
-
 def with_values(model: Model, stage: "Stage") -> "Stage":
     """A stage whose arguments have values on the model's device."""
-    if isinstance(stage.call, str):
-        return stage
     from mmchar.generation.on_device import realized
 
     return realized(stage, model.components[stage.component], device=model.device, dtype=model.dtype)

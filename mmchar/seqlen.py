@@ -279,13 +279,7 @@ def form_of(cls: str, method: str) -> closed_forms.Form:
 def sites_at(spec: ModelSpec, stage: "Stage", step: int = 0, **other: int) -> list[closed_forms.Site]:
     """The attentions of one execution of a stage, by its closed form; of ``other`` sizes than it has, where given."""
     part = spec.components[stage.component]
-    return list(_form(part.cls, stage)(part.config, {**sizes_at(stage, part.cls, step), **other}))
-
-
-def _form(cls: str, stage: "Stage") -> closed_forms.Form:
-    if hasattr(stage, "method"):
-        return form_of(cls, stage.method)
-    return FORMS.get(str(stage.call)) or form_of(cls, "forward")  # planned without having been seen
+    return list(form_of(part.cls, stage.method)(part.config, {**sizes_at(stage, part.cls, step), **other}))
 
 
 def _stage_rows(spec: ModelSpec, stage: "Stage") -> Iterator[tuple]:

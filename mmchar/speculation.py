@@ -35,8 +35,6 @@ def time_per_token_s(draft_s: float, verify_s: float, *, acceptance: float, draf
 
 def decodes(stage: "Stage") -> bool:
     """Whether a stage decodes tokens with a causal language model alone; other decoders have no verify step here."""
-    if isinstance(stage.call, str):
-        return stage.call == "decode_one_token"
     runs = stage.name.startswith("decode") and stage.method.endswith("forward")
     return runs and stage.grows and not hasattr(stage.call.cache, "cross_attention_cache")
 
@@ -87,28 +85,11 @@ def verify_work(model: Model, stage: "Stage", tokens: int) -> Callable[[], Any]:
     from mmchar.inputs import Inputs
 
     module = model.components[stage.component]
-    if isinstance(stage.call, str):
-        return _planned_verify_work(model, stage, tokens)
     cache, run = Call((stage.call.cache,), {}).copied()[0][0], stage.called(module)
     batch = tensors((stage.call.args, stage.call.kwargs))[0].shape[0]
     make = Inputs(model.device, model.dtype)
     ids = make.tokens(batch, tokens, vocabulary=module.config.get_text_config().vocab_size)
     return lambda: run(input_ids=ids, past_key_values=cache, use_cache=True)
-
-
-def _planned_verify_work(model: Model, stage: Any, tokens: int) -> Callable[[], Any]:
-    """The same of a stage of :mod:`mmchar.stage`; goes with that module."""
-    from transformers import DynamicCache
-
-    from mmchar.core_calls import fill, language_model
-    from mmchar.inputs import Inputs
-
-    module, make = model.components[stage.component], Inputs(model.device, model.dtype)
-    config, batch = module.config.get_text_config(), stage.sizes["batch"]
-    ids, filled = make.tokens(batch, tokens, vocabulary=config.vocab_size), DynamicCache(config=config)
-    fill(filled, make, config, batch=batch, tokens=stage.sizes["cache"])
-    lm = language_model(module)
-    return lambda: lm(input_ids=ids, past_key_values=filled, use_cache=True)
 
 
 @contextmanager

@@ -32,8 +32,6 @@ def _is_loop(stage: "Stage") -> bool:
 
 def _batch(stage: Any) -> int | None:
     """The batch of a call: the first dimension of its first tensor."""
-    if isinstance(stage.call, str):
-        return stage.sizes.get("batch")
     from mmchar.generation.structure import tensors
 
     return next((tensor.shape[0] for tensor in tensors((stage.call.args, stage.call.kwargs)) if tensor.dim()), None)
@@ -41,8 +39,6 @@ def _batch(stage: Any) -> int | None:
 
 def _halved(stage: Any, doubled: int) -> "Stage":
     """Twice as many executions of half the batch: the first half of every tensor with a doubled batch."""
-    if isinstance(stage.call, str):
-        return replace(stage, repeats=2 * stage.repeats, sizes={**stage.sizes, "batch": doubled // 2})
     from mmchar.generation.recording import Call
 
     args, kwargs = stage.call.copied(lambda path, leaf: _half(path, leaf, doubled))

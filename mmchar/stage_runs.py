@@ -159,8 +159,6 @@ def _middle(stage: Any) -> tuple[int, int]:
     """
     if not stage.grows:
         return 0, 0
-    if isinstance(stage.call, str):
-        return stage.repeats // 2, stage.repeats // 2
     lengths = sorted(stage.growth.dims)
     middle = lengths[stage.repeats // 2]
     return stage.growth.dims.index(middle), lengths.index(middle)
@@ -168,7 +166,7 @@ def _middle(stage: Any) -> tuple[int, int]:
 
 def _fills(stage: Any) -> bool:
     """Whether an execution fills a cache that has to be as it was for the next one."""
-    return not (isinstance(stage.call, str) or stage.grows or stage.call.cache is None)
+    return not stage.grows and stage.call.cache is not None
 
 
 def _stage_rows(model: Model, stage: Any, profiles: list[Profile]) -> pd.DataFrame:

@@ -65,9 +65,6 @@ def sizes_at(stage: Any, cls: str, step: int = 0) -> Sizes:
         them; ``cache``, the tokens that are remembered; ``context`` (``context_2``, …), those of other sequences that
         it attends to; ``images`` that a text sees; ``text_0``, …, the tokens that a mask leaves of each text.
     """
-    if not hasattr(stage, "method"):  # planned without having been seen
-        sizes = stage.at(step).sizes
-        return {**({"tokens": 1} if "cache" in sizes else {}), **sizes}
     shapes, found = shapes_at(stage, step)
     main = next((name for name in _MAIN if name in shapes), next(iter(shapes), ""))
     shape = shapes.get(main, ())

@@ -117,21 +117,22 @@ def test_source_hash_changes_with_content_and_name_but_not_with_order_or_folder(
 PACKAGE = Path(cache.__file__).parent
 # What counting imports besides: where tables are kept and what made them; what makes a spec of a folder (the key holds
 # the spec itself); and the weights, which no shape depends on.
-FROM_FOLDERS = {"folders", "folder_sizes", "pretrained"}
-BESIDE = {"cache", "files", "hardware", "provenance", "tables"} | FROM_FOLDERS
+FROM_FOLDERS = {"hub", "network_folders", "pretrained"}
+BESIDE = {"cache", "files", "folders", "hardware", "pipeline_folders", "provenance", "tables"} | FROM_FOLDERS
 
 
 def imported(module):
     """Names of the modules of this package that a module imports, anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+    files = (PACKAGE / module).glob("*.py") if module == cache.GENERATION else [PACKAGE / f"{module}.py"]
+    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text()))):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("mmchar.")}
         elif isinstance(node, ast.ImportFrom) and node.module == "mmchar":
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mmchar."):
             found.add(node.module.split(".")[1])
-    return {name for name in found if (PACKAGE / f"{name}.py").exists()}
+    return {name for name in found if (PACKAGE / f"{name}.py").exists() or name == cache.GENERATION}
 
 
 def test_every_module_that_decides_a_count_is_in_its_key():
@@ -140,7 +141,7 @@ def test_every_module_that_decides_a_count_is_in_its_key():
     while open_:
         reached |= open_
         open_ = set().union(*(imported(module) for module in open_)) - reached
-    assert reached == set(cache.COUNTING) | BESIDE
+    assert reached == {*cache.COUNTING, cache.GENERATION} | BESIDE
     assert set(cache.COUNTING).isdisjoint(BESIDE)
 
 
@@ -151,15 +152,15 @@ def test_a_count_loads_no_module_that_is_not_in_its_key(tmp_path):
     )
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "MMCHAR_CACHE": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert set(done.stdout.split()) == set(cache.COUNTING) | BESIDE - FROM_FOLDERS
+    assert set(done.stdout.split()) == {*cache.COUNTING, cache.GENERATION} | BESIDE - FROM_FOLDERS
 
 
 def test_the_key_changes_with_what_counts_and_with_nothing_else(tmp_path, monkeypatch):
-    for path in PACKAGE.glob("*.py"):
-        atomic_write(tmp_path / path.name, path.read_bytes())
+    for path in (*PACKAGE.glob("*.py"), *(PACKAGE / cache.GENERATION).glob("*.py")):
+        atomic_write(tmp_path / path.relative_to(PACKAGE), path.read_bytes())
     monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
     before = cache.source_hash()
-    for name, counts in (("plots", False), ("hardware", False), ("calls", True), ("architectures", True)):
+    for name, counts in (("plots", False), ("hardware", False), ("generation/watch", True), ("architectures", True)):
         cache._source_hash.cache_clear()
         with open(tmp_path / f"{name}.py", "a") as file:
             file.write("# edited\n")

@@ -1,20 +1,23 @@
 """Counts against torch's own counter, against each other, and against arithmetic."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmchar.attention import use_backend
-from mmchar.calls import prepare
 from mmchar.counting import COLUMNS, count, count_stage, summarize_count
-from mmchar.known_values import pick_by_mask, selects_by_mask
+from mmchar.generation.on_device import realized
+from mmchar.known_values import readable, run
 from mmchar.models import get_spec, load, zoo_names
 from mmchar.operators import ATTENTION_CORES, CATEGORIES
 from mmchar.request import Request
-from mmchar.stages import Stage, stages
+from mmchar.stages import stages
 
 NAMES = zoo_names()
 
@@ -28,21 +31,26 @@ COPIES_ELSEWHERE = {
 COPIES = ["clone", "_to_copy", "copy_", "fill_", "scalar_tensor"]
 
 
-class ScalarReads(TorchDispatchMode):
-    """Answers what meta cannot: whether a padding mask is all ones, and what it picks. It is; all."""
+class KnownValues(TorchDispatchMode):
+    """Lets code on meta read what is known, as the tracer does: torch's counter runs the same code."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
-            return True
-        if selects_by_mask(func.overloadpacket.__name__, args):
-            return pick_by_mask(func, args)
-        return func(*args, **(kwargs or {}))
+            values = getattr(args[0], "known", None)
+            return values.item() if values is not None else args[0].dtype == torch.bool or 0
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        return run(func, func.overloadpacket.__name__, args, kwargs, inputs)
 
 
 def torch_flop(model, stage) -> int:
     """FLOP of one execution by torch's counter, with attention taken apart into matrix products."""
-    work = prepare(model, stage)
-    with torch.no_grad(), sdpa_kernel([SDPBackend.MATH]), FlopCounterMode(display=False) as counter, ScalarReads():
+    network = model.components[stage.component]
+    if model.device != "meta":
+        stage = realized(stage, network, device=model.device, dtype=model.dtype)
+    work = stage.work(network)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), readable(), sdpa_kernel([SDPBackend.MATH]), counter, KnownValues():
         work()
     return counter.get_total_flops()
 
@@ -52,13 +60,21 @@ def flop_of_step(table: pd.DataFrame, step: int) -> int:
     return int(now["flop"].sum())
 
 
+def ends(stage) -> set[tuple[int, int]]:
+    """The shortest and the longest execution of a stage, each with its place by length, as the table has them."""
+    if not stage.grows:
+        return {(0, 0)}
+    lengths = sorted(stage.growth.dims)
+    return {(stage.growth.dims.index(dims), lengths.index(dims)) for dims in (lengths[0], lengths[-1])}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_published_scale_agrees_with_flop_counter_mode_to_the_integer(name):
     model, table = load(name), count(name)
     for stage in stages(model.spec):
         rows = table[table["stage"] == stage.name]
-        for step in {0, stage.repeats - 1} if stage.grows else {0}:
-            assert flop_of_step(rows, step) == torch_flop(model, stage.at(step)), (stage.name, step)
+        for step, at in ends(stage):
+            assert flop_of_step(rows, at) == torch_flop(model, stage.at(step)), (stage.name, step)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,7 +142,7 @@ def test_every_decode_step_is_the_one_that_a_trace_of_it_gives():
     table = count_stage(model, stage)
     for step in range(stage.repeats):
         now = table[(table["step"] <= step) & (step < table["step"] + table["repeats"])]
-        alone = count_stage(model, Stage(stage.name, stage.component, stage.call, 1, stage.at(step).sizes))
+        alone = count_stage(model, replace(stage.at(step), growth=None, repeats=1))
         for column in ("calls", "flop", "read_bytes", "write_bytes"):
             assert now[column].sum() == alone[column].sum(), (step, column)
         assert set(now.loc[now["attention"] != "", "kv_len"]) == {7 + step + 1}

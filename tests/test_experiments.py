@@ -15,8 +15,8 @@ from mmchar.experiments import (
     totals,
     verdict,
 )
+from mmchar.models import get_spec, zoo_names
 from mmchar.request import Request
-from mmchar.stages import FAMILIES
 
 
 def test_models_are_ordered_by_family_and_an_unknown_one_is_refused():
@@ -32,7 +32,7 @@ def test_models_are_ordered_by_family_and_an_unknown_one_is_refused():
 
 
 def test_every_family_has_its_place():
-    assert sorted(FAMILY_ORDER) == sorted(FAMILIES)
+    assert sorted(FAMILY_ORDER) == sorted({get_spec(name).family for name in zoo_names()})
 
 
 def test_a_pair_takes_a_diffusion_model_and_one_that_decodes():

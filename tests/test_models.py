@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from mmchar.experiments import FAMILY_ORDER
 from mmchar.models import ZOO, Component, build, get_spec, list_models, load, zoo_names
-from mmchar.stages import FAMILIES, stages
+from mmchar.stages import stages
 
 NAMES = zoo_names()
 
@@ -34,7 +35,7 @@ def test_every_stage_names_a_component_and_sizes(name, tiny):
 
 
 def test_every_family_of_the_zoo_is_known_and_every_known_family_is_used():
-    assert {get_spec(name).family for name in NAMES} == set(FAMILIES)
+    assert {get_spec(name).family for name in NAMES} == set(FAMILY_ORDER)
 
 
 def test_tiny_variants_are_small_and_marked():

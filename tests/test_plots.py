@@ -5,7 +5,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from mmchar import look, plots
-from mmchar.stages import FAMILIES
+from mmchar.experiments import FAMILY_ORDER
 
 
 @pytest.fixture(autouse=True)
@@ -166,5 +166,5 @@ def test_figures_draw_on_the_axes_given(breakdown):
 
 
 def test_every_family_has_a_colour_of_its_own():
-    assert sorted(look.FAMILY_COLORS) == sorted(FAMILIES)
-    assert len(set(look.FAMILY_COLORS.values())) == len(FAMILIES)
+    assert sorted(look.FAMILY_COLORS) == sorted(FAMILY_ORDER)
+    assert len(set(look.FAMILY_COLORS.values())) == len(FAMILY_ORDER)

@@ -152,7 +152,8 @@ class JanusPipeline:
         """Codes ``(batch, codes)``, the likeliest each time, after embeddings ``(rows * batch, tokens, width)``."""
         from transformers import DynamicCache
 
-        model, codes = self.lm.model, []
+        codes: list[Tensor] = []
+        model = self.lm.model
         cache = DynamicCache(config=self.lm.config.get_text_config())
         for _ in range(self.lm.config.vq_config.num_patches**2):
             if codes:
