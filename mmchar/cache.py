@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # The modules that decide what a count says: an edit in any other leaves the counted tables good.
 COUNTING = (
     *("architectures", "attention", "by_shape", "counting", "hstu", "inputs", "known_values", "model_files", "models"),
-    *("operator_flop", "operators", "plain_paths", "projectors", "request", "stages", "token_sources", "trace"),
+    *("operator_flop", "operators", "plain_paths", "projectors", "request", "token_sources", "trace"),
     "transformer_block",
 )
 GENERATION = "generation"  # and every module of this folder

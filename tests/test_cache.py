@@ -117,8 +117,8 @@ def test_source_hash_changes_with_content_and_name_but_not_with_order_or_folder(
 PACKAGE = Path(cache.__file__).parent
 # What counting imports besides: where tables are kept and what made them; what makes a spec of a folder (the key holds
 # the spec itself); and the weights, which no shape depends on.
-FROM_FOLDERS = {"hub", "network_folders", "pretrained"}
-BESIDE = {"cache", "files", "folders", "hardware", "pipeline_folders", "provenance", "tables"} | FROM_FOLDERS
+FROM_FOLDERS = {"network_folders", "pretrained"}
+BESIDE = {"cache", "files", "folders", "hardware", "hub", "pipeline_folders", "provenance", "tables"} | FROM_FOLDERS
 
 
 def imported(module):
