@@ -163,65 +163,6 @@ def adapted_frames(config: Config, frames: int) -> int:
     return frames
 
 
-def seamless(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """SeamlessM4T: encoders over speech or text, a text decoder over its cache and the encoded, a unit decoder.
-
-    Speech is encoded in full and, after the adaptor has shortened it, attended to once per adaptor layer.
-    """
-    batch, width = sizes.get("batch", 0), config["hidden_size"]
-
-    def site(kind: str, part: str, q_len: int, kv_len: int, rows: int = batch) -> Site:
-        heads = config[part + "_attention_heads"]
-        return Site(kind, rows, heads, q_len, kv_len, width // heads, config[part + "_layers"])
-
-    if "rows" in sizes:  # the KV cache is moved, nothing attends
-        return
-    if "beams" in sizes:
-        rows = batch * sizes["beams"]
-        yield site("causal", "decoder", 1, sizes.get("cache", 0) + 1, rows)
-        yield site("cross", "decoder", 1, sizes["context"], rows)
-    elif "frames" in sizes:
-        short = adapted_frames(config, sizes["frames"])
-        yield site("self", "speech_encoder", sizes["frames"], sizes["frames"])
-        yield site("self", "speech_encoder", short, short)._replace(calls=config["num_adapter_layers"])
-    elif "context" in sizes:
-        yield site("causal", "decoder", sizes["tokens"], sizes["tokens"])
-        yield site("cross", "decoder", sizes["tokens"], sizes["context"])
-    elif "tokens" in sizes:
-        yield site("self", "encoder", sizes["tokens"], sizes["tokens"])
-    elif "chars" in sizes:
-        yield site("self", "t2u_decoder", sizes["units"], sizes["units"])
-    elif "subwords" in sizes:
-        yield site("self", "t2u_encoder", sizes["subwords"], sizes["subwords"])
-
-
-def audio_tower(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """Qwen2.5-Omni's audio tower: chunks of ``2 * n_window`` frames, halved by a convolution; each over itself."""
-    tower = config["thinker_config"]["audio_config"]
-    heads, chunk = tower["encoder_attention_heads"], 2 * tower["n_window"]
-    for frames, many in _pieces(sizes["frames"], chunk):
-        tokens = (frames - 1) // 2 + 1
-        calls = sizes["batch"] * many * tower["encoder_layers"]
-        yield Site("self", 1, heads, tokens, tokens, tower["d_model"] // heads, calls)
-
-
-def thinker(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """Qwen2.5-Omni's language model that writes."""
-    yield from causal_lm(config["thinker_config"]["text_config"], sizes)
-
-
-def talker(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """Qwen2.5-Omni's language model that speaks."""
-    yield from causal_lm(config["talker_config"], sizes)
-
-
-def sound_transformer(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """Qwen2.5-Omni's diffusion transformer: all frames of sound, with and without the codes, behind a block mask."""
-    dit = config["token2wav_config"]["dit_config"]
-    tokens, heads = sizes["codes"] * dit["repeats"], dit["num_attention_heads"]
-    yield Site("self", 2 * sizes["batch"], heads, tokens, tokens, dit["head_dim"], dit["num_hidden_layers"])
-
-
 def hstu(config: Config, sizes: Sizes) -> Iterator[Site]:
     """HSTU: the history over itself, or all candidates over the history and themselves; head_dim is the queries'."""
     tokens = sizes["tokens"]
@@ -229,6 +170,59 @@ def hstu(config: Config, sizes: Sizes) -> Iterator[Site]:
     yield Site("causal", sizes["batch"], config["heads"], tokens, kv_len, config["qk_dim"], config["layers"])
 
 
+def seamless(part: str) -> Form:
+    """SeamlessM4T's encoders over themselves, its text decoder over its cache and the encoded, its unit decoder."""
+
+    def form(config: Config, sizes: Sizes) -> Iterator[Site]:
+        heads, batch, tokens = config[part + "_attention_heads"], sizes["batch"], sizes["tokens"]
+        head_dim, layers = config["hidden_size"] // heads, config[part + "_layers"]
+        if part != "decoder":
+            yield Site("self", batch, heads, tokens, tokens, head_dim, 1 if part == "t2u_decoder" else layers)
+        if part == "speech_encoder":  # what the adaptor has shortened is attended to once per adaptor layer
+            short = adapted_frames(config, tokens)
+            yield Site("self", batch, heads, short, short, head_dim, config["num_adapter_layers"])
+        if part == "decoder":
+            yield Site("causal", batch, heads, tokens, sizes.get("cache", 0) + tokens, head_dim, layers)
+            yield Site("cross", batch, heads, tokens, sizes["context"], head_dim, layers)
+
+    return form
+
+
+def audio_tower(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Qwen2.5-Omni's audio tower: chunks of ``2 * n_window`` frames, halved by a convolution; each over itself."""
+    tower = config["thinker_config"]["audio_config"]
+    heads = tower["encoder_attention_heads"]
+    for frames, many in _pieces(sizes["frames"], 2 * tower["n_window"]):
+        tokens = (frames - 1) // 2 + 1
+        yield Site("self", 1, heads, tokens, tokens, tower["d_model"] // heads, many * tower["encoder_layers"])
+
+
+def omni_prefill(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """The model inside Qwen2.5-Omni's thinker or talker, which differ in width."""
+    talker, text = config["talker_config"], config["thinker_config"]["text_config"]
+    yield from causal_lm(talker if sizes["channels"] == talker["hidden_size"] else text, sizes)
+
+
+def thinker(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Qwen2.5-Omni's writing model on one token."""
+    yield from causal_lm(config["thinker_config"]["text_config"], sizes)
+
+
+def talker(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Qwen2.5-Omni's speaking model on one code."""
+    yield from causal_lm(config["talker_config"], sizes)
+
+
+def sound_transformer(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """All frames of sound, with and without the codes, behind a block mask."""
+    dit = config["token2wav_config"]["dit_config"]
+    tokens, heads = sizes["tokens"], dit["num_attention_heads"]
+    yield Site("self", 2 * sizes["batch"], heads, tokens, tokens, dit["head_dim"], dit["num_hidden_layers"])
+
+
+_SEAMLESS, _OMNI, _JANUS = (
+    *("SeamlessM4Tv2Model", "Qwen2_5OmniForConditionalGeneration", "JanusForConditionalGeneration"),
+)
 FORMS: dict[str, Form] = {
     "CLIPModel.get_image_features": inside("vision_config", vision_tower),
     "CLIPModel.get_text_features": inside("text_config", clip_text),
@@ -253,16 +247,22 @@ FORMS: dict[str, Form] = {
     "IdeficsForVisionText2Text.vision_model": inside("vision_config", idefics_tower),
     "IdeficsForVisionText2Text.perceiver_resampler": nothing,
     "ChameleonForConditionalGeneration": causal_lm,
-    "JanusForConditionalGeneration": inside("text_config", causal_lm),
     "Emu3ForConditionalGeneration": inside("text_config", causal_lm),
     "Emu3ForConditionalGeneration.decode": inside("vq_config", emu3_decoder),
-    "SeamlessM4Tv2Model": seamless,
-    "Qwen2_5OmniForConditionalGeneration": nothing,
-    "encode_audio": audio_tower,
-    **dict.fromkeys(("prefill_thinker", "decode_thinker"), thinker),
-    **dict.fromkeys(("prefill_talker", "decode_talker"), talker),
-    "denoise_sound": sound_transformer,
-    "decode_codes_janus": nothing,
     "HSTU": hstu,
     "HSTU.retrieve": nothing,
+    _SEAMLESS: seamless("decoder"),
+    f"{_SEAMLESS}.text_encoder": seamless("encoder"),
+    f"{_SEAMLESS}.speech_encoder": seamless("speech_encoder"),
+    f"{_SEAMLESS}.encoder": seamless("t2u_encoder"),
+    **{f"{_SEAMLESS}.{layer}": seamless("t2u_decoder") for layer in range(6)},  # layers of the unit decoder
+    **{f"{_SEAMLESS}.{part}": nothing for part in ("duration_predictor", "dur_predictor", "lm_head", "hifi_gan")},
+    f"{_OMNI}.audio_tower": audio_tower,
+    f"{_OMNI}.model": omni_prefill,
+    f"{_OMNI}.thinker": thinker,
+    f"{_OMNI}.talker": talker,
+    f"{_OMNI}.code2wav_dit_model": sound_transformer,
+    _OMNI: nothing,  # heads, projections, the vocoder
+    _JANUS: nothing,  # heads and embeddings of codes, the image decoder
+    f"{_JANUS}.language_model": inside("text_config", causal_lm),
 }

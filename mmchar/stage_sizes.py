@@ -23,6 +23,7 @@ _LAYOUTS = {
     **dict.fromkeys((("UVit2DModel", 3), ("VQModel", 3)), "batch height width"),  # ids of image tokens
     ("Emu3ForConditionalGeneration.decode", 3): "batch height width",
     ("StableAudioDiTModel", 3): "batch channels frames",
+    ("Qwen2_5OmniForConditionalGeneration.audio_tower", 2): "channels frames",
     ("CViViT", 3): "batch frames tokens",
     ("ZImageTransformer2DModel", 4): "channels frames height width",  # one of a list
     ("MllamaForConditionalGeneration", 6): "batch images tiles channels height width",

@@ -91,7 +91,8 @@ def watching(module):
 
 def test_every_model_with_an_own_pipeline_is_here():
     own = [name for name in zoo_names() if get_spec(name).pipeline.get("library") == "mmchar"]
-    assert sorted(TINY) == own
+    spoken = {"janus-pro-7b", "qwen2.5-omni-7b"}  # these are in test_own_speech.py
+    assert sorted(TINY) == [name for name in own if name not in spoken and not name.startswith("seamless")]
 
 
 @pytest.mark.parametrize("name", TINY)
