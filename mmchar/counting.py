@@ -5,7 +5,7 @@ two steps give all of them.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from mmchar.request import FIELDS, Request
 if TYPE_CHECKING:
     from torch import nn
 
-    from mmchar.generation.recording import Stage
+    from mmchar.generation.recording import Recording, Stage
     from mmchar.generation.subject import Subject
     from mmchar.trace import Row
 
@@ -125,12 +125,21 @@ def split_call(inputs: tuple[Any, ...], call: Mapping[str, Any]) -> tuple[Reques
 
 def count_subject(subject: "Subject", *, dtype: str | None, tiny: bool = False) -> pd.DataFrame:
     """The operator table of a generation that is ready to run on ``meta``."""
+    return recorded_table(subject, recorded(subject), dtype=dtype, tiny=tiny)
+
+
+def recorded(subject: "Subject") -> "Recording":
+    """What a generation was seen to do on ``meta``."""
     from mmchar.generation.faults import one_line
     from mmchar.generation.run import record
 
     with one_line(subject.name):
-        recording = record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes)
-        parts = []
+        return record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes)
+
+
+def recorded_table(subject: "Subject", recording: "Recording", *, dtype: str | None, tiny: bool) -> pd.DataFrame:
+    """The operator table of what a generation was seen to do."""
+    parts = []
     for stage in recording.stages:
         frame = _frame(subject.networks[stage.component], stage, recording.rows[stage.name])
         parts.append(_labelled(frame, subject.name, stage.name, stage.component))
@@ -166,11 +175,13 @@ def count_stage(model: Model, stage: "Stage") -> pd.DataFrame:
 
     A model on ``meta`` is counted without running; one on a device runs the stage, and the rows are what was seen.
     """
-    from mmchar.generation.on_device import realized
+    from mmchar.generation.on_device import in_type, realized
 
     network = model.components[stage.component]
     if model.device != "meta":
         stage = realized(stage, network, device=model.device, dtype=model.dtype)
+    elif model.dtype != "bfloat16":
+        stage = in_type(stage, model.dtype)
     frame = _frame(network, stage, None)
     return _labelled(frame, model.spec.name, stage.name, stage.component)
 
@@ -225,11 +236,18 @@ def _stage_totals(table: pd.DataFrame, total: pd.DataFrame, params: Mapping[str,
 
 def _count(model: Model, request: Request | None, more: Mapping[str, Any]) -> pd.DataFrame:
     from mmchar.generation.guess import with_pipeline
-    from mmchar.generation.programs import subject_of_zoo
+    from mmchar.generation.programs import remember, subject_of_zoo
+    from mmchar.generation.run import on_meta
 
     full = model.spec.resolve(request)
+    if model.device != "meta":
+        networks = {role: on_meta(network) for role, network in model.components.items()}
+        model = replace(model, components=networks, device="meta")
     subject = subject_of_zoo(with_pipeline(model), full, more)
-    table = count_subject(subject, dtype=model.dtype, tiny=model.spec.tiny)
+    recording = recorded(subject)
+    if not more and model.dtype == "bfloat16":
+        remember(model.spec, full, recording.stages)
+    table = recorded_table(subject, recording, dtype=model.dtype, tiny=model.spec.tiny)
     table.attrs["request"] = full.given()
     return table
 

@@ -46,6 +46,11 @@ def _rare_flop(name: str, args: tuple, outputs: list[Tensor]) -> int:
         return operators.matmul_flop(outputs[0].numel(), args[0].shape[-1] + 2, 1)
     if name == "_cdist_forward":  # a difference and a multiply-add for each number of each pair
         return 3 * outputs[0].numel() * args[0].shape[-1]
+    if name in ("_linalg_solve_ex", "linalg_solve_triangular"):
+        # [n, n] x = [n, k]: a triangular factor of each matrix, 2 n^3 / 3, and a multiply-add for each of its numbers
+        n, columns = args[0].shape[-1], outputs[0].numel()
+        factor = 2 * args[0].numel() * n // 3 if name == "_linalg_solve_ex" else 0
+        return factor + (2 if name == "_linalg_solve_ex" else 1) * columns * n
     if name == "_trilinear":
         return _trilinear_flop(args)
     if name == "conv_tbc":  # [time, batch, in], [kernel, in, out]

@@ -34,6 +34,22 @@ _MARKS = ("_token_id", "_token_index")  # how configurations name the token ids 
 _UNKNOWN = 1000  # unknown whole numbers are below, and in the reach of every table: diffusion times, places
 
 
+def in_type(stage: Stage, dtype: str) -> Stage:
+    """A planned stage for networks on ``meta`` of another number type."""
+
+    def cast(_path: Any, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.dtype != PLANNED:
+            return leaf
+        made = torch.empty_strided(leaf.shape, leaf.stride(), dtype=getattr(torch, dtype), device="meta")
+        if hasattr(leaf, "known"):
+            made.known = leaf.known.to(made.dtype)
+        return made
+
+    args, kwargs = stage.call.copied(cast)
+    inner = mapped(dict(stage.inner), cast)
+    return replace(stage, call=Call(args, kwargs), inner=inner)
+
+
 class OnDevice:
     """Networks that run for real, once per signature, under the tracer, which tells their rows."""
 

@@ -69,14 +69,23 @@ def check_call(spec: ModelSpec, more: Mapping[str, Any]) -> None:
 
 def plan(spec: ModelSpec, request: Request) -> tuple[Stage, ...]:
     """The stages of one generation, as its code was seen to make them on ``meta``; seen once per process."""
-    key = canonical_json([asdict(spec), request.given()])
+    key = _key(spec, request)
     if key not in _PLANS:
         model = build_model(spec, device="meta", dtype="bfloat16")
         subject = subject_of_zoo(model, request)
         with one_line(spec.name):
             found = record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes).stages
-        _PLANS[key] = found
+        remember(spec, request, found)
     return _PLANS[key]
+
+
+def remember(spec: ModelSpec, request: Request, stages: tuple[Stage, ...]) -> None:
+    """Keep the stages of a generation in bfloat16, so that :func:`plan` need not run it once more."""
+    _PLANS[_key(spec, request)] = stages
+
+
+def _key(spec: ModelSpec, request: Request) -> str:
+    return canonical_json([asdict(replace(spec, pipeline={})), request.given()])
 
 
 def _piped(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
