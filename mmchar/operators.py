@@ -50,7 +50,8 @@ _EMBEDDING = words("embedding embedding_renorm_ _embedding_bag _embedding_bag_fo
 _REDUCTION = words(
     "mean sum nansum var var_mean std std_mean amax amin aminmax max min argmax argmin all any prod count_nonzero trace"
     " cumsum cumprod cummax cummin logcumsumexp logsumexp _softmax _log_softmax _safe_softmax linalg_vector_norm norm"
-    " _is_all_true _is_any_true dist _cdist_forward _pdist_forward sort topk kthvalue median nanmedian mode nonzero histc bincount bucketize"
+    " _is_all_true _is_any_true dist _cdist_forward"
+    " _pdist_forward sort topk kthvalue median nanmedian mode nonzero histc bincount bucketize"
     " searchsorted isin _unique2 unique_dim unique_consecutive multinomial segment_reduce native_dropout tril triu glu"
     " floor_divide linalg_cross allclose scatter_add scatter_reduce index_add index_reduce _foreach_add"
     " mse_loss smooth_l1_loss huber_loss nll_loss_forward nll_loss2d_forward binary_cross_entropy"
