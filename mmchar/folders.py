@@ -60,7 +60,6 @@ def make_spec(name: str, cls: str, family: str, components: Mapping[str, Compone
         year=0,
         summary=f"{cls} from a folder",
         components=components,
-        options={},
         tiny_request={},
         **more,
     )

@@ -91,7 +91,7 @@ def _built(spec: ModelSpec) -> dict[str, Any]:
     """What decides which networks are built and how they are run; not their sources and notes."""
     parts = {role: [part.library, part.cls, dict(part.config)] for role, part in spec.components.items()}
     run = {key: value for key, value in spec.pipeline.items() if key != "source"}
-    return {"family": spec.family, "components": parts, "options": dict(spec.options), "pipeline": run}
+    return {"family": spec.family, "components": parts, "pipeline": run}
 
 
 def read_grid(path: str | Path) -> list[Point]:

@@ -11,7 +11,7 @@ from mmchar.files import check_file_name
 from mmchar.request import FIELDS, Request
 
 LIBRARIES = ("transformers", "diffusers", "mmchar")
-_MODEL = {"name": str, "family": str, "year": int, "summary": str, "components": dict, "options": dict}
+_MODEL = {"name": str, "family": str, "year": int, "summary": str, "components": dict}
 _MODEL |= {"request": dict, "request_source": str, "tiny_request": dict}
 _MODEL_OPTIONAL = {"limits": dict, "tiny_limits": dict, "notes": list, "papers": list, "pipeline": dict}
 _COMPONENT = {"library": str, "class": str, "config": dict, "source": str}

@@ -50,7 +50,6 @@ class ModelSpec:
     year: int
     summary: str
     components: Mapping[str, Component]
-    options: Mapping[str, Any]
     request: Mapping[str, Any]
     request_source: str
     tiny_request: Mapping[str, Any]

@@ -104,7 +104,7 @@ def of_object(model: Any, inputs: tuple[Any, ...], call: Mapping[str, Any], sett
         subject = subject_of(model, inputs, call, device=device)
     with measuring(device):
         stages = record_on_device(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes).stages
-    spec = ModelSpec(subject.name, "", 0, "an object of the user's own", {}, {}, {}, "", {})
+    spec = ModelSpec(subject.name, "", 0, "an object of the user's own", {}, {}, "", {})
     wrapped = Model(spec, subject.networks, device, dtype)
     plan = _chosen(spec.name, stages, Request(), settings)
     asked = {name: value for name, value in subject.asked.items() if isinstance(value, int | float | str | bool)}

@@ -429,10 +429,12 @@ components.unet.published_params = -1 => published_params
 components.unet.params_source = 5 => params_source
 components.unet.weights = "x.bin" => unknown field 'weights'
 components.unet.clas = "x" => unknown field 'clas'; did you mean 'class'?
-options = - => the field 'options' is missing
-options = [] => options
-options = null => options
-options = "flash" => options
+options = {} => unknown field 'options'
+pipeline = [] => pipeline
+pipeline = null => pipeline
+pipeline.library = "vllm" => pipeline: library 'vllm' is not one of
+pipeline.class = "os.system('x')" => pipeline: class
+pipeline.scheduler = {} => unknown field 'scheduler'; did you mean 'schedulers'?
 request = - => the field 'request' is missing
 request = [] => request
 request = null => request

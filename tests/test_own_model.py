@@ -103,7 +103,7 @@ def test_the_file_of_the_page_projects_and_has_limits(mine, capsys):
     assert main(["project", mine, "--gpu", "h100-sxm", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["time_s"] > 0
     assert main(["count", mine, "--height", "65"]) == 2
-    assert "height=65 is outside the reach of my-diffusion; it takes from 1 to 64" in capsys.readouterr().err
+    assert "height=65 is outside the reach of my-diffusion; it takes from 32 to 32" in capsys.readouterr().err
     assert sum(load(mine, tiny=True).params.values()) < sum(load(mine).params.values())
 
 

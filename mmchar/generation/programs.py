@@ -85,7 +85,7 @@ def remember(spec: ModelSpec, request: Request, stages: tuple[Stage, ...]) -> No
 
 
 def _key(spec: ModelSpec, request: Request) -> str:
-    return canonical_json([asdict(replace(spec, pipeline={})), request.given()])
+    return canonical_json([asdict(spec), request.given()])
 
 
 def _piped(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
