@@ -114,7 +114,8 @@ def _table(
 def split_call(inputs: tuple[Any, ...], call: Mapping[str, Any]) -> tuple[Request | None, dict[str, Any]]:
     """The request of a named model, given whole or by its fields, and what else its pipeline is called with."""
     fields_given = {name: value for name, value in call.items() if name in FIELDS}
-    more = {name: value for name, value in call.items() if name not in FIELDS}
+    more = {name: value for name, value in call.items() if name not in FIELDS and name != "request"}
+    inputs = (*inputs, call["request"]) if "request" in call else inputs
     if len(inputs) > 1 or (inputs and not isinstance(inputs[0], Request | NoneType)):
         raise ValueError(f"{inputs[-1]!r} is no request; give mmchar.Request(...), or its fields by name")
     request = inputs[0] if inputs else None

@@ -193,3 +193,11 @@ def test_the_cache_gives_the_same_table_and_is_bypassed_on_request(monkeypatch):
     with pytest.raises(pytest.fail.Exception, match="counted again"):
         count("stable-diffusion-1.5", Request(steps=3), cache=False)
     assert get_spec("stable-diffusion-1.5").request["steps"] == 50
+
+
+def test_a_request_is_given_whole_or_by_its_fields():
+    whole = count("ddpm-cifar10-32", Request(steps=3, batch=2), tiny=True)
+    named = count("ddpm-cifar10-32", request=Request(steps=3), batch=2, tiny=True)
+    pd.testing.assert_frame_equal(whole, named)
+    with pytest.raises(ValueError, match="is no request"):
+        count("ddpm-cifar10-32", Request(), request=Request())
