@@ -194,7 +194,9 @@ def summarize_count(table: pd.DataFrame) -> dict[str, Any]:
     steps, which is exact). ``peak_bytes`` holds the weights of all components and the most activation bytes alive.
     """
     params = table.attrs["params"]
-    item = attention_models.ITEM_BYTES[table.attrs["dtype"]]
+    weights = table.attrs.get("weight_bytes") or {
+        role: many * attention_models.ITEM_BYTES[table.attrs["dtype"]] for role, many in params.items()
+    }
     total = (
         table[list(AMOUNTS)]
         .multiply(table["repeats"], axis=0)
@@ -211,7 +213,7 @@ def summarize_count(table: pd.DataFrame) -> dict[str, Any]:
         "flop": int(total["flop"].sum()),
         "read_bytes": int(total["read_bytes"].sum()),
         "write_bytes": int(total["write_bytes"].sum()),
-        "peak_bytes": int(sum(params.values()) * item + table["live_bytes"].max()),
+        "peak_bytes": int(sum(weights.values()) + table["live_bytes"].max()),
         "stages": _stage_totals(table, total, params),
         "attention": lengths[[*sites[:-1], "calls", "repeats"]].to_dict("records"),
         "categories": {name: {key: int(value) for key, value in row.items()} for name, row in by_category.iterrows()},

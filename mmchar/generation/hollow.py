@@ -18,6 +18,7 @@ from mmchar.operator_flop import distinct_bytes, flop, read_bytes
 from mmchar.trace import Row
 
 LARGE = 1 << 17  # elements from which a tensor outside the networks is not computed
+_PLAIN = 11  # a token id that is nothing special in most vocabularies
 _SIZED = frozenset(["zeros", "ones", "full", "empty", "randn", "rand", "randint"])
 
 
@@ -57,11 +58,13 @@ class Outside(TorchDispatchMode):
             return torch.zeros((), dtype=kwargs.get("dtype")).expand(size)
         writes = name.endswith("_") and not name.endswith("__")
         if any(tensor.is_meta or tensor.numel() >= LARGE for tensor in inputs):
-            return args[0] if writes else self._hollow(func, name, args, kwargs)  # nobody knows its values
+            out = args[0] if writes else self._hollow(func, name, args, kwargs)  # nobody knows its values
+            return torch.full(out.shape, _PLAIN) if name == "argmax" else out
         if writes and _overlaps(args[0]):
             return args[0]
         try:
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
+            return _plain_choice(args, out) if name == "argmax" and len(args) > 1 else out
         except NotImplementedError:  # the CPU has no such kernel for this type
             return self._hollow(func, name, args, kwargs)
 
@@ -88,6 +91,15 @@ class Outside(TorchDispatchMode):
         row.flop += flop(name, args, outputs)
         row.read_bytes += read_bytes(name, args, inputs, written, _bytes)
         row.write_bytes += written
+
+
+def _plain_choice(args: tuple, chosen: Tensor) -> Tensor:
+    """The largest of numbers along a dimension; of several that are equal not the first, which often is padding."""
+    numbers, dim = args[0], args[1]
+    if dim is None or numbers.shape[dim] <= _PLAIN:
+        return chosen
+    as_large = numbers.select(dim, _PLAIN) == numbers.amax(dim)
+    return torch.where(as_large.reshape(chosen.shape), _PLAIN, chosen)
 
 
 def _bytes(tensor: Tensor) -> int:
