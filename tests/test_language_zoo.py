@@ -10,11 +10,14 @@ from mmchar.language_forms import next_tiles
 from mmchar.models import get_spec, load
 from mmchar.request import Request
 from mmchar.seqlen import closed_form
+from mmchar.stage_sizes import sizes_at
 from mmchar.stages import stages
 
 
 def sizes(name, stage, **asked):
-    return next(s.sizes for s in stages(get_spec(name), Request(**asked)) if s.name == stage)
+    spec = get_spec(name)
+    seen = next(s for s in stages(spec, Request(**asked)) if s.name == stage)
+    return sizes_at(seen, spec.components[seen.component].cls)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +38,10 @@ def test_image_tokens_that_the_language_model_prefills(name, image_tokens):
 
 @pytest.mark.parametrize(("name", "image_tokens"), [("llama-3.2-11b-vision", 4 * 1601), ("idefics-9b-flamingo", 64)])
 def test_image_tokens_that_cross_attention_looks_at(name, image_tokens):
-    assert sizes(name, "prefill", prompt_tokens=50) == {"batch": 1, "tokens": 50, "context": image_tokens}
+    seen = sizes(name, "prefill", prompt_tokens=50)
+    assert (seen["batch"], seen["tokens"]) == (1, 50)
+    cross = closed_form(get_spec(name), Request(prompt_tokens=50)).query("stage == 'prefill' and attention == 'cross'")
+    assert set(cross["kv_len"]) == {image_tokens}
 
 
 @given(st.integers(30, 3000), st.integers(30, 3000))
@@ -64,8 +70,8 @@ def test_chameleon_decodes_twice_per_step_for_guidance_and_once_without():
     guided, plain = (stages(get_spec("chameleon-7b-t2i"), Request(guidance=g)) for g in (3.0, 1.0))
     assert [s.name for s in plain] == ["prefill", "decode", "decode_image"]
     twice = {s.name: s for s in guided}
-    assert twice["decode"].repeats == twice["decode_unconditional"].repeats == 1023  # the prefill gives the first
-    assert (twice["decode"].sizes["cache"], twice["decode_unconditional"].sizes["cache"]) == (32, 2)
+    assert twice["decode"].repeats == twice["decode_variant_2"].repeats == 1023  # the prefill gives the first
+    assert [twice[name].growth.cached(0) for name in ("decode", "decode_variant_2")] == [32, 2]
 
 
 def test_emu3_ends_each_row_of_an_image_with_a_token():
@@ -109,7 +115,7 @@ def test_zero_shot_text_is_linear_in_the_classes():
     by_stage = [table.groupby("stage", observed=True)["flop"].sum() for table in (few, many)]
     assert by_stage[1]["encode_text"] == 100 * by_stage[0]["encode_text"]
     assert by_stage[1]["encode_image"] == by_stage[0]["encode_image"]
-    assert by_stage[1]["score"] == 2 * 1 * 768 * 1000
+    assert by_stage[1]["pipeline"] == 2 * 1 * 768 * 1000  # the comparison of images and classes is no network's
 
 
 def test_the_adaptor_of_llava_by_arithmetic():

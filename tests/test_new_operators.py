@@ -210,7 +210,7 @@ def test_a_published_mixture_of_experts(tmp_path):
     part = {"library": "transformers", "class": "Qwen3MoeForCausalLM", "config": config, "source": "of Qwen3-30B-A3B"}
     spec = {
         **{"name": "experts", "family": "autoregressive", "year": 2025, "summary": "A mixture of experts."},
-        **{"components": {"lm": part}, "options": {}, "tiny_request": {}},
+        **{"components": {"lm": part}, "tiny_request": {}},
         **{"request": {"batch": 1, "prompt_tokens": 512, "new_tokens": 3}, "request_source": "made up"},
     }
     (tmp_path / "experts.json").write_text(json.dumps(spec))

@@ -48,7 +48,7 @@ def test_a_saved_language_model_counts_like_the_zoo(tmp_path):
 def test_saved_weights_and_configurations_alone_give_one_spec(pipeline):
     saved = load(str(pipeline), weights="pretrained", device="cpu", dtype="float32").spec
     alone = get_spec(str(pipeline))
-    for field in ("name", "family", "options", "request", "limits"):
+    for field in ("name", "family", "pipeline", "request", "limits"):
         assert getattr(saved, field) == getattr(alone, field), field
     assert {role: part.cls for role, part in saved.components.items()} == {
         role: part.cls for role, part in alone.components.items()

@@ -47,7 +47,7 @@ def write_spec(folder, name, family, components, request, pipeline):
         role: {"library": library, "class": cls, "config": config, "source": "made up for this test"}
         for role, (library, cls, config) in components.items()
     }
-    spec = {"name": name, "family": family, "year": 2026, "summary": "small", "components": parts, "options": {}}
+    spec = {"name": name, "family": family, "year": 2026, "summary": "small", "components": parts}
     spec |= {"pipeline": pipeline, "request": request, "request_source": "made up for this test", "tiny_request": {}}
     path = folder / f"{name}.json"
     path.write_text(json.dumps(spec))

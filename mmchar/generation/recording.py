@@ -141,7 +141,10 @@ class Recording:
 
 def _resized(leaf: Tensor, shape: list[int]) -> Tensor:
     if leaf.is_meta or leaf.numel() == 0:
-        return torch.empty(shape, dtype=leaf.dtype, device=leaf.device)
+        made = torch.empty(shape, dtype=leaf.dtype, device=leaf.device)
+        if hasattr(leaf, "known"):
+            made.known = _resized(leaf.known, shape)
+        return made
     many = [range(size) for size in shape]
     out = leaf
     for dim, wanted in enumerate(many):
