@@ -6,6 +6,7 @@ the reason. The tests run a part of it (`test_coverage.py`).
 
 import sys
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import tiny_architectures
 import tiny_pipelines
 
 import mmchar
+from mmchar import counting
+from mmchar.generation.recording import Recording
+from mmchar.generation.subject import subject_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
 # Products for which torch's counter has no formula, so that only we count them.
@@ -37,11 +41,26 @@ class Compared:
         return not self.reason and self.counted == self.measured
 
 
-def pipeline(name: str) -> Compared:
-    """A pipeline of diffusers, called with all its defaults but for two steps."""
-    measured, _ = tiny_pipelines.measured_flop(name)
-    built = tiny_pipelines.build(name)
-    return Compared(name, flop_of(mmchar.count(built, **tiny_pipelines.call_arguments(name))), measured)
+def pipeline(name: str, **overrides: object) -> Compared:
+    """A pipeline of diffusers, called with all its defaults but for two steps and what is given."""
+    measured, calls = tiny_pipelines.measured_flop(name, **overrides)
+    built, call = tiny_pipelines.build(name), tiny_pipelines.call_arguments(name) | overrides
+    subject = subject_of(built, (), call)
+    recording = counting.recorded(subject)
+    table = counting.recorded_table(subject, recording, dtype=None, tiny=False)
+    return Compared(name, flop_of(table), measured, other_calls(recording, calls))
+
+
+def other_calls(recording: Recording, measured: dict[str, int]) -> str:
+    """Which networks were called more or less often than in the real run; empty where none was."""
+    counted: Counter[str] = Counter()
+    for stage in recording.stages:
+        if stage.method in tiny_pipelines.ENTRIES:
+            counted[stage.component] += stage.repeats
+    other = [
+        f"{role}: {counted[role]} calls, {many} in the run" for role, many in measured.items() if counted[role] != many
+    ]
+    return "; ".join(other)
 
 
 def architecture(name: str) -> Compared:

@@ -5,10 +5,17 @@
 
 import coverage_runs
 import pytest
-import tiny_architectures
-import tiny_pipelines
 
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLImg2ImgPipeline", "FluxPipeline", "WanPipeline")
+PIPELINES = (
+    ("StableDiffusionPipeline", {}),
+    ("StableDiffusionPipeline", {"guidance_scale": 1.0}),
+    ("StableDiffusionPipeline", {"num_images_per_prompt": 2, "height": 24, "width": 40}),
+    ("StableDiffusionXLImg2ImgPipeline", {}),
+    ("FluxPipeline", {}),
+    ("FluxPipeline", {"num_images_per_prompt": 2}),
+    ("WanPipeline", {}),
+    ("WanPipeline", {"guidance_scale": 1.0, "num_inference_steps": 3}),
+)
 ARCHITECTURES = (
     "llama",
     "mistral",
@@ -23,17 +30,13 @@ ARCHITECTURES = (
 )
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_pipelines_count_as_they_run(name: str) -> None:
-    if name not in tiny_pipelines.names():
-        pytest.fail(f"no tiny {name}")
-    found = coverage_runs.pipeline(name)
-    assert found.counted == found.measured
+@pytest.mark.parametrize(("name", "call"), PIPELINES)
+def test_pipelines_count_as_they_run(name, call):
+    found = coverage_runs.pipeline(name, **call)
+    assert (found.counted, found.reason) == (found.measured, "")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_architectures_count_as_they_run(name: str) -> None:
-    if name not in tiny_architectures.names():
-        pytest.fail(f"no tiny {name}")
+def test_architectures_count_as_they_run(name):
     found = coverage_runs.architecture(name)
     assert found.counted == found.measured
