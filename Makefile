@@ -25,10 +25,11 @@ rendered: $(READY)  ## run the study and refresh notebooks/rendered/ (STUDY_ARGS
 zoo-page: $(READY)  ## count the whole zoo and write docs/zoo.md
 	$(BIN)/mmchar zoo --out docs/zoo.md
 
-test: $(READY)  ## lint, format, types, tests and small notebooks (PYTEST_ARGS='-m "not slow"', TEST_JOBS=2)
+test: $(READY)  ## lint, format, types, imports, tests and small notebooks (PYTEST_ARGS='-m "not slow"', TEST_JOBS=2)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 
 bench: $(READY)  ## print the speed ratios (BENCH_ARGS)

@@ -8,9 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from mmchar import papermill_process
-from mmchar.batch import run_notebook
-from mmchar.identity import notebook_identity
+from mmchar.runs import papermill_process
+from mmchar.runs.batch import run_notebook
+from mmchar.runs.identity import notebook_identity
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "00_start_here.ipynb"
 ROUNDS = 5

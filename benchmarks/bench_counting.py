@@ -41,10 +41,10 @@ def bench_stage() -> None:
     """Counting one call of a network against a plain meta forward of it."""
     import torch
 
-    from mmchar.counting import rows_frame
-    from mmchar.models import load
-    from mmchar.stages import stages
-    from mmchar.trace import trace
+    from mmchar.counting.operator_table import rows_frame
+    from mmchar.counting.planned_stages import stages
+    from mmchar.models.loading import load
+    from mmchar.tracing.trace import trace
 
     for name in ("stable-diffusion-1.5", "imagen", "muse-3b", "llama-2-7b", "make-a-video"):
         model = load(name)
@@ -67,9 +67,9 @@ def bench_generation() -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from mmchar.counting import count
-    from mmchar.models import load
-    from mmchar.stages import stages
+    from mmchar.counting.operator_table import count
+    from mmchar.counting.planned_stages import stages
+    from mmchar.models.loading import load
 
     model = load("stable-diffusion-1.5")
     plan = stages(model.spec)
@@ -95,9 +95,9 @@ def bench_generation() -> None:
 
 def bench_zoo() -> None:
     """Time and memory of counting the paper's models, then the whole zoo, then reading it from the cache."""
-    from mmchar.claims import PAPER
-    from mmchar.counting import count
-    from mmchar.models import zoo_names
+    from mmchar.counting.operator_table import count
+    from mmchar.models.loading import zoo_names
+    from mmchar.study.claims import PAPER
 
     for what, names, cache, target in (
         ("the paper's models counted", zoo_names(PAPER), False, "60 s, 1.5 GB"),

@@ -8,11 +8,11 @@ import argparse
 from time import perf_counter
 
 import mmchar
-from mmchar.batches import count_batch
-from mmchar.hardware import list_gpus
-from mmchar.models import zoo_names
-from mmchar.roofline import project
-from mmchar.sweep import sweep
+from mmchar.models.loading import zoo_names
+from mmchar.projection.batches import count_batch
+from mmchar.projection.data_sheets import list_gpus
+from mmchar.projection.roofline import project
+from mmchar.projection.sweep import sweep
 
 MODEL = "pixart-sigma-1024"
 

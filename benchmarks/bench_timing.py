@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 import torch
 
-from mmchar.idle import span_s
-from mmchar.kernels import run_kernels
-from mmchar.models import load
-from mmchar.profiling import attention_backend, measure, measure_stage
-from mmchar.stages import stages
-from mmchar.timing import measure_time, profile_once
+from mmchar.counting.planned_stages import stages
+from mmchar.measuring.idle import span_s
+from mmchar.measuring.kernels import run_kernels
+from mmchar.measuring.profiling import attention_backend, measure, measure_stage
+from mmchar.measuring.timing import measure_time, profile_once
+from mmchar.models.loading import load
 
 ROUNDS = 15
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -21,7 +21,7 @@ import sys
 
 import torch
 
-from mmchar.backends import MEASURED, attention_backend
+from mmchar.measuring.optimization.backends import MEASURED, attention_backend
 
 METRICS = {"l1": "l1tex__t_sector_hit_rate.pct", "l2": "lts__t_sector_hit_rate.pct", "time": "gpu__time_duration.sum"}
 

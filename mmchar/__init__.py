@@ -1,7 +1,8 @@
 """mmchar: where does the time of a multi-modal generation go, and what would make it faster.
 
-Three floors: counting (exact numbers from shapes), running (torch), studying (notebooks, batch, figures). One tidy
-operator table serves all of them; ``data/README.md`` is its dictionary.
+Rooms on floors, of which a lower one never imports a higher one: tracing, models, generation, counting; projection and
+measuring; runs, study, cli (``docs/architecture.md``). One tidy operator table serves all of them; ``data/README.md``
+is its dictionary.
 
 Conventions, used everywhere
 ----------------------------
@@ -12,42 +13,21 @@ Conventions, used everywhere
 - A total of a generation is ``value * repeats``.
 """
 
-from importlib import import_module
-from typing import Any
+import lazy_loader
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Request": "request",
-    "ModelSpec": "models",
-    "Model": "models",
-    "get_spec": "models",
-    "list_models": "models",
-    "load": "models",
-    "count": "counting",
-    "count_stage": "counting",
-    "summarize_count": "counting",
-    "stages": "stages",
-    "use_backend": "attention",
-    "list_gpus": "hardware",
-    "get_gpu": "hardware",
-    "doctor": "hardware",
-    "project": "roofline",
-    "measure": "profiling",
-}
-
-__all__ = ["__version__", *_HOME]
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name on first use, so that ``import mmchar`` needs neither torch nor pandas."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'mmchar' has no attribute {name!r}")
-    module = import_module(f"mmchar.{_HOME[name]}")
-    value = module if _HOME[name] == name else getattr(module, name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "request": ["Request"],
+        "models.loading": ["Model", "ModelSpec", "get_spec", "list_models", "load"],
+        "counting.operator_table": ["count", "count_stage", "summarize_count"],
+        "counting.planned_stages": ["stages"],
+        "tracing.attention": ["use_backend"],
+        "projection.data_sheets": ["get_gpu", "list_gpus"],
+        "projection.roofline": ["project"],
+        "measuring.profiling": ["measure"],
+        "provenance": ["doctor"],
+    },
+)

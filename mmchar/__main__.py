@@ -2,6 +2,6 @@
 
 import sys
 
-from mmchar.cli import main
+from mmchar.cli.main import main
 
 sys.exit(main())

@@ -14,7 +14,7 @@ import tiny_architectures
 import tiny_pipelines
 
 import mmchar
-from mmchar import counting
+from mmchar.counting import operator_table as counting
 from mmchar.generation.recording import Recording
 from mmchar.generation.subject import subject_of
 
@@ -74,7 +74,7 @@ def architecture(name: str) -> Compared:
     return Compared(name, flop_of(mmchar.count(model, **call)), measured)
 
 
-def flop_of(table: "mmchar.counting.pd.DataFrame") -> int:
+def flop_of(table: "mmchar.counting.operator_table.pd.DataFrame") -> int:
     """FLOPs of a whole generation, of the operators that torch's counter knows."""
     known = table[~table["op"].isin(UNKNOWN_TO_THE_COUNTER)]
     return int((known["flop"] * known["repeats"]).sum())

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from mmchar.measured import write_point
+from mmchar.runs.campaign.measured import write_point
 
 PARAMETERS = """\
 # what to run
@@ -24,7 +24,7 @@ note = None
 """
 SAVE = """\
 import pandas as pd
-from mmchar.records import save_result
+from mmchar.runs.records import save_result
 names = ("model", "steps", "guidance", "quick", "sizes", "note")
 table = pd.DataFrame({{"model": [model], "steps": [steps], "mmchar_run": [1]}})
 save_result(out_dir, notebook="{stem}", parameters={{name: globals()[name] for name in names}}, tables={{"t": table}})
@@ -100,7 +100,7 @@ def save_measured(folder, name, table, *, hardware="a processor, 1 threads", **c
 
 def break_stage(monkeypatch, name, error):
     """Let the measuring of one stage raise an error, and that of all others go on."""
-    from mmchar import profiling
+    from mmchar.measuring import profiling
 
     real = profiling.measure_fully
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from mmchar.architectures import CViViT, EfficientUNet, MaskedTokenTransformer
+from mmchar.models.networks.architectures import CViViT, EfficientUNet, MaskedTokenTransformer
 
 UNET = {
     "in_channels": 6,

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from mmchar import attention
+from mmchar.tracing import attention
 
 
 def test_attention_flop_of_the_largest_sd15_self_attention():

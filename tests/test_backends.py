@@ -8,8 +8,8 @@ import pytest
 import torch
 from samples import one_line
 
-from mmchar import backends
-from mmchar.backends import attention_backend, byte_model, check_backend, check_shapes
+from mmchar.measuring.optimization import backends
+from mmchar.measuring.optimization.backends import attention_backend, byte_model, check_backend, check_shapes
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def package(monkeypatch):
 
 
 def test_the_package_answers_every_attention_call_and_is_traced_as_one(package):
-    from mmchar.timing import profile_once
+    from mmchar.measuring.timing import profile_once
 
     q, k = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8)
     module = torch.nn.Identity()
@@ -144,7 +144,7 @@ def test_byte_models():
 @pytest.mark.gpu
 def test_on_a_gpu_a_strict_backend_is_what_ran_or_refused():
     import mmchar
-    from mmchar.levers import Levers
+    from mmchar.measuring.optimization.ladder import Levers
 
     for attention in ("mem-efficient", "cudnn"):
         try:

@@ -15,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mmchar
-from mmchar import counting, models, papermill_process
-from mmchar.cli import main
-from mmchar.models import ZOO, get_spec
-from mmchar.parameters import check_parameters, read_parameters
-from mmchar.records import read_result
+from mmchar.cli.main import main
+from mmchar.counting import operator_table as counting
+from mmchar.models import loading as models
+from mmchar.models.loading import ZOO, get_spec
 from mmchar.request import FIELDS, Request, from_mapping
+from mmchar.runs import papermill_process
+from mmchar.runs.parameters import check_parameters, read_parameters
+from mmchar.runs.records import read_result
 from mmchar.tables import read_table
 
 SD = "stable-diffusion-1.5"

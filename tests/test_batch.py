@@ -9,11 +9,11 @@ import time
 import pytest
 from samples import SAVE, SLEEP, files_in, is_gone, make_notebook, make_table, one_line, wait_for
 
-from mmchar import attempts, batch, papermill_process
-from mmchar.batch import run_notebook, why_run
-from mmchar.identity import notebook_identity
-from mmchar.records import read_result, save_result
-from mmchar.run_state import run_state, write_status
+from mmchar.runs import attempts, batch, papermill_process
+from mmchar.runs.batch import run_notebook, why_run
+from mmchar.runs.identity import notebook_identity
+from mmchar.runs.records import read_result, save_result
+from mmchar.runs.run_state import run_state, write_status
 
 
 @pytest.mark.notebook
@@ -54,7 +54,7 @@ def test_a_stopped_run_is_interrupted_whether_or_not_a_kernel_started(tmp_path, 
 @pytest.mark.notebook
 def test_a_killed_batch_takes_its_kernel_with_it_and_is_told_at_the_next_start(tmp_path, kernels):
     path = make_notebook(tmp_path / "02_x.ipynb", SLEEP)
-    code = "from mmchar.batch import run_notebook; run_notebook('02_x.ipynb', 'results/02_x')"
+    code = "from mmchar.runs.batch import run_notebook; run_notebook('02_x.ipynb', 'results/02_x')"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
     wait_for(tmp_path / "pid")
     process.kill()

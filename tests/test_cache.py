@@ -1,19 +1,16 @@
 """The cache of tables: built once, never trusted when damaged, and good until something that counts changes."""
 
-import ast
 import contextlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from samples import files_in, make_table, one_line
 
-from mmchar import cache
+from mmchar.counting import cache
 from mmchar.files import atomic_write
-from mmchar.models import OWN
 
 
 @pytest.fixture
@@ -114,35 +111,7 @@ def test_source_hash_changes_with_content_and_name_but_not_with_order_or_folder(
     assert len(cache.source_hash()) == 64
 
 
-PACKAGE = Path(cache.__file__).parent
-# What counting imports besides: where tables are kept and what made them; what makes a spec of a folder (the key holds
-# the spec itself); and the weights, which no shape depends on.
-FROM_FOLDERS = {"network_folders", "pretrained"}
-BESIDE = {"cache", "files", "folders", "hardware", "hub", "pipeline_folders", "provenance", "tables"} | FROM_FOLDERS
-
-
-def imported(module):
-    """Names of the modules of this package that a module imports, anywhere in it."""
-    found = set()
-    files = (PACKAGE / module).glob("*.py") if module == cache.GENERATION else [PACKAGE / f"{module}.py"]
-    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text()))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("mmchar.")}
-        elif isinstance(node, ast.ImportFrom) and node.module == "mmchar":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mmchar."):
-            found.add(node.module.split(".")[1])
-    return {name for name in found if (PACKAGE / f"{name}.py").exists() or name == cache.GENERATION}
-
-
-def test_every_module_that_decides_a_count_is_in_its_key():
-    by_name = {"architectures", *(module.removeprefix("mmchar.") for module in OWN.values())}  # our own networks
-    reached, open_ = set(), {"counting"} | by_name
-    while open_:
-        reached |= open_
-        open_ = set().union(*(imported(module) for module in open_)) - reached
-    assert reached == {*cache.COUNTING, cache.GENERATION} | BESIDE
-    assert set(cache.COUNTING).isdisjoint(BESIDE)
+BESIDE = {"files", "provenance", "tables"}  # where tables are kept and what made them
 
 
 def test_a_count_loads_no_module_that_is_not_in_its_key(tmp_path):
@@ -150,17 +119,22 @@ def test_a_count_loads_no_module_that_is_not_in_its_key(tmp_path):
         "import sys, mmchar; [mmchar.count(n, tiny=True) for n in ('imagen', 'hstu-ml20m-large', 'next-gpt-7b')]; "
         "print(*sorted(name.split('.')[1] for name in sys.modules if name.startswith('mmchar.')))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "MMCHAR_CACHE": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": str(cache.PACKAGE.parent), "MMCHAR_CACHE": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert set(done.stdout.split()) == {*cache.COUNTING, cache.GENERATION} | BESIDE - FROM_FOLDERS
+    assert set(done.stdout.split()) == {*cache.COUNTING, "request"} | BESIDE
 
 
 def test_the_key_changes_with_what_counts_and_with_nothing_else(tmp_path, monkeypatch):
-    for path in (*PACKAGE.glob("*.py"), *(PACKAGE / cache.GENERATION).glob("*.py")):
-        atomic_write(tmp_path / path.relative_to(PACKAGE), path.read_bytes())
-    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
+    for path in cache.PACKAGE.rglob("*.py"):
+        atomic_write(tmp_path / path.relative_to(cache.PACKAGE), path.read_bytes())
+    monkeypatch.setattr(cache, "PACKAGE", tmp_path)
     before = cache.source_hash()
-    for name, counts in (("plots", False), ("hardware", False), ("generation/watch", True), ("architectures", True)):
+    for name, counts in (
+        ("study/plots", False),
+        ("projection/roofline", False),
+        ("tracing/trace", True),
+        ("models/networks/hstu", True),
+    ):
         cache._source_hash.cache_clear()
         with open(tmp_path / f"{name}.py", "a") as file:
             file.write("# edited\n")

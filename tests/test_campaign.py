@@ -11,13 +11,13 @@ import sys
 import pytest
 from samples import break_stage, files_in, one_line
 
-from mmchar import campaign
-from mmchar.campaign import exit_code, run_campaign
-from mmchar.campaign_plan import list_campaign
-from mmchar.cli import main
-from mmchar.grids import read_grid
-from mmchar.measured import read_measured, stage_points, write_point
-from mmchar.worker import Worker, WorkerDied, measure_point, order
+from mmchar.cli.main import main
+from mmchar.runs.campaign import grid_run as campaign
+from mmchar.runs.campaign.grid_run import exit_code, run_campaign
+from mmchar.runs.campaign.grids import read_grid
+from mmchar.runs.campaign.measured import read_measured, stage_points, write_point
+from mmchar.runs.campaign.plan import list_campaign
+from mmchar.runs.campaign.worker import Worker, WorkerDied, measure_point, order
 
 TINY = "about: t\ndefaults: {tiny: true, samples: 1}\npoints:\n"
 CLIP = "  - {model: clip-vit-l-14, value: 9}\n"
@@ -404,8 +404,9 @@ def test_the_shell_refuses_in_one_line(tmp_path, capsys, argv, says):
 
 
 def test_a_worker_ends_with_its_campaign(tmp_path):
-    code = "from mmchar.worker import Worker; import time\nw = Worker('cpu'); w.answer(120); print(w.pid, flush=True); "
-    process = subprocess.Popen([sys.executable, "-c", code + "time.sleep(600)"], stdout=subprocess.PIPE, text=True)
+    code = "import time; from mmchar.runs.campaign.worker import Worker\n"
+    code += "w = Worker('cpu'); w.answer(120); print(w.pid, flush=True)"
+    process = subprocess.Popen([sys.executable, "-c", code + "; time.sleep(600)"], stdout=subprocess.PIPE, text=True)
     pid = int(process.stdout.readline())
     process.kill()
     process.wait()

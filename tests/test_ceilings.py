@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from mmchar import ceilings
-from mmchar.ceiling_cases import Case, cases
-from mmchar.ceilings import measure_ceilings
-from mmchar.cli import main
+from mmchar.cli.main import main
+from mmchar.measuring import ceilings
+from mmchar.measuring.ceiling_cases import Case, cases
+from mmchar.measuring.ceilings import measure_ceilings
 from mmchar.tables import read_table
 
 

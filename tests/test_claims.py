@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from mmchar import claims
+from mmchar.study import claims
 
 SD, LLAMA, VIDEO = "stable-diffusion-1.5", "llama-2-7b", "make-a-video"
 

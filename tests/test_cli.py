@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mmchar.cli import main
+from mmchar.cli.main import main
 
 SD = "stable-diffusion-1.5"
 
@@ -168,7 +168,7 @@ def test_bad_input_is_one_line_and_exit_2(capsys, argv, line):
 
 def test_importing_the_package_and_refusing_bad_input_loads_no_torch():
     code = (
-        "import sys, mmchar; from mmchar.cli import main; assert main(['count', 'nothing']) == 2; "
+        "import sys, mmchar; from mmchar.cli.main import main; assert main(['count', 'nothing']) == 2; "
         "assert main(['count', 'llama-2-7b', '--height', '8']) == 2; "
         "print(sorted({'torch', 'matplotlib', 'diffusers', 'transformers'} & set(sys.modules)))"
     )

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mmchar.comparison import compare_campaigns
-from mmchar.measured import pack, write_point
+from mmchar.runs.campaign.comparison import compare_campaigns
+from mmchar.runs.campaign.measured import pack, write_point
 
 FACTS = ("idle_share", "idle", "energy_j", "memory")
 

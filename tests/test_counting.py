@@ -10,14 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmchar.attention import use_backend
-from mmchar.counting import COLUMNS, count, count_stage, summarize_count
+from mmchar.counting.operator_table import COLUMNS, count, count_stage, summarize_count
+from mmchar.counting.planned_stages import stages
 from mmchar.generation.on_device import realized
-from mmchar.known_values import readable, run
-from mmchar.models import get_spec, load, zoo_names
-from mmchar.operators import ATTENTION_CORES, CATEGORIES
+from mmchar.models.loading import get_spec, load, zoo_names
 from mmchar.request import Request
-from mmchar.stages import stages
+from mmchar.tracing.attention import use_backend
+from mmchar.tracing.known_values import readable, run
+from mmchar.tracing.operators import ATTENTION_CORES, CATEGORIES
 
 NAMES = zoo_names()
 
@@ -179,7 +179,7 @@ def test_summary_totals_are_value_times_repeats():
 
 
 def test_a_bad_request_is_refused_before_torch_builds_anything(monkeypatch):
-    monkeypatch.setattr("mmchar.counting.load", lambda *a, **k: pytest.fail("built a model"))
+    monkeypatch.setattr("mmchar.counting.operator_table.load", lambda *a, **k: pytest.fail("built a model"))
     with pytest.raises(ValueError, match="prompt_tokens=1024 is outside the reach"):
         count("stable-diffusion-1.5", Request(prompt_tokens=1024))
     with pytest.raises(ValueError, match="unknown dtype 'fp4'"):
@@ -190,7 +190,7 @@ def test_a_bad_request_is_refused_before_torch_builds_anything(monkeypatch):
 
 def test_the_cache_gives_the_same_table_and_is_bypassed_on_request(monkeypatch):
     first = count("stable-diffusion-1.5", Request(steps=3))
-    monkeypatch.setattr("mmchar.counting.load", lambda *a, **k: pytest.fail("counted again"))
+    monkeypatch.setattr("mmchar.counting.operator_table.load", lambda *a, **k: pytest.fail("counted again"))
     again = count("stable-diffusion-1.5", Request(steps=3))
     pd.testing.assert_frame_equal(first, again, check_categorical=False)
     assert again.attrs == first.attrs

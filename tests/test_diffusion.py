@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from mmchar.attention import attention_kind
-from mmchar.models import get_spec
+from mmchar.counting.planned_stages import stages
+from mmchar.counting.seqlen import closed_form
+from mmchar.models.loading import get_spec
 from mmchar.request import Request
-from mmchar.seqlen import closed_form
-from mmchar.stages import stages
-from mmchar.trace import trace
+from mmchar.tracing.attention import attention_kind
+from mmchar.tracing.trace import trace
 
 
 def rows_of(name: str, stage: str, request: Request | None = None) -> set[tuple]:

@@ -12,8 +12,11 @@ from samples import one_line
 from torch import nn
 
 import mmchar
-from mmchar import cuda_graphs, execution
-from mmchar.execution import (
+from mmchar.counting.planned_stages import stages
+from mmchar.generation.structure import tensors
+from mmchar.measuring.kernels import Kernel
+from mmchar.measuring.optimization import cuda_graphs, execution
+from mmchar.measuring.optimization.execution import (
     apply_levers,
     check_levers,
     choose_stages,
@@ -21,18 +24,15 @@ from mmchar.execution import (
     repeated_blocks,
     with_values,
 )
-from mmchar.generation.structure import tensors
-from mmchar.kernels import Kernel
-from mmchar.levers import Levers
-from mmchar.models import get_spec, load
+from mmchar.measuring.optimization.ladder import Levers
+from mmchar.measuring.optimization.split_guidance import split_guidance
+from mmchar.measuring.optimization.static_cache import make_static, rewind
+from mmchar.measuring.speculation import find_layers, skipped, time_per_token_s, tokens_per_round
+from mmchar.measuring.stage_facts import kernel_profiles
+from mmchar.measuring.stage_runs import middle_step
+from mmchar.models.loading import get_spec, load
 from mmchar.request import Request
-from mmchar.speculation import find_layers, skipped, time_per_token_s, tokens_per_round
-from mmchar.split_guidance import split_guidance
-from mmchar.stage_facts import kernel_profiles
-from mmchar.stage_runs import middle_step
-from mmchar.stages import stages
-from mmchar.static_cache import make_static, rewind
-from mmchar.trace import trace
+from mmchar.tracing.trace import trace
 
 needs_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao: pip install mmchar[quantize]")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
@@ -71,7 +71,7 @@ def eager_output(model, stage):
     ],
 )
 def test_levers_that_a_cpu_cannot_pull_are_refused_before_anything_is_built(monkeypatch, levers, says):
-    from mmchar import target
+    from mmchar.measuring import target
 
     monkeypatch.setattr(target, "load", lambda *_a, **_k: pytest.fail("built"))
     with pytest.raises(ValueError, match=says) as caught:
@@ -394,7 +394,7 @@ def test_being_compiled_over_and_over_is_an_error_and_not_eager():
 
 
 def test_a_component_without_repeated_blocks_is_in_doubt(monkeypatch, llama):
-    from mmchar import profiling
+    from mmchar.measuring import profiling
 
     def nothing(model, levers, plan, *, own):
         return model, {"lm": {"compiled_blocks": 0}}

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from mmchar.expected import correction, expected, stage_s, why_skipped
-from mmchar.grids import Point
+from mmchar.runs.campaign.expected import correction, expected, stage_s, why_skipped
+from mmchar.runs.campaign.grids import Point
 
 SD = Point("stable-diffusion-1.5", tiny=True)
 ONE = {"flop": 50e9, "read_bytes": 4e9, "write_bytes": 4e9, "calls": 1000.0}

@@ -4,7 +4,9 @@ import pandas as pd
 import pytest
 
 from mmchar import count, project
-from mmchar.experiments import (
+from mmchar.models.loading import get_spec, zoo_names
+from mmchar.request import Request
+from mmchar.study.experiments import (
     FAMILY_ORDER,
     attention_on_sheet,
     compare_attention,
@@ -15,8 +17,6 @@ from mmchar.experiments import (
     totals,
     verdict,
 )
-from mmchar.models import get_spec, zoo_names
-from mmchar.request import Request
 
 
 def test_models_are_ordered_by_family_and_an_unknown_one_is_refused():

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from samples import SAVE, make_notebook
 
-from mmchar.notebooks import last_cell, load_notebook
-from mmchar.records import read_result
-from mmchar.runs import read_checks, read_runs
+from mmchar.runs.listing import read_checks, read_runs
+from mmchar.runs.notebooks import last_cell, load_notebook
+from mmchar.runs.records import read_result
 
 BEGIN = (
     "import os, pathlib, signal, time\nopen('../begun_{stem}', 'a').write('x')\nfault = pathlib.Path('../fault_{stem}')"
@@ -25,7 +25,7 @@ FAULTS = {  # what the run does as long as its fault is there
     "05_kernel": "os.kill(os.getpid(), signal.SIGKILL)",
     "06_hangs": "pathlib.Path('../hangs').touch(); time.sleep(600)",
     "08_disk": "FILL",
-    "11_skips": "from mmchar.records import SkipRun; raise SkipRun('needs an NVIDIA GPU')",
+    "11_skips": "from mmchar.runs.records import SkipRun; raise SkipRun('needs an NVIDIA GPU')",
 }
 FILL = """\
 import errno
@@ -42,8 +42,8 @@ NAMES = (
 # The time-out counts from the moment the run hangs, however slow the machine is.
 BATCH = """
 import os, pathlib
-from mmchar import papermill_process
-from mmchar.study import study, study_exit_code
+from mmchar.runs import papermill_process
+from mmchar.runs.study_batch import study, study_exit_code
 os.environ["BATCH"] = str(os.getpid())
 watch, hangs = papermill_process._watch, pathlib.Path("hangs")
 def patient(process, timeout_s, stop):

@@ -8,10 +8,10 @@ import transformers
 from torch import nn
 
 import mmchar
-from mmchar import known_values
 from mmchar.generation import hollow, subject
 from mmchar.generation.run import on_meta, record
-from mmchar.trace import trace
+from mmchar.tracing import known_values
+from mmchar.tracing.trace import trace
 
 
 def language_model(cls="Llama", **changes):
@@ -86,7 +86,7 @@ def test_a_language_model_by_arithmetic():
 
 def test_a_long_decode_is_a_few_traces(monkeypatch):
     traced = []
-    monkeypatch.setattr("mmchar.trace.trace", lambda *a, **k: traced.append(1) or trace(*a, **k))
+    monkeypatch.setattr("mmchar.tracing.trace.trace", lambda *a, **k: traced.append(1) or trace(*a, **k))
     monkeypatch.setattr("mmchar.generation.run.trace", lambda *a, **k: traced.append(1) or trace(*a, **k))
     table = mmchar.count(language_model(), prompt_tokens=7, new_tokens=200)
     assert repeats_of(table)["decode"] == 199

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from samples import one_line
 
-from mmchar.grids import Point, identity, read_grid
+from mmchar.runs.campaign.grids import Point, identity, read_grid
 
 GRIDS = Path(__file__).parent.parent / "data" / "grids"
 VERSIONS = {"torch": "2.13.0", "mmchar": "0.1.0"}
@@ -107,5 +107,5 @@ def test_the_grids_of_the_project_are_good(path):
 
 
 def test_reading_a_grid_loads_no_torch():
-    code = f"import sys; from mmchar.grids import read_grid; read_grid({str(GRIDS / 'smoke.yaml')!r}); "
+    code = f"import sys; from mmchar.runs.campaign.grids import read_grid; read_grid({str(GRIDS / 'smoke.yaml')!r}); "
     subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True)

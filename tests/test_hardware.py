@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import mmchar
-from mmchar import hardware
-from mmchar.hardware import doctor, get_gpu, list_gpus
+from mmchar import provenance as hardware
+from mmchar.projection.data_sheets import get_gpu, list_gpus
+from mmchar.provenance import doctor
 
 GPUS = list(list_gpus()["name"])
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import SAVE, make_notebook
 
-from mmchar import identity
-from mmchar.identity import code_cells, differences, notebook_identity, run_id
 from mmchar.provenance import SOURCE
+from mmchar.runs import identity
+from mmchar.runs.identity import code_cells, differences, notebook_identity, run_id
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_what_only_starts_runs_is_no_part_of_one():
 
 
 def test_the_package_and_its_data_have_the_same_hash_in_every_process():
-    code = "from mmchar.identity import *; print(package_code(), package_data())"
+    code = "from mmchar.runs.identity import *; print(package_code(), package_data())"
     runs = {
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SOURCE, check=True).stdout
         for _ in range(2)

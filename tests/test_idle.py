@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmchar.idle import LAUNCH_BOUND, busy_s, idle_facts, idle_share, span_s
-from mmchar.kernels import Kernel, kernel_category, kernel_name, launch_head, run_kernels, without_head
+from mmchar.measuring.idle import LAUNCH_BOUND, busy_s, idle_facts, idle_share, span_s
+from mmchar.measuring.kernels import Kernel, kernel_category, kernel_name, launch_head, run_kernels, without_head
 
 TRACE = Path(__file__).parent / "data" / "decode_synthetic_trace.json.gz"
 

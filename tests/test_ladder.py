@@ -6,11 +6,18 @@ import pandas as pd
 import pytest
 
 from mmchar import Request, count, get_gpu
-from mmchar.decode_costs import must_read_bytes, narrow_weights, token_breakdown, token_cost, token_rows, weight_bytes
-from mmchar.efficiency import Efficiency
-from mmchar.ladder_plots import ladder_bars
-from mmchar.levers import Levers, Rung, ladder
-from mmchar.projected_ladder import per_unit_s, project_ladder, project_levers, project_rung, published_rungs
+from mmchar.measuring.optimization.ladder import Levers, Rung, ladder
+from mmchar.projection.decode_costs import (
+    must_read_bytes,
+    narrow_weights,
+    token_breakdown,
+    token_cost,
+    token_rows,
+    weight_bytes,
+)
+from mmchar.projection.efficiency import Efficiency
+from mmchar.study.ladder_plots import ladder_bars
+from mmchar.study.projected_ladder import per_unit_s, project_ladder, project_levers, project_rung, published_rungs
 
 GPU = "a100-80gb"
 

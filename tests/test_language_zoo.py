@@ -5,13 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmchar.counting import count, count_stage
-from mmchar.language_forms import next_tiles
-from mmchar.models import get_spec, load
+from mmchar.counting.language_forms import next_tiles
+from mmchar.counting.operator_table import count, count_stage
+from mmchar.counting.planned_stages import stages
+from mmchar.counting.seqlen import closed_form
+from mmchar.counting.stage_sizes import sizes_at
+from mmchar.models.loading import get_spec, load
 from mmchar.request import Request
-from mmchar.seqlen import closed_form
-from mmchar.stage_sizes import sizes_at
-from mmchar.stages import stages
 
 
 def sizes(name, stage, **asked):
@@ -87,7 +87,7 @@ def test_seamless_runs_what_its_task_needs(suffix):
 
 
 def test_pointwise_attention_by_hand():
-    from mmchar import hstu  # noqa: F401  # defines the operator
+    from mmchar.models.networks import hstu  # noqa: F401  # defines the operator
 
     q, k, v = (torch.randn(2, 3, length, 4) for length in (2, 5, 5))
     out = torch.ops.mmchar.pointwise_attention(q, k, v, None, True)

@@ -7,7 +7,7 @@ import pytest
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from mmchar import length_plots, plots
+from mmchar.study import length_plots, plots
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,8 @@
 import pytest
 from samples import one_line
 
-from mmchar.levers import FIELDS, Levers, from_mapping, ladder
-from mmchar.models import zoo_names
+from mmchar.measuring.optimization.ladder import FIELDS, Levers, from_mapping, ladder
+from mmchar.models.loading import zoo_names
 
 
 def test_defaults_are_pytorch_as_it_is():

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from samples import files_in, make_table
 
-from mmchar import measured
-from mmchar.measured import load_points, pack, read_measured, set_aside, stage_points, write_point
+from mmchar.runs.campaign import measured
+from mmchar.runs.campaign.measured import load_points, pack, read_measured, set_aside, stage_points, write_point
 
 
 def point(name, **changes):

@@ -3,11 +3,12 @@
 import pytest
 from samples import save_measured
 
-from mmchar import measure, measured_runs
-from mmchar.measured import pack
-from mmchar.measured_runs import about, live_runs, read_runs, runs_at_hand
-from mmchar.measured_shares import attention_gains, beside, peak_memory, project_like, sheet_name, temporal_shares
-from mmchar.projected_ladder import measured_rungs
+from mmchar import measure
+from mmchar.runs.campaign.measured import pack
+from mmchar.study import measured_runs
+from mmchar.study.measured_runs import about, live_runs, read_runs, runs_at_hand
+from mmchar.study.measured_shares import attention_gains, beside, peak_memory, project_like, sheet_name, temporal_shares
+from mmchar.study.projected_ladder import measured_rungs
 
 MODEL = "stable-diffusion-1.5"
 

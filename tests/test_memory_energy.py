@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmchar import energy, gpu_state
-from mmchar.energy import energy_counter, run_energy
-from mmchar.memory import run_memory, timeline
+from mmchar.measuring import energy, gpu_state
+from mmchar.measuring.energy import energy_counter, run_energy
+from mmchar.measuring.memory import run_memory, timeline
 
 
 def test_memory_of_a_small_computation_on_a_cpu_is_known_to_the_byte():

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from mmchar.experiments import FAMILY_ORDER
-from mmchar.models import ZOO, Component, build, get_spec, list_models, load, zoo_names
-from mmchar.stages import stages
+from mmchar.counting.planned_stages import stages
+from mmchar.models.loading import ZOO, Component, build, get_spec, list_models, load, zoo_names
+from mmchar.study.experiments import FAMILY_ORDER
 
 NAMES = zoo_names()
 

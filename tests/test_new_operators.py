@@ -16,12 +16,12 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from mmchar import attention, operator_flop, operators
-from mmchar.cli import main
-from mmchar.counting import count
-from mmchar.operators import fft_flop, grouped_flop, recurrent_flop
-from mmchar.roofline import project, summarize
-from mmchar.trace import trace
+from mmchar.cli.main import main
+from mmchar.counting.operator_table import count
+from mmchar.projection.roofline import project, summarize
+from mmchar.tracing import attention, operator_flop, operators
+from mmchar.tracing.operators import fft_flop, grouped_flop, recurrent_flop
+from mmchar.tracing.trace import trace
 
 DEVICES = ("meta", "cpu")
 
@@ -485,7 +485,7 @@ def test_a_projection_names_the_operators_that_it_leaves_out(monkeypatch, capsys
     attrs, table = table.attrs, table.astype({"op": str, "category": str})
     table.loc[table.index[:2], ["op", "category"]] = [["linalg_qr", "Uncounted"], ["linalg_inv_ex", "Uncounted"]]
     table.attrs = attrs
-    monkeypatch.setattr("mmchar.counting.count", lambda *_, **__: table)
+    monkeypatch.setattr("mmchar.counting.operator_table.count", lambda *_, **__: table)
     assert main(["project", "parti-350m", "--gpu", "a100-80gb"]) == 0
     assert "uncounted operators: linalg_inv_ex, linalg_qr\n" in capsys.readouterr().out
     assert main(["project", "parti-350m", "--gpu", "a100-80gb", "--json"]) == 0

@@ -10,10 +10,10 @@ import pytest
 from samples import save_measured
 
 from mmchar import measure
-from mmchar.batch import run_notebook
-from mmchar.notebooks import cell_source, load_notebook
-from mmchar.parameters import read_parameters
-from mmchar.records import read_result
+from mmchar.runs.batch import run_notebook
+from mmchar.runs.notebooks import cell_source, load_notebook
+from mmchar.runs.parameters import read_parameters
+from mmchar.runs.records import read_result
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))

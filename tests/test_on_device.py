@@ -7,17 +7,17 @@ import torch
 from torch import nn
 
 import mmchar
-from mmchar.execution import preparer
+from mmchar.counting.planned_stages import stages
 from mmchar.generation import caches
 from mmchar.generation.on_device import realized, record_on_device
 from mmchar.generation.programs import pipeline_of
 from mmchar.generation.recording import Call, Stage
 from mmchar.generation.structure import tensors
-from mmchar.known_values import given
-from mmchar.levers import Levers
-from mmchar.models import load
+from mmchar.measuring.optimization.execution import preparer
+from mmchar.measuring.optimization.ladder import Levers
+from mmchar.models.loading import load
 from mmchar.request import Request
-from mmchar.stages import stages
+from mmchar.tracing.known_values import given
 
 VOCABULARY = 50
 
@@ -301,7 +301,7 @@ def test_what_is_counted_can_be_projected_in_one_step(pipe):
     ],
 )
 def test_a_projection_is_refused_before_anything_is_counted(monkeypatch, more, says):
-    from mmchar import roofline
+    from mmchar.projection import roofline
 
     table = mmchar.count("llama-2-7b", tiny=True)
     monkeypatch.setattr(roofline, "count", lambda *_a, **_k: pytest.fail("counted"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmchar import operators
+from mmchar.tracing import operators
 
 
 def test_matmul_flop_counts_a_multiply_add_as_two():

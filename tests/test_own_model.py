@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmchar.cli import main
-from mmchar.counting import count
+from mmchar.cli.main import main
+from mmchar.counting.operator_table import count
 from mmchar.generation.faults import one_line
+from mmchar.generation.from_folders.standins import tokenizer
 from mmchar.generation.programs import plan
-from mmchar.generation.standins import tokenizer
-from mmchar.hub import nearest
-from mmchar.models import get_spec, load, zoo_names
+from mmchar.models.hub import nearest
+from mmchar.models.loading import get_spec, load, zoo_names
 from mmchar.request import Request
 
 PAGE = (Path(__file__).parents[1] / "docs" / "add_a_model.md").read_text(encoding="utf-8")

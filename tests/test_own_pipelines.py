@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmchar.generation.own_loops import at_width, denoise, guided, rows_of, steps_each
-from mmchar.generation.own_masked import fill_masked
+from mmchar.generation.inputs import Inputs
+from mmchar.generation.own.loops import at_width, denoise, guided, rows_of, steps_each
+from mmchar.generation.own.masked import fill_masked
 from mmchar.generation.programs import class_of
-from mmchar.inputs import Inputs
-from mmchar.models import get_spec, load, zoo_names
+from mmchar.models.loading import get_spec, load, zoo_names
 from mmchar.request import Request
 
 # model: what is asked beyond the tiny defaults, shape of the output, FLOP

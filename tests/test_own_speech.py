@@ -12,12 +12,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 
-from mmchar.counting import count, summarize_count
-from mmchar.generation.own_answer import JanusPipeline, SpokenAnswerPipeline
-from mmchar.generation.own_speech import SeamlessPipeline, best_beams
+from mmchar.counting.operator_table import count, summarize_count
+from mmchar.generation.inputs import Inputs
+from mmchar.generation.own.answer import JanusPipeline, SpokenAnswerPipeline
+from mmchar.generation.own.speech import SeamlessPipeline, best_beams
 from mmchar.generation.programs import plan, subject_of_zoo
-from mmchar.inputs import Inputs
-from mmchar.models import get_spec, load
+from mmchar.models.loading import get_spec, load
 from mmchar.request import Request
 
 SEAMLESS = "seamless-m4t-v2-large"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import SAVE, make_notebook, one_line
 
-from mmchar.parameters import Parameter, check_parameters, read_parameters
+from mmchar.runs.parameters import Parameter, check_parameters, read_parameters
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from mmchar import look, plots
-from mmchar.experiments import FAMILY_ORDER
+from mmchar.study import look, plots
+from mmchar.study.experiments import FAMILY_ORDER
 
 
 @pytest.fixture(autouse=True)

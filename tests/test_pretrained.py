@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from mmchar.counting import count
-from mmchar.models import get_spec, load
+from mmchar.counting.operator_table import count
+from mmchar.models.loading import get_spec, load
 from mmchar.request import Request
 
 

@@ -12,15 +12,15 @@ from samples import break_stage
 from torch import nn
 
 import mmchar
-from mmchar import profiling, stage_runs, target
+from mmchar.counting.planned_stages import stages
 from mmchar.generation.on_device import realized
-from mmchar.levers import Levers
-from mmchar.models import Model, get_spec, load
-from mmchar.profiling import attention_backend, measure, measure_stage, summarize_measured
-from mmchar.stage_facts import stage_facts
-from mmchar.stages import stages
+from mmchar.measuring import profiling, stage_runs, target
+from mmchar.measuring.optimization.ladder import Levers
+from mmchar.measuring.profiling import attention_backend, measure, measure_stage, summarize_measured
+from mmchar.measuring.stage_facts import stage_facts
+from mmchar.measuring.timing import Measurement, Profile
+from mmchar.models.loading import Model, get_spec, load
 from mmchar.tables import read_table, write_table
-from mmchar.timing import Measurement, Profile
 
 SITE = ["stage", "component", "module", "module_type", "op", "category", "attention", "dtype", "repeats"]
 BESIDE = ("views and allocations", "unattributed operators")  # rows that a measured table has and a counted one not
@@ -108,7 +108,7 @@ def sites(table):
 @ALL
 def test_every_row_has_its_time(tables, kind, attention):
     table = tables[kind, attention]
-    assert list(table.columns) == list(mmchar.counting.COLUMNS)
+    assert list(table.columns) == list(mmchar.counting.operator_table.COLUMNS)
     assert set(table["time_kind"]) == {"measured"}
     assert np.isfinite(table["time_s"]).all()
     assert (table["time_s"] > 0).all()

@@ -3,7 +3,7 @@
 import pytest
 
 from mmchar import Request, count, project
-from mmchar.claims import published_beside_projected
+from mmchar.study.claims import published_beside_projected
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from samples import files_in, make_table, one_line
 
-from mmchar import figures, files, locks, provenance, records, tables
-from mmchar.run_state import attempt_folder, read_status, write_status
-from mmchar.runs import read_checks, read_runs
+from mmchar import files, locks, provenance, tables
+from mmchar.runs import figures, records
+from mmchar.runs.listing import read_checks, read_runs
+from mmchar.runs.run_state import attempt_folder, read_status, write_status
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ FIGURE = """
 import sys
 from matplotlib.figure import Figure
 import pandas as pd
-from mmchar.figures import save_figure
+from mmchar.runs.figures import save_figure
 figure = Figure()
 axes = figure.subplots()
 axes.plot([1, 2], [3, 4], marker="o", label="a")
@@ -236,7 +237,7 @@ def test_a_run_that_began_is_running_while_its_lock_is_held_and_else_died(tmp_pa
     new.mkdir()
     write_status(new, {"status": "running", "message": "", "id": "abc"})
     with locks.held(locks.run_lock(tmp_path / "02_x")):
-        code = "import sys; from mmchar.run_state import run_state; print(run_state(sys.argv[1])[0]['status'])"
+        code = "import sys; from mmchar.runs.run_state import run_state; print(run_state(sys.argv[1])[0]['status'])"
         environment = {**os.environ, "PYTHONPATH": str(provenance.SOURCE)}
         command = [sys.executable, "-c", code, str(tmp_path / "02_x")]
         assert subprocess.run(command, capture_output=True, text=True, env=environment).stdout == "running\n"
@@ -299,7 +300,7 @@ def test_measurements_in_one_folder_do_not_replace_each_other(tmp_path, table):
 
 
 def test_importing_records_loads_neither_torch_nor_pandas_nor_matplotlib():
-    code = "import sys, mmchar.records; print({'torch', 'pandas', 'matplotlib', 'papermill'} & set(sys.modules))"
+    code = "import sys, mmchar.runs.records; print({'torch', 'pandas', 'matplotlib', 'papermill'} & set(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": str(provenance.SOURCE)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "set()"

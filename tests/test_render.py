@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from samples import make_notebook, one_line
 
-from mmchar import notebooks
-from mmchar.notebooks import render
 from mmchar.provenance import SOURCE
+from mmchar.runs import notebooks
+from mmchar.runs.notebooks import render
 
 
 def executed_notebook(path, *outputs, **metadata):

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmchar.columns import columns_of, merge_equal
-from mmchar.efficiency import Efficiency
-from mmchar.energy_model import Power
-from mmchar.hardware import get_gpu, list_gpus
-from mmchar.roofline import fuse_pointwise, project, summarize
-from mmchar.sweep import sweep
-from mmchar.tiles import padded_attention_flop
+from mmchar.projection.columns import columns_of, merge_equal
+from mmchar.projection.data_sheets import get_gpu, list_gpus
+from mmchar.projection.efficiency import Efficiency
+from mmchar.projection.energy_model import Power
+from mmchar.projection.roofline import fuse_pointwise, project, summarize
+from mmchar.projection.sweep import sweep
+from mmchar.projection.tiles import padded_attention_flop
 
 PERFECT = Efficiency(
     matmul=1.0, matmul_hopper=1.0, convolution=1.0, convolution_large=1.0, convolution_3d=1.0, fill_depth=0.0,

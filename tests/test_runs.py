@@ -5,11 +5,11 @@ import json
 import pytest
 from samples import make_table, one_line
 
-from mmchar import records
-from mmchar.cli import main
+from mmchar.cli.main import main
 from mmchar.files import sealed
-from mmchar.run_state import write_status
-from mmchar.runs import diff_runs, find_run, show_run
+from mmchar.runs import records
+from mmchar.runs.listing import diff_runs, find_run, show_run
+from mmchar.runs.run_state import write_status
 
 CHECK = {"claim": "c001", "name": "share", "expected": 1, "got": 1.5, "verdict": "agrees"}
 

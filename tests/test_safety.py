@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from samples import SAVE, make_notebook, make_table
 
-from mmchar.batch import run_notebook
-from mmchar.counting import count
+from mmchar.counting.operator_table import count
 from mmchar.files import checksum, sealed
-from mmchar.models import ZOO, get_spec, load
-from mmchar.notebooks import render
-from mmchar.records import read_result, save_measured, save_result
-from mmchar.study import _scorecard
+from mmchar.models.loading import ZOO, get_spec, load
+from mmchar.runs.batch import run_notebook
+from mmchar.runs.notebooks import render
+from mmchar.runs.records import read_result, save_measured, save_result
+from mmchar.runs.study_batch import _scorecard
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("mmchar/*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("notebooks/*.ipynb")])
@@ -162,7 +162,7 @@ def test_neither_names_nor_random_weights_ask_the_network(offline, monkeypatch):
         ("transformers", "utils.import_utils.os.system", "needs|has no class|not a network"),
         ("diffusers", "__builtins__", "has no class|is not a network"),
         ("mmchar", "../../x", "is no name of a class"),
-        ("mmchar", "cli.main", "needs mmchar.architectures.cli"),
+        ("mmchar", "cli.main", "needs mmchar.models.networks.architectures.cli"),
         ("transformers", "AutoModel", "is not a network"),
     ],
 )

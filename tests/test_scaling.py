@@ -4,8 +4,8 @@ import matplotlib as mpl
 import pytest
 
 import mmchar
-from mmchar import projection_plots as draw
-from mmchar.scaling import on_gpus, on_several
+from mmchar.projection.scaling import on_gpus, on_several
+from mmchar.study import projection_plots as draw
 
 mpl.use("agg")
 FLUX = "flux.1-dev"

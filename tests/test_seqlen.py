@@ -11,13 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmchar.counting import count, rows_frame
-from mmchar.generation import run
-from mmchar.generation.on_device import record_on_device
-from mmchar.generation.programs import subject_of_zoo
-from mmchar.models import get_spec, load, zoo_names
-from mmchar.request import Request
-from mmchar.seqlen import (
+from mmchar.counting.operator_table import count, rows_frame
+from mmchar.counting.planned_stages import stages
+from mmchar.counting.seqlen import (
     COLUMNS,
     closed_form,
     closed_form_of,
@@ -31,8 +27,12 @@ from mmchar.seqlen import (
     sites_at,
     variation,
 )
-from mmchar.stages import stages
-from mmchar.temporal import OVER_TIME
+from mmchar.generation import run
+from mmchar.generation.on_device import record_on_device
+from mmchar.generation.programs import subject_of_zoo
+from mmchar.models.loading import get_spec, load, zoo_names
+from mmchar.request import Request
+from mmchar.study.temporal import OVER_TIME
 
 NAMES = zoo_names()
 SD = "stable-diffusion-1.5"
@@ -363,7 +363,7 @@ def test_series_of_an_unknown_stage_names_the_stages():
 
 
 def test_forms_need_no_torch():
-    code = "import sys; from mmchar.seqlen import form_of; "
+    code = "import sys; from mmchar.counting.seqlen import form_of; "
     code += "(site,) = form_of('T5EncoderModel', 'forward')({'num_heads': 2, 'd_kv': 8, 'num_layers': 3}, "
     code += "{'batch': 1, 'tokens': 5}); assert site == ('self', 1, 2, 5, 5, 8, 3); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from samples import SAVE, SLEEP, is_gone, make_notebook, one_line, wait_for
 
-from mmchar import batch, slurm
-from mmchar.batch import Run, RunStatus
-from mmchar.cli import main
-from mmchar.records import read_result
-from mmchar.slurm import SlurmOptions, run_all
+from mmchar.cli.main import main
+from mmchar.runs import batch, slurm
+from mmchar.runs.batch import Run, RunStatus
+from mmchar.runs.records import read_result
+from mmchar.runs.slurm import SlurmOptions, run_all
 
 START = Path(__file__).parent / "slurm" / "start.sh"
 LACKING = [name for name in ("munged", "slurmctld", "slurmd", "sbatch", "srun") if shutil.which(name) is None]
@@ -317,7 +317,7 @@ def test_jobs_run_from_no_folder_that_others_can_write_to(pretended, tmp_path):
 
 
 def test_loading_it_does_not_load_submitit():
-    code = "import sys, mmchar.slurm; raise SystemExit('submitit' in sys.modules or 'torch' in sys.modules)"
+    code = "import sys, mmchar.runs.slurm; raise SystemExit('submitit' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -9,15 +9,15 @@ import sys
 import pytest
 from samples import SAVE, SLEEP, files_in, is_gone, make_notebook, make_table, one_line, wait_for
 
-from mmchar import batch, papermill_process
-from mmchar.batch import RunStatus, run_notebook
-from mmchar.cli import main
-from mmchar.identity import code_cells
-from mmchar.notebooks import render
+from mmchar.cli.main import main
 from mmchar.provenance import SOURCE
-from mmchar.records import read_result, save_result
-from mmchar.runs import read_runs
-from mmchar.study import study, study_exit_code
+from mmchar.runs import batch, papermill_process
+from mmchar.runs.batch import RunStatus, run_notebook
+from mmchar.runs.identity import code_cells
+from mmchar.runs.listing import read_runs
+from mmchar.runs.notebooks import render
+from mmchar.runs.records import read_result, save_result
+from mmchar.runs.study_batch import study, study_exit_code
 from mmchar.tables import read_table
 
 # planning
@@ -300,7 +300,10 @@ def test_ctrl_c_ends_the_study_and_every_process_of_it(tmp_path, kernels):
     heard = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background job is deaf
     )
-    code = heard + "from mmchar.study import *; raise SystemExit(study_exit_code(study('notebooks', 'results')))"
+    code = (
+        heard
+        + "from mmchar.runs.study_batch import *; raise SystemExit(study_exit_code(study('notebooks', 'results')))"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
         wait_for(tmp_path / "notebooks" / "pid")
@@ -350,7 +353,7 @@ def snapshot(root):
 @pytest.mark.slow
 def test_a_second_start_does_what_is_missing_and_nothing_else(tmp_path, kernels, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    imports = "import pandas as pd\nfrom mmchar.records import save_result"
+    imports = "import pandas as pd\nfrom mmchar.runs.records import save_result"
     for stem in ("01_a", "02_b"):
         once = f"open('../ran_{stem}', 'a').write('x')"
         make_notebook(tmp_path / "notebooks" / f"{stem}.ipynb", once, imports, FIGURE % (stem, stem))

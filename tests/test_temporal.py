@@ -5,10 +5,10 @@ import math
 import pandas as pd
 import pytest
 
-from mmchar.models import load
+from mmchar.counting.planned_stages import stages
+from mmchar.models.loading import load
 from mmchar.request import Request
-from mmchar.stages import stages
-from mmchar.temporal import measure_cores, measure_one_stage, temporal_readings, with_temporal_attention
+from mmchar.study.temporal import measure_cores, measure_one_stage, temporal_readings, with_temporal_attention
 
 
 def test_temporal_attention_is_asked_for_where_there_is_some():

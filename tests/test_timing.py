@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.autograd import DeviceType
 
-from mmchar import timing
-from mmchar.timing import Measurement, cpu_time, gpu_time, measure_time
+from mmchar.measuring import timing
+from mmchar.measuring.timing import Measurement, cpu_time, gpu_time, measure_time
 
 
 class Clock:

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmchar.token_sources import TokenSources
-from mmchar.trace import trace
+from mmchar.tracing.token_sources import TokenSources
+from mmchar.tracing.trace import trace
 
 DEVICES = ("meta", "cpu")
 IMAGE, TEXT, WIDTH = 16, 5, 24

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmchar.trace import trace
+from mmchar.tracing.trace import trace
 
 
 class Block(nn.Module):

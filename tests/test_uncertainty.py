@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 import mmchar
-from mmchar.uncertainty import kind_of, projection_errors, time_range
+from mmchar.projection.uncertainty import kind_of, projection_errors, time_range
 
 
 def denoiser(convolution_flop, **attrs):

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmchar.cli import main
-from mmchar.validation import REQUIRED, as_engine, read_rows, summary, validate
+from mmchar.cli.main import main
+from mmchar.projection.validation import REQUIRED, as_engine, read_rows, summary, validate
 
 PIXART = "pixart-sigma-1024"
 GOOD = {
@@ -39,8 +39,8 @@ def test_errors_are_of_what_was_projected():
 
 def test_a_prediction_is_what_count_and_project_say():
     import mmchar
-    from mmchar.parallel import parallelize
-    from mmchar.roofline import project, summarize
+    from mmchar.projection.parallel.layout import parallelize
+    from mmchar.projection.roofline import project, summarize
 
     table = validate(rows({"batch": 3}, {"gpus": 4, "ulysses": 2, "ring": 2}))
     alone = as_engine(mmchar.count(PIXART, mmchar.Request(batch=3)))

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import mmchar
-from mmchar import target, timing, whole_generation
-from mmchar.levers import Levers
-from mmchar.profiling import summarize_measured
-from mmchar.timing import Measurement
-from mmchar.whole_generation import generation_doubts, generation_facts, time_generation
+from mmchar.measuring import target, timing, whole_generation
+from mmchar.measuring.optimization.ladder import Levers
+from mmchar.measuring.profiling import summarize_measured
+from mmchar.measuring.timing import Measurement
+from mmchar.measuring.whole_generation import generation_doubts, generation_facts, time_generation
 
 PLAN = [SimpleNamespace(name="prefill", repeats=1), SimpleNamespace(name="decode", repeats=9)]
 
@@ -81,7 +81,7 @@ def test_a_tiny_generation_is_timed_and_the_rest_is_a_row():
 
 def test_the_row_of_the_rest_has_the_columns_of_the_table():
     row = whole_generation.rest_row("sd", 0.25)
-    assert list(row.columns) == [*mmchar.counting.COLUMNS, "ran"]
+    assert list(row.columns) == [*mmchar.counting.operator_table.COLUMNS, "ran"]
     (found,) = row.to_dict("records")
     assert (found["model"], found["stage"], found["component"], found["repeats"]) == ("sd", "pipeline", "pipeline", 1)
     assert (found["time_s"], found["time_kind"], found["flop"], found["kernels"]) == (0.25, "measured", 0, 0)

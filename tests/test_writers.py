@@ -8,15 +8,15 @@ import pytest
 from samples import SAVE, make_notebook
 
 from mmchar.provenance import SOURCE
-from mmchar.records import read_result
-from mmchar.runs import read_checks, read_runs
+from mmchar.runs.listing import read_checks, read_runs
+from mmchar.runs.records import read_result
 from mmchar.tables import read_table
 
 WRITERS, TIMES = 8, 4
 WRITE = """
 import sys
 import pandas as pd
-from mmchar.records import read_result, save_measured, save_result
+from mmchar.runs.records import read_result, save_measured, save_result
 results, writer, times = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 for number in range(times):
     table = pd.DataFrame({"writer": [writer] * 100, "number": [number] * 100})
@@ -60,7 +60,7 @@ def test_two_studies_of_one_results_folder_run_nothing_twice(tmp_path, kernels):
     for stem in ("01_a", "02_b", "03_c"):
         once = f"open('../ran_{stem}', 'a').write('x')"
         make_notebook(tmp_path / "notebooks" / f"{stem}.ipynb", once, SAVE)
-    code = "from mmchar.study import *; raise SystemExit(study_exit_code(study('notebooks', 'results')))"
+    code = "from mmchar.runs.study_batch import *; raise SystemExit(study_exit_code(study('notebooks', 'results')))"
     script = f"import os; os.chdir({str(tmp_path)!r}); {code}"
     ended = run_at_once(lambda n: (sys.executable, "-c", script), 2)
     assert [code for *_, code in ended] == [0, 0], ended

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mmchar import zoo_page
-from mmchar.cli import main
-from mmchar.models import get_spec, list_models
-from mmchar.zoo_page import adaptor_table, frame_table, markdown, published_cell, write_page, zoo_table
+from mmchar.cli.main import main
+from mmchar.models.loading import get_spec, list_models
+from mmchar.study import zoo_page
+from mmchar.study.zoo_page import adaptor_table, frame_table, markdown, published_cell, write_page, zoo_table
 
 PAGE = Path(__file__).parent.parent / "docs" / "zoo.md"
 SD, LLAVA = "stable-diffusion-1.5", "llava-1.5-7b"

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmchar.known_values import given
+from mmchar.tracing.known_values import given
 
 
 def length(cache: Any) -> int:
@@ -34,7 +34,7 @@ def lengths(cache: Any) -> tuple[int, ...]:
 
 
 def growing(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, ...]:
-    """The layers that a call made longer, given :func:`lengths` before and after it."""
+    """The layers that a call made longer, given `lengths` before and after it."""
     changed = [a != b for a, b in zip(before, after, strict=True)] if len(before) == len(after) else []
     return tuple(index for index in range(len(changed) // 2) if changed[2 * index] or changed[2 * index + 1])
 
@@ -57,13 +57,13 @@ def advance(cache: Any, tokens: int, which: tuple[int, ...]) -> None:
 
 
 def advance_first(cache: Any, tokens: int, which: tuple[int, ...]) -> None:
-    """Make a cache longer in its first layer only, where it says its length; :func:`catch_up` does the rest."""
+    """Make a cache longer in its first layer only, where it says its length; `catch_up` does the rest."""
     advance(cache, tokens, which[:1])
     cache.behind = getattr(cache, "behind", 0) + tokens
 
 
 def catch_up(cache: Any, which: tuple[int, ...]) -> None:
-    """Make the other layers of a cache as long as :func:`advance_first` has made the first."""
+    """Make the other layers of a cache as long as `advance_first` has made the first."""
     advance(cache, getattr(cache, "behind", 0), which[1:])
     cache.behind = 0
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from mmchar.models import Model, ModelSpec
+from mmchar.models.specs import Model, ModelSpec
 
 _DENOISERS = ("unet", "transformer")
 # Classes of diffusers whose pipeline is not called after them.

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
-from mmchar import known_values, operators
-from mmchar.operator_flop import distinct_bytes, flop, read_bytes
-from mmchar.trace import Row
+from mmchar.tracing import known_values, operators
+from mmchar.tracing.operator_flop import distinct_bytes, flop, read_bytes
+from mmchar.tracing.trace import Row
 
 LARGE = 1 << 17  # elements from which a tensor outside the networks is not computed
 _PLAIN = 11  # a token id that is nothing special in most vocabularies

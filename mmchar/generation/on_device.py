@@ -3,14 +3,14 @@
 There are two ways to have them, and what decides is whether there are real inputs at all.
 
 - A model of the zoo, or a name, has random weights and a stand-in prompt: no real inputs. Its calls were seen on
-  ``meta``, and :func:`realized` makes their arguments up on the device: what is known there (masks, positions, times)
+  ``meta``, and `realized` makes their arguments up on the device: what is known there (masks, positions, times)
   stays, numbers are normal noise. What is timed is then exactly what was counted; only the networks that are asked for
   are built; no pipeline runs on the GPU machine's clock; and memory holds one network's arguments at a time.
 - An object of the user's own has weights and inputs that may matter (which experts are chosen, what a mask hides), and
-  is on the device as a whole. :func:`record_on_device` watches its own code run there: each call of a signature is
+  is on the device as a whole. `record_on_device` watches its own code run there: each call of a signature is
   executed once, with its real arguments kept.
 
-Both give the same stages, and both go through :func:`realized`: kernels run faster on zeros than on numbers.
+Both give the same stages, and both go through `realized`: kernels run faster on zeros than on numbers.
 """
 
 import re
@@ -25,8 +25,8 @@ from mmchar.generation.recording import Call, Recording, Stage
 from mmchar.generation.run import recording_of
 from mmchar.generation.structure import mapped, tensors
 from mmchar.generation.watch import Watch
-from mmchar.known_values import known
-from mmchar.trace import Row, trace
+from mmchar.tracing.known_values import known
+from mmchar.tracing.trace import Row, trace
 
 PLANNED = torch.bfloat16  # the number type that generations are planned in, on ``meta``: the model's own
 _SETTING = re.compile(r"mask|time|ids|sigma|guidance|scale|size|length")  # may be the same everywhere on purpose
@@ -88,7 +88,7 @@ def record_on_device(
     work : callable
         Runs the generation once.
     renamed, makes
-        How stages are called (:func:`mmchar.generation.names.names`).
+        How stages are called (`names.names`).
 
     Returns
     -------

@@ -9,17 +9,17 @@ from typing import Any
 from transformers import GenerationConfig
 
 from mmchar.files import canonical_json
-from mmchar.generation import pipelines, standins
 from mmchar.generation.faults import one_line
+from mmchar.generation.from_folders import pipelines, standins
+from mmchar.generation.from_folders.saved_parts import loaded
+from mmchar.generation.from_folders.wanted import is_picture, picture, sides, wanted
 from mmchar.generation.guess import with_pipeline
+from mmchar.generation.inputs import Inputs
 from mmchar.generation.model_inputs import generation_names, inputs_of
 from mmchar.generation.recording import Stage
 from mmchar.generation.run import record
-from mmchar.generation.saved_parts import loaded
 from mmchar.generation.subject import Subject, makes_of, subject_of
-from mmchar.generation.wanted import is_picture, picture, sides, wanted
-from mmchar.inputs import Inputs
-from mmchar.models import Model, ModelSpec, build_model
+from mmchar.models.loading import Model, ModelSpec, build_model
 from mmchar.request import Request
 
 # A request's fields by the names that pipelines have for them, in the order in which they are looked for.
@@ -46,7 +46,7 @@ def subject_of_zoo(model: Model, request: Request, more: Mapping[str, Any] | Non
     model : Model
         On any device; one on ``meta`` is counted, one on a device measured.
     request : Request
-        With all its fields (:meth:`mmchar.models.ModelSpec.resolve`).
+        With all its fields (:meth:`loading.ModelSpec.resolve`).
     more : mapping, optional
         Further arguments of the pipeline's call.
 
@@ -80,7 +80,7 @@ def plan(spec: ModelSpec, request: Request) -> tuple[Stage, ...]:
 
 
 def remember(spec: ModelSpec, request: Request, stages: tuple[Stage, ...]) -> None:
-    """Keep the stages of a generation in bfloat16, so that :func:`plan` need not run it once more."""
+    """Keep the stages of a generation in bfloat16, so that `plan` need not run it once more."""
     _PLANS[_key(spec, request)] = stages
 
 
@@ -144,7 +144,7 @@ def _check_taken(spec: ModelSpec, request: Request, call: Mapping[str, Any], *, 
 def _own(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
     """A model that no library generates with, run by a pipeline of this package."""
     made = model.spec.pipeline
-    cls = class_of("mmchar.generation", made["class"])
+    cls = class_of("mmchar.generation.own", made["class"])
     inputs = Inputs("cpu" if model.device == "meta" else model.device, model.dtype)
     pipe = cls(model.components, inputs, **made.get("arguments", {}))
     call = {**made.get("call", {}), **request.given(), **more}

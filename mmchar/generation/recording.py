@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmchar.generation import caches, parts
 from mmchar.generation.structure import is_cache, leaves, mapped
-from mmchar.trace import Row
+from mmchar.tracing.trace import Row
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Growth:
 
     @classmethod
     def between(cls, structure: tuple, numbers: list[tuple[int, ...]], layers: tuple[int, ...]) -> "Growth":
-        """The growth of calls of one structure, given their :func:`signature` numbers."""
+        """The growth of calls of one structure, given their `signature` numbers."""
         every: list[tuple[Any, int] | None] = []
         for part in structure:
             if len(part) == 3:  # a tensor

@@ -14,8 +14,8 @@ from mmchar.generation.names import names
 from mmchar.generation.recording import Recording
 from mmchar.generation.structure import is_cache
 from mmchar.generation.watch import Watch
-from mmchar.known_values import given
-from mmchar.trace import Row, trace
+from mmchar.tracing.known_values import given
+from mmchar.tracing.trace import Row, trace
 
 
 class OnMeta:
@@ -54,11 +54,11 @@ def record(
     Parameters
     ----------
     networks : mapping
-        The networks by role, on ``meta`` (:func:`on_meta`). They pretend to be on the CPU meanwhile.
+        The networks by role, on ``meta`` (`on_meta`). They pretend to be on the CPU meanwhile.
     work : callable
         Runs the generation once, e.g. calls the pipeline that holds the networks.
     renamed, makes
-        How stages are called (:func:`mmchar.generation.names.names`).
+        How stages are called (`names.names`).
     """
     watch = Watch(networks, OnMeta())
     with watch.catching(), _pretending(watch):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmchar.generation.run import on_meta
 from mmchar.generation.structure import mapped, tensors
-from mmchar.known_values import given
+from mmchar.tracing.known_values import given
 
 _SIDE = 224  # pixels, where a configuration says none: the usual size of an image encoder
 _PATCHES = 32  # on a side of an image, where a model takes any size and none is asked for
@@ -59,7 +59,7 @@ def image_tokens(model: Any, pixels: dict[str, Tensor]) -> int:
     takes = inspect.signature(see).parameters
     asked = {name: value for name, value in pixels.items() if name in takes or name == "pixel_values"}
     with torch.inference_mode():
-        from mmchar.trace import trace
+        from mmchar.tracing.trace import trace
 
         kept: list[Any] = []
         ready = mapped(asked, lambda _path, leaf: given(leaf) if isinstance(leaf, Tensor) else leaf)

@@ -1,7 +1,7 @@
 """What is characterized: a pipeline, a model with ``generate()``, or any module; each as a generation that can be run.
 
-A :class:`Subject` is networks by role, and the work that runs them once. It says nothing of what the work does: that is
-seen (:func:`mmchar.generation.run.record`).
+A `Subject` is networks by role, and the work that runs them once. It says nothing of what the work does: that is
+seen (`run.record`).
 """
 
 import inspect
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmchar.generation import pipelines
+from mmchar.generation.from_folders import pipelines
 from mmchar.generation.run import on_meta
 from mmchar.generation.structure import mapped
 

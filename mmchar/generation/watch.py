@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from mmchar.generation import caches, parts
 from mmchar.generation.recording import Call, Growth, Stage, signature
 from mmchar.generation.structure import is_cache, mapped
-from mmchar.trace import Row
+from mmchar.tracing.trace import Row
 
 # Methods besides ``forward`` that pipelines call networks by; ``generate`` is a loop of calls and no call itself.
 _CALLED = re.compile(r"^(encode|decode)(_\w+)?$|^get_\w*(features|image_tokens)$|^(rank|retrieve)$")
@@ -74,7 +74,7 @@ class Watch:
     """The networks of a generation, and what was seen of them.
 
     Parts of a network that do another thing than the rest (a vision tower, a projector) are stages of their own: what
-    they run is theirs and not the network's (:mod:`mmchar.generation.parts`).
+    they run is theirs and not the network's (`parts`).
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], execution: Execution) -> None:

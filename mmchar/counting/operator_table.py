@@ -1,0 +1,320 @@
+"""The operator table of one generation, counted: FLOPs, bytes and lengths of every operator call, without running it.
+
+Stages whose steps have the same shapes are traced once. A decode step's numbers are affine in its cache length, so
+two steps give all of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mmchar.models.loading import DTYPES, Model, get_spec, load
+from mmchar.request import FIELDS, Request
+from mmchar.tracing import attention as attention_models
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mmchar.generation.recording import Recording, Stage
+    from mmchar.generation.subject import Subject
+    from mmchar.tracing.trace import Row
+
+COLUMNS = ("model", "stage", "step", "repeats", "component", "module", "module_type", "op", "category", "attention",
+           "batch", "heads", "q_len", "kv_len", "head_dim", "calls", "flop", "read_bytes", "write_bytes", "mask_bytes",
+           "live_bytes", "dtype", "backend", "time_s", "time_kind", "kernels")  # fmt: skip
+TEXT = ("model", "stage", "component", "module", "module_type", "op", "category", "attention", "dtype", "backend",
+        "time_kind")  # fmt: skip
+AMOUNTS = ("calls", "flop", "read_bytes", "write_bytes", "mask_bytes")
+OUTSIDE = "pipeline"  # stage and component of what ran outside the networks
+_LENGTHS = ("batch", "heads", "q_len", "kv_len", "head_dim")
+
+
+def count(
+    model: Any,
+    *inputs: Any,
+    dtype: str = "bfloat16",
+    attention: str = "flash",
+    tiny: bool = False,
+    cache: bool = True,
+    **call: Any,
+) -> pd.DataFrame:
+    """The operator table of one generation, exact at published scale: what the model's own code does, on ``meta``.
+
+    ``count(pipe, prompt="a cat", height=1024)``, ``count(llm, prompt_tokens=512, new_tokens=64)``,
+    ``count(module, x)``, ``count("sdxl-base-1.0", steps=4)``.
+
+    Parameters
+    ----------
+    model : str, Model, DiffusionPipeline, PreTrainedModel or Module
+        A zoo name, a model file, a folder of configurations or a hub id; a model from `mmchar.load`; or an
+        object of your own, on any device, which stays as it is.
+    *inputs
+        Of a name or a ``Model`` a `mmchar.Request`; of a module what its forward takes.
+    dtype : {"bfloat16", "float16", "float32"}
+        Number type of weights and activations; of an object its own is used.
+    attention : {"flash", "eager"}
+        Byte model of the attention cores.
+    tiny : bool
+        Count the scaled-down variant of a named model.
+    cache : bool
+        Read the table of a named model from disk where the same was counted before, and keep it there.
+    **call
+        What the generation is called with: of a name the fields of a request, and what else its pipeline takes; of a
+        pipeline the arguments of its own call; of a model with ``generate()`` its arguments, or ``prompt_tokens`` and
+        ``new_tokens``.
+
+    Returns
+    -------
+    DataFrame
+        Columns as in ``data/README.md``; FLOP, bytes and lengths are integers, ``time_s`` is empty. What ran outside
+        the networks is the stage ``pipeline``. ``attrs`` holds model, request, dtype, tiny, the parameters of each
+        component and the bytes that they are stored in.
+
+    Raises
+    ------
+    ValueError
+        Bad name, request, argument, dtype or backend, before anything is built; code that cannot run without values.
+    """
+    if attention not in attention_models.BACKENDS:
+        raise ValueError(f"unknown attention {attention!r}; choose one of {', '.join(attention_models.BACKENDS)}")
+    table = _table(model, inputs, call, dtype, tiny, cache)
+    return table if attention == "flash" else attention_models.use_backend(table, attention)
+
+
+def _table(
+    model: Any, inputs: tuple[Any, ...], call: dict[str, Any], dtype: str, tiny: bool, cache: bool
+) -> pd.DataFrame:
+    if not isinstance(model, str | Path | Model):
+        from mmchar.generation.subject import subject_of
+
+        return count_subject(subject_of(model, inputs, call), dtype=None)
+    request, more = split_call(inputs, call)
+    if isinstance(model, Model):
+        return _count(model, request, more)
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    spec = get_spec(str(model), tiny=tiny)
+    full = spec.resolve(request)  # refuse a bad request before torch is loaded
+    if more:
+        from mmchar.generation.programs import check_call
+
+        check_call(spec, more)
+
+    def fresh() -> pd.DataFrame:
+        return _count(load(str(model), device="meta", dtype=dtype, tiny=tiny), request, more)
+
+    return _cached(spec, full, more, dtype, fresh) if cache else fresh()
+
+
+def split_call(inputs: tuple[Any, ...], call: Mapping[str, Any]) -> tuple[Request | None, dict[str, Any]]:
+    """The request of a named model, given whole or by its fields, and what else its pipeline is called with."""
+    fields_given = {name: value for name, value in call.items() if name in FIELDS}
+    more = {name: value for name, value in call.items() if name not in FIELDS and name != "request"}
+    inputs = (*inputs, call["request"]) if "request" in call else inputs
+    if len(inputs) > 1 or (inputs and not isinstance(inputs[0], Request | NoneType)):
+        raise ValueError(f"{inputs[-1]!r} is no request; give mmchar.Request(...), or its fields by name")
+    request = inputs[0] if inputs else None
+    if fields_given:
+        request = Request(**{**(request.given() if request else {}), **fields_given})
+    return request, more
+
+
+def count_subject(subject: "Subject", *, dtype: str | None, tiny: bool = False) -> pd.DataFrame:
+    """The operator table of a generation that is ready to run on ``meta``."""
+    return recorded_table(subject, recorded(subject), dtype=dtype, tiny=tiny)
+
+
+def recorded(subject: "Subject") -> "Recording":
+    """What a generation was seen to do on ``meta``."""
+    from mmchar.generation.faults import one_line
+    from mmchar.generation.run import record
+
+    with one_line(subject.name):
+        return record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes)
+
+
+def recorded_table(subject: "Subject", recording: "Recording", *, dtype: str | None, tiny: bool) -> pd.DataFrame:
+    """The operator table of what a generation was seen to do."""
+    parts = []
+    for stage in recording.stages:
+        frame = _frame(subject.networks[stage.component], stage, recording.rows[stage.name])
+        parts.append(_labelled(frame, subject.name, stage.name, stage.component))
+    outside = rows_frame(recording.outside).assign(module_type="pipeline", live_bytes=0, repeats=1, step=0)
+    parts.append(_labelled(outside, subject.name, OUTSIDE, OUTSIDE))
+    table = as_categories(pd.concat([part for part in parts if len(part)], ignore_index=True))
+    table.attrs = _attrs(subject, dtype=dtype, tiny=tiny)
+    return table
+
+
+def _frame(network: "nn.Module", stage: "Stage", rows: "list[Row] | None") -> pd.DataFrame:
+    """The rows of all executions of a stage, of which the first is traced where its rows are not given."""
+    from mmchar.generation.steps import steps_table
+    from mmchar.tracing.trace import trace
+
+    def rows_at(step: int) -> pd.DataFrame:
+        if step == 0 and rows is not None:
+            return rows_frame(rows)
+        return rows_frame(trace(network, stage.at(step).work(network)).rows)
+
+    if not stage.grows:
+        return rows_at(0).assign(step=0, repeats=stage.repeats)
+    return steps_table(stage, rows_at, [*_LENGTHS, *AMOUNTS])
+
+
+def _labelled(frame: pd.DataFrame, model: str, stage: str, component: str) -> pd.DataFrame:
+    extra = {"model": model, "stage": stage, "component": component}
+    return frame.assign(**extra, time_s=np.nan, time_kind="", kernels=0)[list(COLUMNS)]
+
+
+def count_stage(model: Model, stage: "Stage") -> pd.DataFrame:
+    """The operator rows of one stage of a plan; totals of the stage are ``value * repeats``.
+
+    A model on ``meta`` is counted without running; one on a device runs the stage, and the rows are what was seen.
+    """
+    from mmchar.generation.on_device import in_type, realized
+
+    network = model.components[stage.component]
+    if model.device != "meta":
+        stage = realized(stage, network, device=model.device, dtype=model.dtype)
+    elif model.dtype != "bfloat16":
+        stage = in_type(stage, model.dtype)
+    frame = _frame(network, stage, None)
+    return _labelled(frame, model.spec.name, stage.name, stage.component)
+
+
+def summarize_count(table: pd.DataFrame) -> dict[str, Any]:
+    """Totals of a counted generation, in the shape of the shell contract (FLOP, bytes, tokens; ``value * repeats``).
+
+    As everywhere, a total is ``value * repeats``: ``flop`` of a stage is that of one execution (the mean of a decode's
+    steps, which is exact). ``peak_bytes`` holds the weights of all components and the most activation bytes alive.
+    """
+    params = table.attrs["params"]
+    weights = table.attrs.get("weight_bytes") or {
+        role: many * attention_models.ITEM_BYTES[table.attrs["dtype"]] for role, many in params.items()
+    }
+    total = (
+        table[list(AMOUNTS)]
+        .multiply(table["repeats"], axis=0)
+        .assign(stage=table["stage"], category=table["category"].astype(str))
+    )
+    total["bytes"] = total["read_bytes"] + total["write_bytes"]
+    by_category = total.groupby("category", observed=True)[["flop", "bytes"]].sum()
+    cores = table[table["attention"] != ""]
+    sites = ["stage", "attention", "q_len", "kv_len", "heads", "head_dim", "repeats"]
+    lengths = cores.groupby(sites, observed=True, sort=False)["calls"].sum().reset_index()
+    return {
+        "model": table.attrs["model"],
+        "params": int(sum(params.values())),
+        "flop": int(total["flop"].sum()),
+        "read_bytes": int(total["read_bytes"].sum()),
+        "write_bytes": int(total["write_bytes"].sum()),
+        "peak_bytes": int(sum(weights.values()) + table["live_bytes"].max()),
+        "stages": _stage_totals(table, total, params),
+        "attention": lengths[[*sites[:-1], "calls", "repeats"]].to_dict("records"),
+        "categories": {name: {key: int(value) for key, value in row.items()} for name, row in by_category.iterrows()},
+        "uncounted": sorted(set(table.loc[table["category"] == "Uncounted", "op"])),
+    }
+
+
+def executions(table: pd.DataFrame) -> pd.Series:
+    """How often each stage of one model runs in a generation; a decode's rows stand for one step or for all of them."""
+    return (table["step"] + table["repeats"]).groupby(table["stage"], observed=True, sort=False).max()
+
+
+def _stage_totals(table: pd.DataFrame, total: pd.DataFrame, params: Mapping[str, int]) -> list[dict[str, Any]]:
+    rows = []
+    runs = executions(table)
+    for name, part in table.groupby("stage", observed=True, sort=False):
+        repeats = int(runs[name])
+        flop = int(total.loc[part.index, "flop"].sum())
+        weights = int(params[part["component"].iloc[0]])
+        rows.append({"stage": name, "repeats": repeats, "params": weights, "flop": flop // repeats, "total_flop": flop})
+    return rows
+
+
+def _count(model: Model, request: Request | None, more: Mapping[str, Any]) -> pd.DataFrame:
+    from mmchar.generation.guess import with_pipeline
+    from mmchar.generation.programs import remember, subject_of_zoo
+    from mmchar.generation.run import on_meta
+
+    full = model.spec.resolve(request)
+    if model.device != "meta":
+        networks = {role: on_meta(network) for role, network in model.components.items()}
+        model = replace(model, components=networks, device="meta")
+    subject = subject_of_zoo(with_pipeline(model), full, more)
+    recording = recorded(subject)
+    if not more and model.dtype == "bfloat16":
+        remember(model.spec, full, recording.stages)
+    table = recorded_table(subject, recording, dtype=model.dtype, tiny=model.spec.tiny)
+    table.attrs["request"] = full.given()
+    return table
+
+
+def what_was_asked(model: Model, request: Request) -> dict[str, Any]:
+    """The ``attrs`` that every operator table carries: model, request, dtype, tiny, and parameters by component."""
+    return {
+        "model": model.spec.name,
+        "request": request.given(),
+        "dtype": model.dtype,
+        "tiny": model.spec.tiny,
+        "params": model.params,
+    }
+
+
+def _attrs(subject: "Subject", *, dtype: str | None, tiny: bool) -> dict[str, Any]:
+    """The ``attrs`` of a counted generation."""
+    tensors = {role: list(network.parameters()) for role, network in subject.networks.items()}
+    own = next((str(each[0].dtype).removeprefix("torch.") for each in tensors.values() if each), "float32")
+    return {
+        "model": subject.name,
+        "request": dict(subject.asked),
+        "dtype": dtype or own,
+        "tiny": tiny,
+        "params": {role: sum(part.numel() for part in parts) for role, parts in tensors.items()} | {OUTSIDE: 0},
+        "weight_bytes": {
+            role: sum(part.numel() * part.element_size() for part in parts) for role, parts in tensors.items()
+        },
+    }
+
+
+def rows_frame(rows: "list[Row]") -> pd.DataFrame:
+    """Traced rows as a table, in their order."""
+    from mmchar.tracing.trace import Row
+
+    return pd.DataFrame.from_records(
+        [list(asdict(row).values()) for row in rows], columns=[f.name for f in fields(Row)]
+    )
+
+
+def stage_table(frame: pd.DataFrame, model: Model, stage: "Stage") -> pd.DataFrame:
+    """The columns of the operator table around the rows of one stage."""
+    extra: dict[str, Any] = {"model": model.spec.name, "stage": stage.name, "component": stage.component}
+    extra |= {"time_s": np.nan, "time_kind": "", "kernels": 0}
+    if "step" not in frame:
+        extra |= {"step": 0, "repeats": stage.repeats}
+    return frame.assign(**extra)[list(COLUMNS)]
+
+
+def as_categories(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its text columns as categoricals, which are small and quick to group."""
+    return table.astype(dict.fromkeys(TEXT, "category"))
+
+
+def _cached(spec: Any, request: Request, more: Mapping[str, Any], dtype: str, fresh: Any) -> pd.DataFrame:
+    from mmchar.counting.cache import cached_table, source_hash
+    from mmchar.provenance import package_versions
+
+    key = {
+        "spec": {**asdict(spec)},
+        "request": request.given(),
+        **({"call": dict(more)} if more else {}),
+        "dtype": dtype,
+        "versions": package_versions("torch", "diffusers", "transformers", "pandas"),
+        "source": source_hash(),
+    }
+    return cached_table(key, fresh)

@@ -1,0 +1,23 @@
+"""What one generation does: the stages that its own code was seen to run."""
+
+from typing import TYPE_CHECKING
+
+from mmchar.models.specs import ModelSpec
+from mmchar.request import Request
+
+if TYPE_CHECKING:
+    from mmchar.generation.recording import Stage
+
+
+def stages(spec: ModelSpec, request: Request | None = None) -> "tuple[Stage, ...]":
+    """The stages of one generation, in the order of their first calls; their calls hold tensors on ``meta``.
+
+    Raises
+    ------
+    ValueError
+        A request field that the model does not have or that is outside its limits; a generation that cannot be run.
+    """
+    full = spec.resolve(request)
+    from mmchar.generation.programs import plan
+
+    return plan(spec, full)

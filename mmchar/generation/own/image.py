@@ -1,0 +1,127 @@
+"""Diffusion models of images that no library generates with: Imagen, Emu (the characterization paper's), and ADM."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, DDPMScheduler
+from torch import Tensor, nn
+
+from mmchar.generation.inputs import Inputs
+from mmchar.generation.own.loops import at_width, denoise, encode_prompt, first_of, rows_of, steps_each
+
+
+class ImagenPipeline:
+    """A cascade in pixels: a small image from noise and text, then larger ones, each beside the one before.
+
+    Noise on the small image (conditioning augmentation) and dynamic thresholding are left out.
+
+    **Source**: Imagen, arXiv 2205.11487, sec. 2.2 to 2.4.
+
+    Parameters
+    ----------
+    networks : mapping
+        ``text_encoder`` and the denoisers.
+    denoisers : sequence of mapping
+        From small to large: ``component`` is a denoiser's role, ``divisor`` the final side over its own.
+    """
+
+    def __init__(
+        self, networks: Mapping[str, nn.Module], inputs: Inputs, *, denoisers: Sequence[Mapping[str, Any]], **_: Any
+    ) -> None:
+        self.networks, self.inputs, self.denoisers = networks, inputs, denoisers
+        self.scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+
+    def __call__(
+        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: int | Sequence[int], guidance: float
+    ) -> Tensor:
+        """Images ``(batch, 3, height, width)``."""
+        encoder, rows = self.networks["text_encoder"], rows_of(guidance)
+        text = encode_prompt(encoder, self.inputs, batch=batch, tokens=prompt_tokens, rows=rows).last_hidden_state
+        image = None
+        for denoiser, many in zip(self.denoisers, steps_each(steps, len(self.denoisers)), strict=True):
+            size = (height // denoiser["divisor"], width // denoiser["divisor"])
+            image = denoise(
+                self.networks[denoiser["component"]],
+                self.inputs.normal(batch, 3, *size),
+                scheduler=self.scheduler,
+                steps=many,
+                guidance=guidance,
+                beside=None if image is None else F.interpolate(image, size, mode="bilinear"),
+                told={"encoder_hidden_states": text},
+            )
+        assert image is not None, "a cascade without denoisers makes no image"
+        return image
+
+
+class EmuPipeline:
+    """Latent diffusion on the tokens of several text encoders, one after the other in one sequence.
+
+    Tokens narrower than the denoiser's text are padded: the projection of CLIP's is left out.
+
+    **Source**: Emu, arXiv 2309.15807, sec. 3.1.
+
+    Parameters
+    ----------
+    networks : mapping
+        The text encoders, ``unet`` and ``vae``.
+    context : sequence of str
+        Roles of the text encoders, in the order of their tokens.
+    """
+
+    def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, *, context: Sequence[str], **_: Any) -> None:
+        self.inputs, self.encoders = inputs, [networks[role] for role in context]
+        self.unet, self.vae = networks["unet"], networks["vae"]
+        self.scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+
+    def __call__(
+        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: int | Sequence[int], guidance: float
+    ) -> Tensor:
+        """Images ``(batch, 3, height, width)``."""
+        text = torch.cat([self._encode(encoder, batch, prompt_tokens, guidance) for encoder in self.encoders], dim=1)
+        scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        noise = self.inputs.normal(batch, self.unet.config.in_channels, height // scale, width // scale)
+        latent = denoise(
+            self.unet,
+            noise,
+            scheduler=self.scheduler,
+            steps=steps_each(steps, 1)[0],
+            guidance=guidance,
+            told={"encoder_hidden_states": text},
+        )
+        return self.vae.decode(latent / self.vae.config.scaling_factor).sample
+
+    def _encode(self, encoder: nn.Module, batch: int, tokens: int, guidance: float) -> Tensor:
+        """One encoder's tokens at the width of the denoiser's text, ``(rows * batch, tokens, width)``."""
+        found = encode_prompt(encoder, self.inputs, batch=batch, tokens=tokens, rows=rows_of(guidance))
+        return at_width(first_of(found), self.unet.config.cross_attention_dim)
+
+
+class ADMPipeline:
+    """Denoise images of given classes in pixels; the denoiser says its variance too.
+
+    Guidance by a separate classifier is left out.
+
+    **Source**: ADM, arXiv 2105.05233, sec. 3 and 4; openai/guided-diffusion ``scripts/image_sample.py``.
+
+    Parameters
+    ----------
+    networks : mapping
+        ``unet``.
+    """
+
+    def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, **_: Any) -> None:
+        self.unet, self.inputs = networks["unet"], inputs
+        learned = self.unet.config.out_channels == 2 * self.unet.config.in_channels
+        self.scheduler = DDPMScheduler(variance_type="learned_range" if learned else "fixed_small")
+
+    def __call__(self, *, batch: int, height: int, width: int, steps: int | Sequence[int]) -> Tensor:
+        """Images ``(batch, 3, height, width)``."""
+        return denoise(
+            self.unet,
+            self.inputs.normal(batch, self.unet.config.in_channels, height, width),
+            scheduler=self.scheduler,
+            steps=steps_each(steps, 1)[0],
+            told={"class_labels": self.inputs.tokens(batch, vocabulary=self.unet.config.num_class_embeds)},
+        )

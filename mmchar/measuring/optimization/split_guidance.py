@@ -1,0 +1,63 @@
+"""Classifier-free guidance as two executions of a batch, one after the other, in place of one of the doubled batch."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mmchar.request import Request
+
+if TYPE_CHECKING:
+    from mmchar.generation.recording import Stage
+
+
+def split_guidance(plan: "Sequence[Stage]", request: Request, *, model: str) -> "tuple[Stage, ...]":
+    """The stages with every execution of a doubled batch as two of a single one.
+
+    Raises
+    ------
+    ValueError
+        No stage denoises or decodes a batch that guidance has doubled.
+    """
+    doubled = 2 * (request.batch or 1)
+    split = {stage.name for stage in plan if request.guided and _is_loop(stage) and _batch(stage) == doubled}
+    if not split:
+        raise ValueError(f"cfg 'split' is not possible: no stage of {model} runs guidance as a doubled batch here")
+    return tuple(_halved(stage, doubled) if stage.name in split else stage for stage in plan)
+
+
+def _is_loop(stage: "Stage") -> bool:
+    named = stage.name.startswith(("denoise", "parallel_decode", "decode"))
+    return named and stage.repeats > 1 and not stage.grows
+
+
+def _batch(stage: Any) -> int | None:
+    """The batch of a call: the first dimension of its first tensor."""
+    from mmchar.generation.structure import tensors
+
+    return next((tensor.shape[0] for tensor in tensors((stage.call.args, stage.call.kwargs)) if tensor.dim()), None)
+
+
+def _halved(stage: Any, doubled: int) -> "Stage":
+    """Twice as many executions of half the batch: the first half of every tensor with a doubled batch."""
+    from mmchar.generation.recording import Call
+
+    args, kwargs = stage.call.copied(lambda path, leaf: _half(path, leaf, doubled))
+    return replace(stage, repeats=2 * stage.repeats, call=Call(args, kwargs))
+
+
+def _half(path: Any, leaf: Any, doubled: int) -> Any:
+    """Half of a tensor of a doubled batch; what a text encoder said may be there once per frame."""
+    import torch
+
+    from mmchar.tracing.known_values import known
+
+    if not isinstance(leaf, torch.Tensor) or not leaf.dim():
+        return leaf
+    per_frame = any("encoder" in part for part in path if isinstance(part, str)) and leaf.shape[0] % doubled == 0
+    if leaf.shape[0] != doubled and not per_frame:
+        return leaf
+    many = leaf.shape[0] // 2
+    half, values = leaf[:many], known(leaf)
+    if leaf.is_meta and values is not None:
+        half.known = values[:many]
+    return half

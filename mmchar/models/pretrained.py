@@ -1,0 +1,61 @@
+"""Load saved weights through ``from_pretrained``: safetensors only, no remote code."""
+
+from collections.abc import Callable
+from typing import Any
+
+from mmchar.models.specs import Model, ModelSpec
+
+
+def load_pretrained(path: str, spec: ModelSpec, *, device: str, dtype: str) -> Model:
+    """A diffusers pipeline or a transformers model from a local folder or a hub id.
+
+    The spec is that of the configurations alone (`loading.get_spec`), so the model is counted and measured
+    like one without weights.
+
+    Raises
+    ------
+    ValueError
+        A path without weights, or a library error (no safetensors, no network), in one line.
+    """
+    if not spec.pipeline.get("any_request"):
+        raise ValueError(f"weights='pretrained' needs a folder or a hub id, and {path!r} has configurations only")
+    load = _pipeline if spec.pipeline["library"] == "diffusers" else _network
+    modules = load(path, spec, dtype)
+    return Model(
+        spec,
+        {role: module.to(device).eval().requires_grad_(False) for role, module in modules.items()},
+        device,
+        dtype,
+    )
+
+
+def _pipeline(path: str, spec: ModelSpec, dtype: str) -> dict[str, Any]:
+    """The networks of a saved pipeline; nothing else of it is loaded."""
+    import diffusers
+    import torch
+
+    cls = getattr(diffusers, spec.pipeline["class"])
+    modules, others = cls._get_signature_keys(cls)
+    unused = {role: None for role in modules if role not in spec.components and role not in spec.pipeline["schedulers"]}
+    options = {"dtype": getattr(torch, dtype), "use_safetensors": True, **unused}
+    if "requires_safety_checker" in others:
+        options["requires_safety_checker"] = False
+    pipe = _reach(path, cls.from_pretrained, path, **options)
+    return {role: getattr(pipe, role) for role in spec.components}
+
+
+def _network(path: str, spec: ModelSpec, dtype: str) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    ((role, part),) = spec.components.items()
+    options = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    return {role: _reach(path, getattr(transformers, part.cls).from_pretrained, path, **options)}
+
+
+def _reach(path: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """What a library's call returns; its error (no safetensors, no network, no such file) in one line."""
+    try:
+        return call(*args, **options)
+    except Exception as error:  # the libraries raise errors of many kinds, and none of them is swallowed
+        raise ValueError(f"cannot load {path!r}: {' '.join(str(error).split())[:300]}") from error

@@ -1,0 +1,174 @@
+"""Fits what a projection assumes to measurements of whole generations, and says how far off a model not seen would be.
+
+A least-squares fit of log(predicted / measured) with priors: every parameter has the value that microbenchmarks and
+papers lead to expect, and a spread; measurements pull it from there only as far as several models agree. Every model
+counts the same, however many rows it has, and rows that no setting explains lose their weight.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mmchar.projection.cases import Case, predict
+from mmchar.projection.columns import columns_of, merge_equal
+from mmchar.projection.communication import Interconnect
+from mmchar.projection.data_sheets import get_gpu
+from mmchar.projection.efficiency import Efficiency
+from mmchar.projection.energy_model import Power
+from mmchar.projection.published import count_published, published_speeds
+from mmchar.projection.roofline import Rates, prepare
+
+# Expected value and spread (of its logarithm: 0.1 is about 10 %). Sources: see `Efficiency`, `Interconnect`, `Power`.
+PRIORS: dict[str, tuple[float, float]] = {
+    "matmul": (0.88, 0.08),
+    "matmul_hopper": (0.75, 0.12),
+    "fill_depth": (250.0, 0.7),
+    "convolution": (0.45, 0.2),
+    "convolution_large": (0.2, 0.6),
+    "convolution_3d": (0.05, 0.7),
+    "flash": (0.84, 0.1),
+    "flash_mma": (6.0, 0.15),
+    "softmax_depth": (25.0, 0.4),
+    "bandwidth": (0.85, 0.05),
+    "pointwise": (0.65, 0.25),
+    "kernel_s": (3e-6, 0.4),
+    "dispatch_s": (20e-6, 0.4),
+    "messages.pair": (0.3, 0.4),
+    "messages.latency_s": (20e-6, 0.5),
+    "messages.host_s": (50e-6, 0.5),
+}
+POWER_PRIORS: dict[str, tuple[float, float]] = {
+    "compute": (0.98, 0.03),
+    "memory": (0.85, 0.15),
+    "launch": (0.30, 0.3),
+    "communication": (0.45, 0.3),
+    "attention_j_per_flop": (2.0e-12, 0.2),
+}
+NOISE = 0.1  # spread of log(predicted / measured) of a model that the projection describes well
+STEP = 0.02  # of a parameter's logarithm, for the derivative
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fit found: the rates and powers, and the spread (of the logarithm) that is left of each parameter."""
+
+    rates: Rates
+    power: Power
+    spread: dict[str, float]
+
+
+def published_cases() -> list[Case]:
+    """The single-GPU speeds of ``data/reference/published_speeds.csv`` as cases: other GPUs, U-Nets, compiled models.
+
+    Of a rate in tokens/s, the decode stage. The host-bound row is left out: host times differ from machine to machine.
+    """
+    cases = []
+    for row in published_speeds().to_dict("records"):
+        if "host bound" in row["setting"]:
+            continue
+        table, latency_s = count_published(row), row["value"]
+        if row["unit"] == "tokens/s":
+            decode = table["stage"] == "decode"
+            latency_s = float((table["step"] + table["repeats"])[decode].max() / row["value"])
+            table = table.assign(repeats=table["repeats"].where(decode, 0))
+        ready = prepare(table, attention=row["attention"] or "flash", execution=row["execution"])
+        asked = {"model": row["model"], "gpus": 1, "latency_s": latency_s, "batch": 1, "source": row["source"]}
+        cases.append(Case(asked, merge_equal(columns_of(ready)), get_gpu(row["gpu"]), row["execution"], {}))
+    return cases
+
+
+def fit(cases: Sequence[Case]) -> Fit:
+    """Rates from the latencies of the cases, then powers from their energies; parameters without data stay expected.
+
+    Raises
+    ------
+    ValueError
+        There is no case.
+    """
+    if not cases:
+        raise ValueError("nothing to fit to: no measurement can be used")
+
+    def latency_errors(values: dict[str, float]) -> np.ndarray:
+        return np.log([1 + predict(case, _rates(values), Power())["latency_error"] for case in cases])
+
+    models = [case.asked["model"] for case in cases]
+    values, spread = _least_squares(latency_errors, PRIORS, models)
+    rates = _rates(values)
+    metered = [case for case in cases if "energy_j" in case.asked]
+    if not metered:
+        return Fit(rates, Power(), spread)
+
+    def energy_errors(values: dict[str, float]) -> np.ndarray:  # of the power alone: with the latency measured
+        errors = [predict(case, rates, replace(Power(), **values)) for case in metered]
+        return np.log([(1 + error["energy_error"]) / (1 + error["latency_error"]) for error in errors])
+
+    powers, power_spread = _least_squares(energy_errors, POWER_PRIORS, [case.asked["model"] for case in metered])
+    return Fit(rates, replace(Power(), **powers), spread | power_spread)
+
+
+def leave_one_model_out(cases: Sequence[Case], beside: Sequence[Case] = ()) -> pd.DataFrame:
+    """The validation table with each model predicted by a fit to the other models only.
+
+    Parameters
+    ----------
+    beside : sequence of Case
+        Further measurements to fit to, e.g. `published_cases`, except those of the model that is left out.
+
+    Raises
+    ------
+    ValueError
+        All cases are of one model.
+    """
+    models = list(dict.fromkeys(case.asked["model"] for case in cases))
+    if len(models) < 2:
+        raise ValueError("leaving a model out needs measurements of two models at least")
+    rows: list[dict[str, Any]] = []
+    for model in models:
+        found = fit([case for case in (*cases, *beside) if case.asked["model"] != model])
+        here = [case for case in cases if case.asked["model"] == model]
+        rows += [case.asked | predict(case, found.rates, found.power) for case in here]
+    return pd.DataFrame(rows)
+
+
+def _rates(values: dict[str, float]) -> Rates:
+    messages = {name.removeprefix("messages."): value for name, value in values.items() if "." in name}
+    kernels = {name: value for name, value in values.items() if "." not in name}
+    return Rates(replace(Efficiency(), **kernels), replace(Interconnect(), **messages))
+
+
+def _least_squares(
+    errors: Any, priors: dict[str, tuple[float, float]], models: Sequence[str], rounds: int = 8
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Parameters that bring the errors to zero as far as their priors allow (Gauss-Newton), and what spread is left.
+
+    A row's weight is shared among its model's rows, and falls with its own error (as of a Cauchy distribution).
+    """
+    names = list(priors)
+    expected, spread = (np.array([priors[name][i] for name in names]) for i in (0, 1))
+    many = Counter(models)
+    share = np.array([np.sqrt(many[model]) / many[model] for model in models]) / NOISE**2
+    logs = np.log(expected)
+    hessian = np.diag(1 / spread**2)
+    for _ in range(rounds):
+        now = errors(_values(names, logs))
+        slope = np.empty((len(now), len(names)))
+        for place in range(len(names)):
+            moved = logs + STEP * (np.arange(len(names)) == place)
+            slope[:, place] = (errors(_values(names, moved)) - now) / STEP
+        weight = share / (1 + (now / NOISE) ** 2)
+        hessian = slope.T @ (weight[:, None] * slope) + np.diag(1 / spread**2)
+        toward = -slope.T @ (weight * now) - (logs - np.log(expected)) / spread**2
+        step = np.clip(np.linalg.solve(hessian, toward), -0.3, 0.3)
+        logs = logs + step
+        if np.abs(step).max() < 2e-3:
+            break
+    left = np.sqrt(np.diag(np.linalg.inv(hessian)))
+    return _values(names, logs), dict(zip(names, left.tolist(), strict=True))
+
+
+def _values(names: Sequence[str], logs: np.ndarray) -> dict[str, float]:
+    return dict(zip(names, np.exp(logs).tolist(), strict=True))

@@ -1,0 +1,130 @@
+"""What each GPU can do at best, by its data sheet.
+
+The facts are data, in ``mmchar/projection/gpus.json``; every entry names its source.
+"""
+
+import difflib
+import functools
+import json
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TORCH_DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Data sheet of one GPU.
+
+    Parameters
+    ----------
+    name : str
+        How mmchar calls it, e.g. ``"a100-80gb"``.
+    architecture : str
+    compute_capability : float
+        CUDA compute capability; flash kernels need 8.0 (Ampere).
+    year : int
+        Year of announcement.
+    peak_flop_s : dict of str to float
+        FLOP/s of matrix products by numeric type, **dense** (data sheets like to print the double, with sparsity), one
+        multiply-add = 2 FLOP, accumulating in float32. ``float32`` is the rate of the plain cores, ``tf32`` that of the
+        tensor cores on float32 inputs. A type that is missing is one the GPU has no fast path for.
+    bandwidth_bytes_s : float
+        Peak bandwidth of the GPU's memory.
+    memory_bytes, l2_bytes : float
+        Size of memory (decimal GB as sold) and of the last-level cache.
+    link_bytes_s : float
+        To other GPUs, one direction: half of what data sheets print. NVLink, else PCIe.
+    tdp_w : float
+        Board power limit.
+    multiprocessors : int
+    source : str
+        Data sheet and date.
+
+    Raises
+    ------
+    ValueError
+        A number is not positive, or a field has no source.
+    """
+
+    name: str
+    architecture: str
+    compute_capability: float
+    year: int
+    peak_flop_s: dict[str, float]
+    bandwidth_bytes_s: float
+    memory_bytes: float
+    l2_bytes: float
+    link_bytes_s: float
+    tdp_w: float
+    multiprocessors: int
+    source: str
+
+    def __post_init__(self) -> None:
+        numbers = {f.name: getattr(self, f.name) for f in fields(self) if f.type in (int, float)} | self.peak_flop_s
+        bad = [name for name, value in numbers.items() if not (isinstance(value, int | float) and value > 0)]
+        if bad or not self.source or "float32" not in self.peak_flop_s:
+            missing = ", ".join(bad) or ("source" if not self.source else "peak_flop_s of float32")
+            raise ValueError(f"gpu {self.name!r} in gpus.json: {missing} must be there and above 0")
+
+    def peak(self, dtype: str, *, tf32: bool = False) -> float:
+        """FLOP/s of dense matrix products of ``dtype``, through TF32 tensor cores if asked for and there are any."""
+        self.check_dtype(dtype)
+        return self.peak_flop_s.get("tf32", self.peak_flop_s["float32"]) if tf32 else self.peak_flop_s[dtype]
+
+    def check_dtype(self, dtype: str) -> None:
+        """Raise a ValueError if models cannot run in ``dtype`` on this GPU."""
+        able = [name for name in TORCH_DTYPES if name in self.peak_flop_s]
+        if dtype not in able:
+            order = sorted(able, key=lambda name: name == "float32")
+            raise ValueError(f"{self.name} has no {dtype or 'dtype without a name'}; use {' or '.join(order)}")
+
+    def ridge_flop_per_byte(self, dtype: str) -> float:
+        """FLOP per byte at which this GPU turns from memory bound to compute bound, at data sheet peaks."""
+        return self.peak(dtype) / self.bandwidth_bytes_s
+
+
+@functools.cache
+def _gpus() -> dict[str, Gpu]:
+    try:
+        entries: dict[str, dict[str, Any]] = json.loads(
+            (resources.files("mmchar.projection") / "gpus.json").read_text()
+        )
+        return {name: Gpu(name=name, **entry) for name, entry in entries.items()}
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise ValueError(f"gpus.json cannot be read ({error}); restore it with git") from error
+
+
+def get_gpu(name: str) -> Gpu:
+    """The data sheet of the GPU called ``name``.
+
+    Raises
+    ------
+    ValueError
+        No such GPU; says which names come close and which there are.
+    """
+    gpus = _gpus()
+    if name in gpus:
+        return gpus[name]
+    text = str(name).lower()
+    close = [known for known in gpus if text and known.startswith(text)] or difflib.get_close_matches(text, gpus, n=2)
+    hint = f"did you mean {' or '.join(repr(known) for known in close)}? " if close else ""
+    raise ValueError(f"unknown gpu {name!r}; {hint}choose one of {', '.join(gpus)}")
+
+
+def list_gpus() -> "pd.DataFrame":
+    """One row per GPU: the fields of `Gpu`, rates as columns ``<dtype>_flop_s`` (NaN where the GPU lacks the type)."""
+    import pandas as pd
+
+    rows = []
+    for gpu in _gpus().values():
+        row = asdict(gpu)
+        peaks = {f"{dtype}_flop_s": rate for dtype, rate in row.pop("peak_flop_s").items()}
+        source = row.pop("source")
+        rows.append({**row, **peaks, "source": source})
+    frame = pd.DataFrame(rows)
+    return frame[[column for column in frame.columns if column != "source"] + ["source"]]

@@ -1,0 +1,119 @@
+"""How much of every operator row grows with the image and how much with the prompt, by counting a second size.
+
+A row's FLOPs, bytes and lengths are a constant (weights, the embedding of the time step) plus a part that grows with
+the tokens of the image and one that grows with those of the prompt. Two counts that differ in one size give the part
+that grows with it, exactly and for every architecture, without knowing what its modules are called. GPUs that share a
+sequence divide these parts; the rest each of them does whole.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from mmchar.request import Request, from_mapping
+
+if TYPE_CHECKING:
+    from mmchar.models.specs import ModelSpec
+
+GROWING = ("flop", "read_bytes", "write_bytes", "mask_bytes", "live_bytes", "q_len", "kv_len")
+_SITE = ("stage", "step", "module", "op", "attention", "dtype")
+Count = Callable[[Request], pd.DataFrame]
+
+
+def growing_part(table: pd.DataFrame, other: pd.DataFrame, *, size: int, other_size: int) -> pd.DataFrame:
+    """The part of each row that is proportional to a size, in the units of the columns `GROWING`.
+
+    ``value = constant + part``, and the same rows counted at ``other_size`` hold ``constant + part * other / size``.
+    Attention cores are not affine in the size; of their rows only the lengths mean anything.
+
+    A row that only one of the sizes has (a table of positions that is kept for one of them) does not grow.
+
+    Raises
+    ------
+    ValueError
+        A row with FLOPs stands in one count only.
+    """
+    columns = list(GROWING)
+    found = same_rows(table, other)
+    gain = table[columns].to_numpy() - other[columns].to_numpy()[found]
+    gain[found < 0] = 0
+    part = gain * size // (size - other_size)
+    # a mask of all queries by all keys grows faster than the image; all of it belongs to the image
+    return pd.DataFrame(np.clip(part, 0, table[columns].to_numpy()), columns=columns, index=table.index)
+
+
+def same_rows(table: pd.DataFrame, other: pd.DataFrame) -> np.ndarray:
+    """Where in another count of the same model each row of the table stands, by its call site; -1 if nowhere.
+
+    Raises
+    ------
+    ValueError
+        A row with FLOPs stands in one count only.
+    """
+    here, there = _sites(table), _sites(other)
+    found = pd.MultiIndex.from_frame(there).get_indexer(pd.MultiIndex.from_frame(here))
+    alone = np.setdiff1d(np.arange(len(other)), found)
+    if table["flop"].to_numpy()[found < 0].any() or other["flop"].to_numpy()[alone].any():
+        raise ValueError(f"two counts of {table['model'].iloc[0]} call different operators; cannot compare them")
+    return found
+
+
+def _sites(table: pd.DataFrame) -> pd.DataFrame:
+    """What names a row: its call site, and which of the rows of that site it is."""
+    site = table[list(_SITE)].astype(str)
+    return site.assign(nth=site.groupby(list(_SITE), sort=False).cumcount())
+
+
+def image_part(table: pd.DataFrame, spec: "ModelSpec", request: Request, count: Count) -> pd.DataFrame:
+    """The part of each row that grows with the image: what it loses when the image is half as high, twice over.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What was counted for ``request``, which has all its fields set.
+    count : callable
+        Counts another request of the same model.
+
+    Raises
+    ------
+    ValueError
+        The model makes images of one size only, or none.
+    """
+    if request.height is None:
+        raise ValueError(f"{spec.name} has no image to share among GPUs; use tensor parallelism")
+    other = _resized(spec, request, "height")
+    if other is None:
+        raise ValueError(f"{spec.name} makes images of one size only, so what grows with the image is not known")
+    return growing_part(table, count(other), size=request.height, other_size=other.height)
+
+
+def text_part(table: pd.DataFrame, spec: "ModelSpec", request: Request, count: Count) -> pd.DataFrame | None:
+    """The part of each row that grows with the prompt, all its tokens; None where the model fixes the prompt's length.
+
+    Where the denoiser sees more tokens than the prompt has (those of a second encoder), the part is scaled to all of
+    them; they are what joint attention holds besides the image.
+    """
+    if request.prompt_tokens is None:
+        return None
+    other = _resized(spec, request, "prompt_tokens")
+    if other is None:
+        return None
+    return growing_part(table, count(other), size=request.prompt_tokens, other_size=other.prompt_tokens)
+
+
+def _resized(spec: "ModelSpec", request: Request, field: str) -> Request | None:
+    """The request with half or twice the size, whichever the model takes."""
+    size = getattr(request, field)
+    for other in _alternatives(size):
+        try:
+            return spec.resolve(from_mapping(replace(request, **{field: other}).given()))
+        except ValueError:
+            continue
+    return None
+
+
+def _alternatives(size: int) -> Sequence[int]:
+    return [size // 2, 2 * size] if size % 2 == 0 else [2 * size]

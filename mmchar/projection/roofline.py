@@ -1,0 +1,301 @@
+"""Project an operator table onto a GPU: how long would each row take, and what holds it back.
+
+Device time of a row is the largest of three: the arithmetic it really does over the rate a kernel reaches, the bytes it
+moves over the bandwidth a kernel reaches, and the shortest time a kernel can take. What it really does differs from its
+FLOPs where kernels compute whole tiles: 16 frames attending to 16 frames fill 1/64 of a flash kernel's tile, and the
+kernel computes all of it. That is why temporal attention is slow although it has few FLOPs.
+
+The host hands kernels to the device and runs ahead of it. Only where a whole stage has more host time than device time
+does the device wait; the wait then falls on the rows that are shorter than their own dispatch.
+
+A table of several GPUs (`layout.parallelize`) has Communication rows; their time is what their messages keep
+the link busy, less what hides behind other work.
+
+Not in this version: reuse in the L2 cache, channels-last models.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmchar.counting.operator_table import count, executions
+from mmchar.projection.columns import POINTWISE, Columns, columns_of, holds, launches
+from mmchar.projection.communication import Interconnect, exposed_s, message_s
+from mmchar.projection.data_sheets import TORCH_DTYPES, Gpu, get_gpu
+from mmchar.projection.efficiency import Efficiency
+from mmchar.projection.energy_model import BOUNDS, Power, energy_j
+from mmchar.projection.tiles import filled_by_matmul, kernel_head_dim, padded_attention_flop, product_sizes, runs_flash
+from mmchar.tracing.attention import ITEM_BYTES, use_backend
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXECUTIONS = ("eager", "compiled")
+
+
+def project(
+    table: Any,
+    *inputs: Any,
+    gpu: str | Gpu,
+    attention: str | None = None,
+    execution: str = "eager",
+    efficiency: Efficiency | None = None,
+    interconnect: Interconnect | None = None,
+    **call: Any,
+) -> "pd.DataFrame":
+    """The table with the time each row would take on a GPU, in seconds for all its calls in one execution.
+
+    ``project(table, gpu="h100-sxm")``, ``project("sdxl-base-1.0", gpu="h100-sxm", steps=4)``,
+    ``project(pipe, gpu="h100-sxm", prompt="a cat")``.
+
+    Parameters
+    ----------
+    table : DataFrame, or what `mmchar.count` takes
+        An operator table, counted or measured, which is not changed; or a name, a model or an object of your own, which
+        is counted first.
+    *inputs, **call
+        What the generation is called with, and how it is counted (``dtype``, ``tiny``), as for `mmchar.count`;
+        nothing with a table.
+    gpu : str or Gpu
+        A name from `list_gpus`, or a data sheet of your own.
+    attention : {"flash", "eager"}, optional
+        Attention kernels to assume; by default those the table names.
+    execution : {"eager", "compiled"}
+        ``compiled`` fuses pointwise operators (see `fuse_pointwise`) and issues kernels with less host time.
+    efficiency : Efficiency, optional
+        What kernels reach of the data sheet.
+    interconnect : Interconnect, optional
+        What messages between GPUs reach of the link.
+
+    Returns
+    -------
+    DataFrame
+        ``time_s``; ``time_kind`` = ``projected``; ``kernels``, the launches the host issues; and ``bound``:
+        ``compute``, ``memory``, ``launch`` (the shortest kernel, or waiting for the host), ``communication``, or empty
+        where a row costs nothing.
+
+    Raises
+    ------
+    ValueError
+        Unknown GPU, attention or execution; the GPU lacks the table's numeric type; arguments of a generation with a
+        table, which is one already.
+    """
+    import pandas as pd
+
+    sheet = gpu if isinstance(gpu, Gpu) else get_gpu(gpu)
+    _check_execution(execution)
+    if isinstance(table, pd.DataFrame):
+        _check_nothing_more(inputs, call)
+    else:
+        table = count(table, *inputs, **call)
+    rates = Rates(efficiency or Efficiency(), interconnect or Interconnect())
+    out = prepare(table, attention=attention, execution=execution)
+    device_s, wait_s, bound = row_times(columns_of(out), sheet, rates, execution=execution)
+    out = out.assign(
+        time_s=device_s + wait_s,
+        time_kind=pd.Categorical.from_codes(np.zeros(len(out), dtype=int), ["projected"]),
+        bound=pd.Categorical.from_codes(bound, list(BOUNDS)),
+    )
+    out.attrs = {**table.attrs, "gpu": sheet.name, "execution": execution}
+    return out
+
+
+def _check_nothing_more(inputs: tuple[Any, ...], call: dict[str, Any]) -> None:
+    """Refuse what does not go with a table, which has been counted already."""
+    more = [*map(repr, inputs), *call]
+    if more:
+        raise ValueError(f"{', '.join(more)} does not go with a table; give a model or an object to count it anew")
+
+
+def prepare(table: "pd.DataFrame", *, attention: str | None, execution: str) -> "pd.DataFrame":
+    """The table with the attention kernels and the launches of an execution, before any GPU is chosen."""
+    _check_execution(execution)
+    out = table if attention is None else use_backend(table, attention)
+    out = out.assign(kernels=launches(out))
+    return fuse_pointwise(out) if execution == "compiled" else out
+
+
+def _check_execution(execution: str) -> None:
+    if execution not in EXECUTIONS:
+        raise ValueError(f"unknown execution {execution!r}; choose one of {', '.join(EXECUTIONS)}")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a projection assumes of kernels and of messages."""
+
+    kernels: Efficiency = field(default_factory=Efficiency)
+    messages: Interconnect = field(default_factory=Interconnect)
+
+
+def row_times(columns: Columns, gpu: Gpu, rates: Rates, *, execution: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Seconds of each row on the device, seconds the device waits for the host, and an index into ``BOUNDS``.
+
+    Raises
+    ------
+    ValueError
+        The GPU lacks a numeric type of the rows.
+    """
+    _check_dtypes(columns, gpu)
+    kernels = rates.kernels
+    compute_s, memory_s, copies_s = _compute_s(columns, gpu, kernels), *_memory_s(columns, gpu, kernels, execution)
+    shortest_s = columns.launches * kernels.kernel_s
+    device_s = np.maximum(compute_s, memory_s) + copies_s + shortest_s
+    host_s = columns.launches * (kernels.dispatch_s if execution == "eager" else kernels.dispatch_compiled_s)
+    if columns.sent.any():  # the link works beside the kernels: a message takes the time that nothing hides
+        device_s = np.where(columns.sent, 0.0, device_s)
+        device_s += exposed_s(columns, device_s, message_s(columns, gpu, rates.messages))
+        host_s = host_s + columns.sent * columns.launches * rates.messages.host_s
+    wait_s = _host_wait_s(columns, device_s, host_s)
+    bound = np.where(wait_s > 0, 3, 1 + np.argmax([compute_s, memory_s + copies_s, shortest_s], axis=0))
+    bound[columns.sent & (wait_s == 0)] = 4
+    bound[device_s + wait_s == 0] = 0
+    return device_s, wait_s, bound
+
+
+def summarize(table: "pd.DataFrame", *, gpu: str | Gpu | None = None, power: Power | None = None) -> dict[str, Any]:
+    """Totals of a projected table, in seconds and joules, as ``mmchar project --json`` prints them.
+
+    Totals are ``value * repeats``: a stage's ``time_s`` is that of one execution (the mean, where steps differ), and
+    ``total_s`` that of all its repeats. Categories and bounds are totals and add up to ``time_s``. ``energy_j`` is that
+    of all GPUs (see `energy_model`). ``uncounted`` names the operators without a formula, whose arithmetic is
+    not in the times. A table of several GPUs also says how many ``gpus``.
+
+    Parameters
+    ----------
+    gpu : str or Gpu, optional
+        Whose power to take; by default the GPU the table was projected on.
+    power : Power, optional
+        What a board draws while a row runs.
+    """
+    name = gpu or table.attrs.get("gpu")
+    if "bound" not in table.columns or name is None:
+        raise ValueError("summarize needs a projected table; call project(table, gpu=…) first, or pass gpu=… as well")
+    sheet = name if isinstance(name, Gpu) else get_gpu(name)
+    total = (table["time_s"] * table["repeats"]).rename("time_s")
+    runs = executions(table)
+    stages = total.groupby(table["stage"], observed=True, sort=False).sum()
+    categories = total.groupby(table["category"], observed=True).sum().sort_values(ascending=False)
+    bounds = total.groupby(table["bound"].astype(str)).sum()
+    several = {"gpus": table.attrs["gpus"]} if "gpus" in table.attrs else {}
+    return {
+        "time_s": float(total.sum()),
+        "energy_j": energy_j(table, sheet, power),
+        "stages": [
+            {"stage": str(name), "repeats": int(runs[name]), "time_s": total_s / int(runs[name]), "total_s": total_s}
+            for name, total_s in stages.to_dict().items()
+        ],
+        "categories": {str(category): float(time_s) for category, time_s in categories.items()},
+        "bound": {bound: float(bounds.get(bound, 0.0)) for bound in BOUNDS[1 : 5 if several else 4]},
+        "uncounted": sorted(set(table.loc[holds(table, "category", "Uncounted"), "op"].astype(str))),
+        **several,
+    }
+
+
+def fuse_pointwise(table: "pd.DataFrame") -> "pd.DataFrame":
+    """The table as a compiler runs it: what one module call does between matrix products becomes one kernel.
+
+    Rule: of the Elementwise, Normalization and Data movement rows that share stage, step and module, the one that moves
+    most bytes stays, as the kernel that reads their input and writes their output; the others happen in registers and
+    cost nothing. What enters and leaves the kernel is in the model's own type, also where the arithmetic is done in
+    float32. Fusion across modules, and into matrix products, is left out.
+    """
+    pointwise = holds(table, "category", *POINTWISE) & (table["kernels"].to_numpy() > 0)
+    rows = table[pointwise].reset_index(drop=True)
+    moved = (rows["read_bytes"] + rows["write_bytes"]).rename("moved")
+    modules = [rows[column] for column in ("model", "stage", "step", "component", "module")]
+    survivors = moved.groupby(modules, observed=True, sort=False).idxmax().to_numpy()
+    absorbed = np.delete(np.flatnonzero(pointwise), survivors)
+    wider = _times_wider(table) * pointwise
+    fused = {}
+    for column in ("read_bytes", "write_bytes", "kernels"):
+        values = table[column].to_numpy(copy=True)
+        values[absorbed] = 0
+        fused[column] = values if column == "kernels" else values // np.maximum(wider, 1)
+    return table.assign(**fused)
+
+
+def _times_wider(table: "pd.DataFrame") -> np.ndarray:
+    """How many times as wide as the model's own type each row's type is, where it is wider; else 1."""
+    own = ITEM_BYTES.get(str(table.attrs.get("dtype")), max(ITEM_BYTES.values()))
+    item = table["dtype"].astype(str).map(ITEM_BYTES).fillna(own).to_numpy().astype("int64")
+    return np.maximum(item // own, 1)
+
+
+def _compute_s(columns: Columns, gpu: Gpu, rates: Efficiency) -> np.ndarray:
+    """Seconds of arithmetic: real FLOP over peak x efficiency x share of multiprocessors that have work.
+
+    float32 follows PyTorch's defaults: convolutions go through TF32, matrix products and attention do not.
+    """
+    flop = columns.flop.astype(float)
+    filled = filled_by_matmul(columns, gpu, rates.small_tile)
+    peak = np.full(len(columns), gpu.peak("float32"))
+    peak[columns.convolution] = gpu.peak("float32", tf32=True)
+    for dtype in ("float16", "bfloat16"):
+        if dtype in gpu.peak_flop_s:
+            peak[columns.of_dtype(dtype)] = gpu.peak(dtype)
+    matmul = rates.matmul if gpu.compute_capability < 9 else rates.matmul_hopper
+    _, depth = product_sizes(columns)
+    maps = np.maximum(columns.read_bytes, columns.write_bytes) / np.maximum(columns.calls, 1)
+    large = np.where(columns.volume, rates.convolution_3d, rates.convolution_large)
+    cached = np.minimum(1.0, gpu.l2_bytes / np.maximum(maps, 1))
+    convolution = cached * rates.convolution + (1 - cached) * large
+    reached = np.where(columns.convolution, convolution, matmul)
+    speed = peak * reached * depth / (depth + rates.fill_depth)
+    if columns.core.any():
+        padded, share = padded_attention_flop(columns, gpu)
+        flop, filled = np.where(columns.core, padded, flop), np.where(columns.core, share, filled)
+        speed = np.where(columns.fused, _fused_attention_flop_s(columns, gpu, rates, peak), speed)
+    return np.divide(flop, speed * filled, out=np.zeros(len(columns)), where=flop > 0)
+
+
+def _fused_attention_flop_s(columns: Columns, gpu: Gpu, rates: Efficiency, peak: np.ndarray) -> np.ndarray:
+    """FLOP/s of fused attention kernels on full tiles.
+
+    Every pair of a query and a key costs ``head_dim`` multiply-adds twice, and an exponential that takes as long as
+    ``softmax_depth`` more. From Hopper on, kernels built of warp-level products reach what a multiprocessor does per
+    clock with these, whatever its tensor cores could do; the rate of the plain float32 cores stands for
+    multiprocessors x clock.
+    """
+    depth = kernel_head_dim(columns.head_dim)
+    half = ~columns.of_dtype("float32")
+    most = rates.flash * peak
+    if gpu.compute_capability >= 9:
+        most = np.where(half, np.minimum(most, rates.flash_mma * gpu.peak("float32")), most)
+    kernel = np.where(runs_flash(columns, gpu), 1.0, rates.mem_efficient)
+    return most * kernel * depth / (depth + rates.softmax_depth)
+
+
+def _memory_s(columns: Columns, gpu: Gpu, rates: Efficiency, execution: str) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of memory traffic of the kernel itself, and of the copies around it.
+
+    A fused normalization reads its input twice: for the statistics, then to scale it. Convolutions on tensor cores want
+    channels last and PyTorch's tensors are channels first, so cuDNN copies input, weight and output to the other
+    layout: each is read and written once more.
+    """
+    streamed = columns.read_bytes * np.where(columns.whole_norm, 2.0, 1.0) + columns.write_bytes
+    copied = 2.0 * (columns.read_bytes + columns.write_bytes) * columns.convolution
+    reached = gpu.bandwidth_bytes_s * np.where(
+        columns.pointwise & (execution == "eager"), rates.pointwise, rates.bandwidth
+    )
+    return streamed / reached, copied / reached
+
+
+def _host_wait_s(columns: Columns, device_s: np.ndarray, host_s: np.ndarray) -> np.ndarray:
+    """Seconds each row's device waits for the host: a stage takes the longer of its host's and its device's total.
+
+    The difference is shared among the rows in proportion to how much shorter they are than their own dispatch, so no
+    row takes longer than the longer of its two times.
+    """
+    short_s = np.maximum(host_s - device_s, 0.0)
+    idle = np.maximum(np.bincount(columns.stage, columns.repeats * (host_s - device_s)), 0.0)
+    able = np.bincount(columns.stage, columns.repeats * short_s)
+    share = np.divide(idle, able, out=np.zeros(len(idle)), where=idle > 0)
+    return short_s * share[columns.stage]
+
+
+def _check_dtypes(columns: Columns, gpu: Gpu) -> None:
+    for dtype in set(TORCH_DTYPES) & set(columns.dtypes) - set(gpu.peak_flop_s):
+        if (columns.of_dtype(dtype) & (columns.flop > 0)).any():
+            gpu.check_dtype(dtype)

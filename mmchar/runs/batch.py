@@ -1,0 +1,214 @@
+"""One notebook as a batch job: strict parameters, one papermill process, a status that can be believed.
+
+The notebook of a killed kernel looks completed. So a run is good only if papermill exits with 0 *and* leaves a result
+that `records.read_result` accepts. A run works in a folder of its own beside the one of its result, which it
+replaces when it is good, under a lock that the system lets go of when the batch is killed; so the next start knows.
+"""
+
+import errno
+import os
+import shutil
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmchar.locks import held, run_lock
+from mmchar.provenance import provenance
+from mmchar.runs.attempts import file_run, keep_executed, keep_only_log, recover, say
+from mmchar.runs.identity import differences, notebook_identity, run_id
+from mmchar.runs.papermill_process import execute, relative_path, require_papermill
+from mmchar.runs.parameters import check_parameters, read_parameters
+from mmchar.runs.records import read_result
+from mmchar.runs.run_state import attempt_folder, run_state, write_status
+
+KEPT = "kept"
+_ENDED = {"failed": "failed", "died": "died", "timed out": "timed out"}  # the others: "was ..."
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run that is wanted: a notebook, the folder of its result, and what differs from its defaults.
+
+    With `force` it runs even if the folder holds its good result.
+    """
+
+    notebook: Path
+    out_dir: Path
+    parameters: dict[str, Any]
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How a run ended: ok, failed, died, timed out, interrupted or skipped.
+
+    `cell` counts from 1 as a reader does (0: none). A good result that was there already has the message "kept".
+    """
+
+    name: str
+    status: str
+    seconds: float
+    cell: int = 0
+    message: str = ""
+    id: str = ""
+
+
+def run_notebook(
+    notebook: str | Path,
+    out_dir: str | Path,
+    parameters: dict[str, Any] | None = None,
+    *,
+    timeout_s: float = 1800,
+    stop: threading.Event | None = None,
+    force: bool = False,
+) -> RunStatus:
+    """How one run of a notebook through papermill ended; never raises for what happens inside the notebook.
+
+    `out_dir` then holds the notebook's result, the executed notebook, ``run.log`` and ``status.json``. A good result of
+    the same run is kept and nothing is run. Any other good result stays until a new one is complete; where the run did
+    not end well, ``status.json`` and ``run.log`` are of the new run, and its notebook is ``<name>.latest.ipynb``.
+
+    Parameters
+    ----------
+    notebook : str or Path
+        Must have a parameter ``out_dir``; it is run in its own folder and given paths relative to that.
+    out_dir : str or Path
+        While another process works on it, this one waits.
+    parameters : dict, optional
+        What differs from the defaults, except ``out_dir``.
+    timeout_s : float
+        Seconds for the whole run; then every process of it is killed.
+    stop : threading.Event, optional
+        Ends the run as interrupted when set.
+    force : bool
+        Run even if the good result is there.
+
+    Raises
+    ------
+    ValueError
+        For a parameter that the notebook does not take, a missing papermill, or a folder that cannot be written.
+    """
+    notebook, out_dir = Path(notebook).resolve(), Path(out_dir).resolve()
+    require_papermill()
+    given = check_parameters(notebook, {**(parameters or {}), "out_dir": relative_path(out_dir, notebook.parent)})
+    defaults = read_parameters(notebook)
+    given = {k: v for k, v in given.items() if (v, type(v)) != (defaults[k].default, defaults[k].type)}
+    stop = stop or threading.Event()
+    told = False
+
+    def waits(waited_s: float) -> None:
+        nonlocal told
+        if stop.is_set():
+            raise InterruptedError
+        if not told and waited_s > 1:
+            say(f"{out_dir.name}: another process is running it; waiting")
+            told = True
+
+    try:
+        with held(run_lock(out_dir), waits=waits):
+            if out_dir.exists() and not os.access(out_dir, os.W_OK):  # seen before the hours of the run, not after
+                raise PermissionError(errno.EACCES, "it is read-only")
+            recover(out_dir, notebook.stem)
+            identity = notebook_identity(notebook, given)
+            why = "forced" if force else why_run(out_dir, identity, notebook)
+            if not why:
+                return RunStatus(notebook.stem, "ok", 0.0, message=KEPT, id=run_id(identity))
+            return _run(notebook, out_dir, given, identity, why, timeout_s, stop)
+    except InterruptedError:
+        return RunStatus(notebook.stem, "interrupted", 0.0, message="not started")
+    except OSError as error:
+        raise ValueError(f"cannot write to {out_dir}: {error.strerror}; choose another results folder") from error
+
+
+def run_one(run: Run, *, timeout_s: float, stop: threading.Event) -> RunStatus:
+    """As `run_notebook`, but a folder that cannot be written is a run that failed: the others of a batch go on."""
+    try:
+        return run_notebook(run.notebook, run.out_dir, run.parameters, timeout_s=timeout_s, stop=stop, force=run.force)
+    except ValueError as error:
+        return RunStatus(run.notebook.stem, "failed", 0.0, message=str(error))
+
+
+def why_run(
+    out_dir: Path, identity: dict[str, Any], notebook: Path | None = None, *, any_hardware: bool = False
+) -> str:
+    """Why the run of this identity has to run, or "" if its good result is in `out_dir`; writes nothing.
+
+    With `any_hardware` a result of other hardware is good too: a cluster's nodes are not the machine that asks.
+    """
+    status, result = run_state(out_dir)
+    state = status.get("status")
+    if state is None:
+        return "never run"
+    if state == "running":
+        return "another process is running it"
+    if state == "damaged":
+        return f"damaged: {status['message']}"
+    if state != "ok":
+        message = f": {status['message']}" if status.get("message") else ""
+        return f"last time it {_ENDED.get(state, f'was {state}')}{message}"
+    if not result.get("identity"):
+        return "its result was made by hand"
+    before = result["identity"]
+    return "; ".join(
+        differences(before, identity | ({"hardware": before["hardware"]} if any_hardware else {}), notebook)
+    )
+
+
+def _run(
+    notebook: Path,
+    out_dir: Path,
+    given: dict[str, Any],
+    identity: dict[str, Any],
+    why: str,
+    timeout_s: float,
+    stop: threading.Event,
+) -> RunStatus:
+    """How the run ended, after it was run in a new folder and that was filed."""
+    new, name, id_, mark = attempt_folder(out_dir), notebook.stem, run_id(identity), uuid.uuid4().hex
+    new.mkdir(parents=True)
+    known = {"parameters": given, "identity": identity, "why": why, "mark": mark, "provenance": provenance()}
+    write_status(new, asdict(RunStatus(name, "running", 0.0, id=id_)) | known)
+    start, cell = time.monotonic(), 0
+    try:
+        code, ended = execute(notebook, new, given, (mark, id_), timeout_s, stop)
+        cell, message = keep_executed(new, out_dir, name)
+        status, message = _judge(new, name, code, ended, message)
+    except OSError as error:
+        status, message = "failed", error.strerror or str(error)
+    message = message.replace(new.name, out_dir.name)
+    if notebook_identity(notebook, given) != identity:  # what ran is neither that of before nor that of now
+        known["identity"] = identity | {"package": "edited while it ran"}
+    run = RunStatus(name, status, round(time.monotonic() - start, 3), cell if status != "ok" else 0, message, id_)
+    try:
+        file_run(out_dir, new, name, asdict(run) | known)
+        return run
+    except OSError as error:  # the disk is full: give back what the run took, so that its status can be written
+        failed = RunStatus(name, "failed", run.seconds, cell, error.strerror or str(error), id_)
+        keep_only_log(new)
+        file_run(out_dir, new, name, asdict(failed) | known)
+        return failed
+
+
+def _judge(new: Path, name: str, code: int, ended: str, error: str) -> tuple[str, str]:
+    """Status and message of a run that is over."""
+    if ended:
+        return ended, ""
+    if code == 0:
+        try:
+            found = read_result(new)["notebook"]
+        except ValueError as problem:
+            return "failed", str(problem)
+        return ("ok", "") if found == name else ("failed", f"its result is of notebook {found!r}; save it as {name!r}")
+    if error.startswith("SkipRun: "):
+        return "skipped", error.removeprefix("SkipRun: ")
+    if error:
+        return "failed", error
+    log = (new / "run.log").read_text(errors="replace").strip()
+    if "No space left on device" in log or shutil.disk_usage(new).free < 4096:
+        return "failed", "no space left on device"
+    if code < 0 or "DeadKernelError" in log or "Kernel died" in log:
+        return "died", "the kernel was killed, as happens when memory runs out"
+    return "failed", (log or f"papermill exited with {code}").splitlines()[-1]

@@ -1,0 +1,250 @@
+"""The papers' statements as functions of the operator table: what they say, what we get, and the verdict.
+
+Statements are data (``data/reference/claims.csv``). Only those that were read where they stand are judged here.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import pandas as pd
+from tqdm import tqdm
+
+from mmchar.counting.operator_table import count
+from mmchar.counting.seqlen import variation
+from mmchar.models.loading import get_spec, zoo_names
+from mmchar.projection.published import count_published, published_speeds
+from mmchar.projection.roofline import project
+from mmchar.provenance import REFERENCE
+from mmchar.tracing.attention import BACKENDS
+
+PAPER = "arXiv 2312.14385"
+DIFFUSION = ("latent_diffusion", "cascaded_diffusion")
+TRANSFORMER = ("parallel_decode", "encoder_decoder", "video_transformer")
+NEAR = 0.25  # "up to X" agrees when our maximum is within a quarter of X: other models, other hardware, other year
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement: the range of values that would agree with it, and how to get ours from two tables.
+
+    ``value(flash, eager)`` takes tables with time, of the same models with fused and with eager attention.
+    """
+
+    id: str
+    paper: str
+    agrees: tuple[float, float]
+    unit: str
+    how: str
+    value: Callable[[pd.DataFrame, pd.DataFrame], pd.Series]
+
+
+def share_by_model(table: pd.DataFrame, rows: pd.Series, within: pd.Series | None = None) -> pd.Series:
+    """Share of time, in percent per model, that ``rows`` take of the rows ``within`` (default: of all)."""
+    time = table["time_s"] * table["repeats"]
+    model = table["model"].astype(str)
+    whole = (time if within is None else time.where(within, 0.0)).groupby(model).sum()
+    part = time.where(rows, 0.0).groupby(model).sum()
+    return (100 * part / whole.where(whole > 0)).dropna()
+
+
+def speedup_by_model(flash: pd.DataFrame, eager: pd.DataFrame, *, attention_only: bool = False) -> pd.Series:
+    """Time with eager attention over time with fused attention, per model: of everything, or of attention cores."""
+
+    def total(table: pd.DataFrame) -> pd.Series:
+        rows = table[table["attention"] != ""] if attention_only else table
+        return (rows["time_s"] * rows["repeats"]).groupby(rows["model"].astype(str)).sum()
+
+    return total(eager) / total(flash)
+
+
+def in_families(values: pd.Series, families: tuple[str, ...]) -> pd.Series:
+    """The entries whose model belongs to one of the families."""
+    return values[[get_spec(name).family in families for name in values.index]]
+
+
+def attention_block(table: pd.DataFrame, kind: str) -> pd.Series:
+    """Rows of every module that holds attention of a kind: the core with its projections, copies and masks."""
+    sites = table[["model", "stage", "module"]].astype(str)
+    cores = set(sites[table["attention"] == kind].itertuples(index=False, name=None))
+    unique = list(sites.drop_duplicates().itertuples(index=False, name=None))
+    inside = {site: any((*site[:2], path) in cores for path in _ancestors(site[2])) for site in unique}
+    return pd.Series([inside[site] for site in sites.itertuples(index=False, name=None)], index=table.index, dtype=bool)
+
+
+def temporal_share(table: pd.DataFrame, *, block: bool = False) -> pd.Series:
+    """Temporal attention in percent of spatial and temporal attention time, per model that has both.
+
+    ``block`` adds what the attention module does around its core: projections, masks and its own copies, but not the
+    copies that its parent makes to bring frames together. Cross attention is in neither.
+    """
+    if block:
+        temporal, spatial = attention_block(table, "temporal"), attention_block(table, "spatial")
+    else:
+        temporal, spatial = table["attention"] == "temporal", table["attention"] == "spatial"
+    has = set(table.loc[table["attention"] == "temporal", "model"])
+    mine = table["model"].isin(has)
+    return share_by_model(table[mine], temporal[mine], (temporal | spatial)[mine])
+
+
+def projected_suite(
+    *, gpu: str, dtype: str = "bfloat16", execution: str = "eager", progress: bool = True
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The paper's models at their defaults, projected with fused and with eager attention."""
+    parts: dict[str, list[pd.DataFrame]] = {backend: [] for backend in BACKENDS}
+    for name in tqdm(zoo_names(PAPER), desc="count and project", disable=not progress):
+        table = count(name, dtype=dtype)
+        for backend, projected in parts.items():
+            projected.append(project(table, gpu=gpu, attention=backend, execution=execution))
+    return pd.concat(parts["flash"], ignore_index=True), pd.concat(parts["eager"], ignore_index=True)
+
+
+def scorecard(flash: pd.DataFrame, eager: pd.DataFrame) -> pd.DataFrame:
+    """Every judged claim: what the paper says, what we get per model, and whether they agree.
+
+    Columns: id, statement, paper (its value), ours, unit, low, high (our range over models), agrees_from, agrees_to,
+    verdict (``agrees`` or ``differs``), how, models, source.
+    """
+    said = statements().set_index("id")
+    rows = []
+    for claim in CLAIMS:
+        ours = claim.value(flash, eager)
+        one = float(ours.max() if claim.how.startswith("largest") else ours.median())
+        low, high = claim.agrees
+        rows.append(
+            {
+                "id": claim.id,
+                "statement": said.loc[claim.id, "statement"],
+                "paper": claim.paper,
+                "ours": round(one, 3),
+                "unit": claim.unit,
+                "low": round(float(ours.min()), 3),
+                "high": round(float(ours.max()), 3),
+                "agrees_from": low,
+                "agrees_to": high,
+                "verdict": "agrees" if low <= one <= high else "differs",
+                "how": claim.how,
+                "models": ", ".join(map(str, ours.index)),
+                "source": said.loc[claim.id, "source"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def statements() -> pd.DataFrame:
+    """All statements that we know of, with where they stand; ``read`` says whether we saw them there."""
+    path = REFERENCE / "claims.csv"
+    if not path.is_file():
+        raise ValueError("data/reference/claims.csv is missing; claims need a checkout of the repository")
+    return pd.read_csv(path, keep_default_na=False)
+
+
+def published_beside_projected(models: Collection[str]) -> pd.DataFrame:
+    """Speeds that others published of these models, each beside our projection of the same configuration.
+
+    Rows of ``published_speeds.csv`` that a projection cannot express (other engines, integer weights, matrix products
+    in TF32, several GPUs) are left out. Fields that a row does not state take the model's default. A rate in tokens/s
+    is that of the decode stage.
+
+    Returns
+    -------
+    DataFrame
+        ``model, gpu, dtype, attention, execution, setting, unit, published, projected, difference_percent, source``;
+        values in the row's unit.
+    """
+    rows = published_speeds(models).rename(columns={"value": "published"})
+    projected = pd.Series([_project_published(row) for row in rows.to_dict("records")], dtype=float)
+    rows = rows.assign(projected=projected, difference_percent=100 * (projected / rows["published"] - 1))
+    columns = "model gpu dtype attention execution setting unit published projected difference_percent source"
+    return rows[columns.split()]
+
+
+def _project_published(row: dict[str, str]) -> float:
+    table = count_published(row)
+    timed = project(table, gpu=row["gpu"], attention=row["attention"] or "flash", execution=row["execution"])
+    time_s = timed["time_s"] * timed["repeats"]
+    batch = table.attrs["request"]["batch"]
+    if row["unit"] == "s/image":
+        return float(time_s.sum() / batch)
+    decode = timed["stage"] == "decode"
+    steps = (timed["step"] + timed["repeats"])[decode].max()
+    return float(batch * steps / time_s[decode].sum())
+
+
+def _convolution_share(flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:
+    return in_families(share_by_model(flash, flash["category"] == "Convolution"), DIFFUSION)
+
+
+def _linear_share(flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:
+    return in_families(share_by_model(flash, flash["category"] == "Linear"), TRANSFORMER)
+
+
+def _flash_gain_ratio(flash: pd.DataFrame, eager: pd.DataFrame) -> pd.Series:
+    """End-to-end gain of each diffusion model over that of each decode-like model."""
+    gain = speedup_by_model(flash, eager)
+    diffusion, decode = in_families(gain, DIFFUSION), in_families(gain, ("encoder_decoder", "autoregressive"))
+    return pd.Series({f"{a} / {b}": x / y for a, x in diffusion.items() for b, y in decode.items()})
+
+
+def _length_variation(flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:
+    own = flash[(flash["category"] == "Attention") & flash["stage"].astype(str).str.startswith("denoise")]
+    names = in_families(own.groupby(own["model"].astype(str))["flop"].sum(), DIFFUSION).index
+    return pd.Series({n: variation(own[own["model"].astype(str) == n])["neighbours"].max() for n in names})
+
+
+def _temporal_core(flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:
+    return in_families(temporal_share(flash), ("video_cascade",))
+
+
+def _suite(_flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:
+    return pd.Series({"zoo": len({name.split("-")[0] for name in zoo_names(PAPER)} & _PAPER_MODELS)})
+
+
+def _ancestors(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts) + 1)] + [""][: path == ""]
+
+
+_PAPER_MODELS = {"llama", "imagen", "stable", "muse", "parti", "emu", "make", "phenaki"}
+CLAIMS = (
+    Claim(
+        "c001",
+        "up to 44",
+        (44 * (1 - NEAR), 44 * (1 + NEAR)),
+        "% of time",
+        "largest share of Convolution over diffusion image models, fused attention",
+        _convolution_share,
+    ),
+    Claim(
+        "c002",
+        "up to 49",
+        (49 * (1 - NEAR), 49 * (1 + NEAR)),
+        "% of time",
+        "largest share of Linear over transformer image and video models, fused attention",
+        _linear_share,
+    ),
+    Claim(
+        "c003",
+        "1.1 to 2.5",
+        (1.1, 2.5),
+        "x",
+        "median over pairs of end-to-end gain: diffusion over decode-like models",
+        _flash_gain_ratio,
+    ),
+    Claim(
+        "c004",
+        "up to 4",
+        (4 * (1 - NEAR), 4 * (1 + NEAR)),
+        "x",
+        "largest ratio of self-attention lengths between neighbouring levels of a U-Net",
+        _length_variation,
+    ),
+    Claim(
+        "c005",
+        "over 60",
+        (60, 100),
+        "% of attention time",
+        "median share of temporal in spatial and temporal attention cores",
+        _temporal_core,
+    ),
+    Claim("c006", "8", (8, 8), "models", "median number of the paper's models in the zoo", _suite),
+)

@@ -1,0 +1,214 @@
+"""What the notebooks do with operator tables: choose models, sum, compare eager with fused attention, read, judge."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from mmchar.counting.operator_table import executions
+from mmchar.models.loading import get_spec, zoo_names
+from mmchar.projection.data_sheets import get_gpu
+from mmchar.study.claims import PAPER
+from mmchar.tracing.attention import ITEM_BYTES
+
+DECODE_FAMILIES = (  # most of the generation is one token after the other
+    "autoregressive",
+    "vision_language",
+    "linear_adaptor",
+    "vision_cross_attention",
+    "early_fusion",
+    "autoregressive_image",
+    "spoken_answer",
+    "speech_translation",
+    "encoder_decoder",
+)
+PARALLEL_FAMILIES = ("parallel_decode", "masked_image_transformer")
+DIFFUSION_FAMILIES = (
+    "latent_diffusion",
+    "cascaded_diffusion",
+    "pixel_diffusion",
+    "image_embedding_diffusion",
+    "diffusion_transformer",
+    "audio_diffusion",
+    "audio_language_diffusion",
+    "video_diffusion",
+    "image_to_video",
+)
+CONVOLUTIONAL = (*(family for family in DIFFUSION_FAMILIES if family != "diffusion_transformer"), "video_cascade")
+FAMILY_ORDER = (
+    "retrieval",
+    "ranking",
+    "zero_shot",
+    *DECODE_FAMILIES,
+    *PARALLEL_FAMILIES,
+    "any_to_any",
+    "video_transformer",
+    *DIFFUSION_FAMILIES,
+    "video_cascade",
+)
+
+
+def in_order(models: str, *, among: Sequence[str] = ()) -> list[str]:
+    """Names of the models asked for, by family from language models to video diffusion, then by year and size.
+
+    Parameters
+    ----------
+    models : str
+        Zoo names separated by commas, or ``all``.
+    among : sequence of str
+        What ``all`` stands for; by default the models of the paper that the notebooks reproduce.
+
+    Raises
+    ------
+    ValueError
+        Unknown name.
+    """
+    names = [name.strip() for name in models.split(",")] if models != "all" else list(among) or zoo_names(PAPER)
+    specs = {name: get_spec(name) for name in names}
+    order = [*FAMILY_ORDER, *sorted({spec.family for spec in specs.values()} - set(FAMILY_ORDER))]
+    size = {name: sum(part.published_params or 0 for part in spec.components.values()) for name, spec in specs.items()}
+    return sorted(specs, key=lambda name: (order.index(specs[name].family), specs[name].year, size[name], name))
+
+
+def diffusion_and_others(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The models that denoise images, video or sound, and those that decode tokens, one by one or all at once.
+
+    Models of the paper that make video, and those that are neither, are in none of the two.
+
+    Raises
+    ------
+    ValueError
+        One of the two is empty, so that there is no pair to compare.
+    """
+    family = {name: get_spec(name).family for name in names}
+    diffusion = [name for name in names if family[name] in DIFFUSION_FAMILIES]
+    others = [name for name in names if family[name] in (*DECODE_FAMILIES, *PARALLEL_FAMILIES)]
+    for found, missing, example in (
+        (diffusion, "diffusion model", "stable-diffusion-1.5"),
+        (others, "model that decodes tokens", "llama-2-7b"),
+    ):
+        if not found:
+            raise ValueError(f"no pair to compare among {', '.join(names)}: add a {missing}, e.g. {example}")
+    return diffusion, others
+
+
+def totals(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Totals over repeats: ``by``, then ``calls``, ``flop``, ``bytes`` (read and written) and ``time_s`` (seconds)."""
+    sums = table[[*by, "calls", "flop", "time_s"]].assign(bytes=table["read_bytes"] + table["write_bytes"])
+    columns = ["calls", "flop", "bytes", "time_s"]
+    sums[columns] = sums[columns].mul(table["repeats"], axis=0)
+    out = sums.groupby(list(by), observed=True, sort=False)[columns].sum().reset_index()
+    return out.astype({name: str for name in by if out[name].dtype == "category"})
+
+
+def compare_attention(eager: pd.DataFrame, fused: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Totals of two tables of the same models side by side, and the gain from the fused kernel.
+
+    Returns
+    -------
+    DataFrame
+        ``by``, ``calls``, ``flop``, ``bytes_eager``, ``bytes_fused``, ``time_eager_s``, ``time_fused_s``,
+        ``intensity_eager``, ``intensity_fused`` (FLOP/byte) and ``gain`` (eager time / fused time).
+    """
+    left, right = (totals(table, by) for table in (eager, fused))
+    both = left.merge(right.drop(columns=["calls", "flop"]), on=list(by), suffixes=("_eager", "_fused"), validate="1:1")
+    both = both.rename(columns={"time_s_eager": "time_eager_s", "time_s_fused": "time_fused_s"})
+    return add_gain(both)
+
+
+def add_gain(both: pd.DataFrame) -> pd.DataFrame:
+    """The table of `compare_attention`, or sums of it, with intensities (FLOP/byte) and ``gain``."""
+    return both.assign(
+        intensity_eager=both["flop"] / both["bytes_eager"],
+        intensity_fused=both["flop"] / both["bytes_fused"],
+        gain=both["time_eager_s"] / both["time_fused_s"],
+    )
+
+
+def attention_on_sheet(lengths: pd.DataFrame, *, gpu: str, dtype: str, head_dim: int = 64) -> pd.DataFrame:
+    """What the data sheet alone says of attention cores: no efficiencies, no launches.
+
+    Parameters
+    ----------
+    lengths : DataFrame
+        Columns ``q_len`` and ``kv_len`` (tokens).
+
+    Returns
+    -------
+    DataFrame
+        With ``intensity_eager``, ``intensity_fused`` (FLOP/byte), ``bytes_ratio`` (eager / fused) and ``expected``, the
+        gain from a fused kernel: the ratio of the larger of arithmetic and traffic.
+
+    **Source**: FlashAttention, arXiv 2205.14135, Algorithms 0 and 1, for the bytes.
+    """
+    sheet, item = get_gpu(gpu), ITEM_BYTES[dtype]
+    q, kv = lengths["q_len"].astype(float), lengths["kv_len"].astype(float)
+    flop = 4 * q * kv * head_dim
+    fused = 2 * (q + kv) * head_dim * item
+    eager = fused + 4 * q * kv * item
+    compute_s, bandwidth = flop / sheet.peak(dtype), sheet.bandwidth_bytes_s
+    slow, fast = ((moved / bandwidth).where(moved / bandwidth > compute_s, compute_s) for moved in (eager, fused))
+    return lengths.assign(
+        intensity_eager=flop / eager, intensity_fused=flop / fused, bytes_ratio=eager / fused, expected=slow / fast
+    )
+
+
+def longest_by_step(table: pd.DataFrame) -> pd.DataFrame:
+    """The longest sequence that attention sees in each step of one model's generation, all stages in order.
+
+    The length of a causal attention is its keys' (what the cache has grown to), of every other its queries'; temporal
+    attention, whose sequences are frames, is left out, and so are stages without attention.
+
+    Returns
+    -------
+    DataFrame
+        ``stage``, ``step`` (counted over all stages), ``progress`` (% of all steps) and ``longest`` (tokens). A stage
+        whose steps are all alike is given at its first and its last step.
+    """
+    rows = table[~table["attention"].isin(["", "temporal"])]
+    length = rows["q_len"].where(rows["attention"] != "causal", rows["kv_len"])
+    longest = length.groupby([rows["stage"].astype(str), rows["step"]], sort=False).max()
+    runs, done, parts = executions(table), 0, []
+    for stage, by_step in longest.groupby(level=0, sort=False):
+        count, steps = int(runs[stage]), by_step.droplevel(0).sort_index().cummax()
+        steps = steps.reindex(range(count) if len(steps) > 2 else sorted({0, count - 1}), method="ffill")
+        parts.append(pd.DataFrame({"stage": stage, "step": done + steps.index, "longest": steps.to_numpy()}))
+        done += count
+    out = pd.concat(parts, ignore_index=True)
+    return out.assign(progress=100 * out["step"] / max(done - 1, 1))
+
+
+def length_readings(table: pd.DataFrame) -> pd.Series:
+    """How much the sequence length of a denoiser varies, by every reading that we can think of (times).
+
+    Lengths are those of attention over positions in the denoising stages (self, joint, spatial).
+    """
+    rows = table[table["stage"].astype(str).str.startswith("denoise")]
+    rows = rows[rows["attention"].isin(["self", "joint", "spatial"])]
+    lengths = sorted({int(length) for length in rows["q_len"]})
+    if not lengths:
+        raise ValueError("no denoising stage attends over positions; choose a diffusion model")
+    outside = rows[~rows["module"].astype(str).str.startswith("mid")]
+    within, around = (
+        part.groupby(part["stage"].astype(str))["q_len"].agg(lambda each: each.max() / each.min()).max()
+        for part in (rows, outside)
+    )
+    steps = {stage: sorted(set(part["q_len"])) for stage, part in rows.groupby(rows["stage"].astype(str))}
+    pairs = [b / a for each in steps.values() for a, b in zip(each, each[1:], strict=False)]
+    return pd.Series(
+        {
+            "tokens, neighbouring levels": max(pairs, default=1.0),
+            "tokens, longest / shortest of a step": within,
+            "tokens, the same without the middle block": around,
+            "side, longest / shortest of a step": within**0.5,
+            "tokens, longest / shortest of all stages": lengths[-1] / lengths[0],
+            "tokens, from one step to the next": 1.0,
+        },
+        name="ratio",
+    )
+
+
+def verdict(name: str, *, expected: Any, got: Any, good: bool, claim: str = "") -> dict[str, Any]:
+    """One line of a notebook's table of checks; ``claim`` is an id of ``data/reference/claims.csv``, if it has one."""
+    row = {"name": name, "expected": expected, "got": got, "verdict": "agrees" if good else "differs"}
+    return {"claim": claim, **row} if claim else row

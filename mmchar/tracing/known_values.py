@@ -1,0 +1,248 @@
+"""Values of small tensors on ``meta``: what a mask, a position or a size says is kept beside the tensor that has none.
+
+Code that reads values (``.item()``, ``tolist()``, ``x[mask]``) then branches on meta as it does on a device. A value is
+known where everything that it was computed from is: inputs that were given, ranges, constants. What comes out of
+weights or activations is not.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_map
+
+LIMIT = 1 << 16  # whole numbers or truths in a tensor of which the values are kept
+_FEW = 1 << 12  # real numbers in such a tensor: times and scales, not activations
+_CONSTANTS = frozenset(
+    [
+        "arange",
+        "zeros",
+        "ones",
+        "full",
+        "linspace",
+        "scalar_tensor",
+        "eye",
+        "tril_indices",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+    ]
+)
+_LIKE = frozenset(["zeros_like", "ones_like", "full_like"])
+# Operators whose output's shape is in their inputs' values; meta has no kernel for them.
+_SHAPED_BY_VALUES = frozenset(
+    ["nonzero", "repeat_interleave", "masked_select", "unique_dim", "unique_consecutive", "_unique2", "bincount"]
+)
+
+
+def given(tensor: Tensor) -> Tensor:
+    """A tensor on ``meta`` in place of one with values, which are kept if they are few; ``(…)`` as given, but dense."""
+    if tensor.is_meta:
+        return tensor
+    hollow = is_hollow(tensor)
+    dense = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    if not hollow and not _overlaps(tensor):
+        dense = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    if not hollow and _is_few(tensor):
+        with _disable_current_modes():  # a copy that nobody asked for
+            dense.known = tensor.detach().clone().cpu()
+    return dense
+
+
+def is_hollow(tensor: Tensor) -> bool:
+    """Whether a tensor stands for values that nobody computed: one number, shown at every place."""
+    return getattr(tensor, "hollow", False) or (tensor.numel() > 1 and not any(tensor.stride()))
+
+
+def known(tensor: Tensor) -> Tensor | None:
+    """The values of a tensor: its own off ``meta``, else those kept beside it; None where nobody knows."""
+    return getattr(tensor, "known", None) if tensor.is_meta else tensor
+
+
+def run(func: Callable[..., Any], name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
+    """An operator's output, on ``meta`` where any input is, with its values beside it where they are known."""
+    on_meta = [tensor.is_meta for tensor in inputs]
+    if not any(on_meta):
+        out = func(*args, **kwargs)
+        return _with_constant(func, name, args, kwargs, out) if not inputs else out
+    values = all_known(inputs)
+    if values and (name in _SHAPED_BY_VALUES or (name == "index" and _has_mask(args[1]))):
+        return tree_map(given_if_tensor, _compute(func, args, kwargs))
+    if not values and selects_by_mask(name, args):
+        return pick_by_mask(func, args)
+    if not all(on_meta):
+        args, kwargs = tree_map(_to_meta, (args, kwargs))
+    if kwargs.get("device") is not None:
+        kwargs = {**kwargs, "device": torch.device("meta")}  # there is no copying from meta to anywhere
+    out = func(*args, **kwargs)
+    if name.endswith("_") and not name.startswith("_"):
+        _update(func, args, kwargs, values)
+    elif (values or name in _LIKE) and _is_small(out):
+        _keep(out, _compute(func, args, kwargs, like=name in _LIKE))
+    return out
+
+
+def given_if_tensor(value: Any) -> Any:
+    """`given`, for a part of a structure."""
+    return given(value) if isinstance(value, Tensor) else value
+
+
+def all_known(inputs: Iterable[Tensor]) -> bool:
+    """Whether the values of every tensor are known."""
+    return all(not tensor.is_meta or hasattr(tensor, "known") for tensor in inputs)
+
+
+def _has_mask(indices: Iterable[Any]) -> bool:
+    return any(isinstance(index, Tensor) and index.dtype == torch.bool for index in indices)
+
+
+def _to_meta(value: Any) -> Any:
+    return given(value) if isinstance(value, Tensor) and not value.is_meta else value
+
+
+def _is_small(out: Any) -> bool:
+    found = [part for part in (out if isinstance(out, list | tuple) else [out]) if isinstance(part, Tensor)]
+    return bool(found) and all(part.is_meta and _is_few(part) for part in found)
+
+
+def _is_few(tensor: Tensor) -> bool:
+    return tensor.numel() <= (_FEW if tensor.is_floating_point() else LIMIT)
+
+
+def _compute(func: Callable[..., Any], args: tuple, kwargs: dict, *, like: bool = False) -> Any:
+    """The same operator on values; of a tensor "like" another only the shape matters."""
+
+    def value(part: Any) -> Any:
+        if isinstance(part, torch.device) and part.type == "meta":
+            return torch.device("cpu")
+        if not isinstance(part, Tensor):
+            return part
+        found = known(part)
+        return found if found is not None or not like else torch.empty(part.shape, dtype=part.dtype)
+
+    args, kwargs = tree_map(value, (args, kwargs))
+    try:
+        return func(*args, **kwargs)
+    except (
+        RuntimeError,
+        IndexError,
+        NotImplementedError,
+    ):  # the values make no sense there, e.g. an index out of reach
+        return None
+
+
+def _with_constant(func: Callable[..., Any], name: str, args: tuple, kwargs: dict, out: Any) -> Any:
+    """A constant made on meta, with its values."""
+    if name in _CONSTANTS and _is_small(out):
+        _keep(out, _compute(func, args, kwargs))
+    return out
+
+
+def _update(func: Callable[..., Any], args: tuple, kwargs: dict, values: bool) -> None:
+    """What an operator in place leaves of its destination's values."""
+    destination = args[0]
+    if not isinstance(destination, Tensor) or not hasattr(destination, "known"):
+        return
+    if not values or _compute(func, args, kwargs) is None:
+        del destination.known
+
+
+def _keep(out: Any, values: Any) -> None:
+    if values is None:
+        return
+    pairs = zip(out, values, strict=True) if isinstance(out, list | tuple) else [(out, values)]
+    for tensor, value in pairs:
+        if isinstance(tensor, Tensor) and isinstance(value, Tensor):
+            tensor.known = value
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    return any(length > 1 and stride == 0 for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def selects_by_mask(name: str, args: tuple) -> bool:
+    """Whether this is ``x[mask]``, ``~mask`` or ``nonzero`` on meta: its shape hangs on what the mask holds."""
+    if name == "nonzero":
+        return args[0].is_meta
+    if name == "bitwise_not":
+        return args[0].is_meta and args[0].dtype == torch.bool
+    return name == "index" and _has_mask(args[1])
+
+
+def pick_by_mask(func: Any, args: tuple) -> Tensor:
+    """``x[mask]`` and the like on meta: of a mask that nobody knows as if all ones, and nothing of its negation."""
+    if func.overloadpacket.__name__ == "nonzero":
+        return torch.empty(args[0].numel(), args[0].dim(), dtype=torch.int64, device="meta")
+    if len(args) == 1:
+        out = func(*args)
+        out.keeps_nothing = not getattr(args[0], "keeps_nothing", False)
+        return out
+    picks: list[Tensor | None] = []
+    for mask in args[1]:
+        if mask is None or mask.dtype != torch.bool:
+            picks.append(mask)
+            continue
+        values = known(mask)
+        unknown = 0 if getattr(mask, "keeps_nothing", False) else mask.numel()
+        kept = unknown if values is None else int(values.sum())
+        picks += [torch.empty(kept, dtype=torch.int64, device="meta")] * mask.dim()
+    return func(_to_meta(args[0]), picks)
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Meanwhile known values can be read and given as lists on meta, where no automatic number type applies."""
+    with ExitStack() as stack:
+        for owner, name, other in _EXCHANGED:
+            stack.enter_context(patch.object(owner, name, other))
+        yield
+
+
+_own_tolist, _own_tensor, _own_numpy = Tensor.tolist, torch.tensor, Tensor.numpy
+
+
+def _tolist(tensor: Tensor) -> Any:
+    values = known(tensor)
+    if values is None:
+        raise NotImplementedError(f"reads the values of a tensor {tuple(tensor.shape)} that the networks computed")
+    return _own_tolist(values)
+
+
+def _numpy(tensor: Tensor, **options: Any) -> Any:
+    """Values as numpy has them; zeros where nobody knows them, as of a single number that is read."""
+    values = known(tensor)
+    return _own_numpy(torch.zeros(tensor.shape, dtype=tensor.dtype) if values is None else values, **options)
+
+
+def _tensor(data: Any, *args: Any, device: Any = None, dtype: Any = None, **kwargs: Any) -> Tensor:
+    if isinstance(data, Tensor):
+        return data.to(device=device or data.device, dtype=dtype or data.dtype)
+    data = tree_map(_as_list, data)
+    if device is not None and torch.device(device).type == "meta":
+        return given(_own_tensor(data, *args, device="cpu", dtype=dtype, **kwargs))
+    return _own_tensor(data, *args, device=device, dtype=dtype, **kwargs)
+
+
+def _as_list(part: Any) -> Any:
+    """The values of a tensor on ``meta`` that others are made of, as plain numbers."""
+    return _tolist(part) if isinstance(part, Tensor) and part.is_meta else part
+
+
+class _autocast(torch.autocast):
+    def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__("cpu" if device_type == "meta" else device_type, *args, **kwargs)
+        if device_type == "meta":
+            self._enabled = False
+
+
+_EXCHANGED = (
+    (Tensor, "tolist", _tolist),
+    (Tensor, "numpy", _numpy),
+    (torch, "tensor", _tensor),
+    (torch, "as_tensor", _tensor),
+    (torch, "autocast", _autocast),
+)

@@ -1,0 +1,139 @@
+"""What one operator call costs: FLOP and bytes, read off the shapes of its arguments and results."""
+
+from collections.abc import Callable, Iterable
+from math import prod
+
+from torch import Tensor
+
+from mmchar.tracing import attention, operators
+
+_PRODUCTS = operators.words("linear mm bmm mv _int_mm _scaled_mm _weight_int8pack_mm _weight_int4pack_mm")
+_SUMS = operators.words("addmm _addmm_activation baddbmm addmv")  # the product is added to the first argument
+
+
+def flop(name: str, args: tuple, outputs: list[Tensor]) -> int:
+    """FLOP of one call; 0 where an operator moves numbers or does next to nothing for each (`operators.category`)."""
+    name = operators.out_of_place(name)
+    if name in operators.ATTENTION_CORES:
+        batch, heads, q_len, kv_len, head_dim = core_sizes(args)
+        value_dim = args[2].shape[-1]
+        return attention.attention_flop(q_len, kv_len, batch=batch, heads=heads, head_dim=head_dim, value_dim=value_dim)
+    if name in _PRODUCTS or name in _SUMS:  # [..., m, k] @ [..., k, n] -> [..., m, n]
+        return operators.matmul_flop(outputs[0].numel(), args[name in _SUMS].shape[-1], 1)
+    if name == "convolution":
+        image = args[0] if args[6] else outputs[0]  # args[6]: transposed
+        return operators.convolution_flop(image.shape[2:], args[1].shape, batch=image.shape[0])
+    if name in operators.GROUPED:
+        return operators.grouped_flop(args[0].shape, args[1].shape)
+    if name in operators.RECURRENT:
+        return operators.recurrent_flop(prod(args[0].shape[:-1]), [w.shape for w in tensors(args[1:5]) if w.dim() == 2])
+    if name in operators.FFT:
+        real = outputs[0] if name == "_fft_c2r" else args[0]
+        size = prod(real.shape[dim] for dim in args[1])
+        return operators.fft_flop(size, transforms=real.numel() // max(size, 1))
+    return _rare_flop(name, args, outputs)
+
+
+def _rare_flop(name: str, args: tuple, outputs: list[Tensor]) -> int:
+    if name in ("dot", "vdot"):  # [k] @ [k]
+        return operators.matmul_flop(1, args[0].numel(), 1)
+    if name == "addr":  # [m, 1] @ [1, n]
+        return operators.matmul_flop(outputs[0].numel(), 1, 1)
+    if name == "addbmm":  # [b, m, k] @ [b, k, n], summed over b
+        b, m, k = args[1].shape
+        return operators.matmul_flop(m, k, args[2].shape[-1], batch=b)
+    if name == "_euclidean_dist":  # |x|^2 - 2 x y + |y|^2 as one product: [m, d + 2] @ [d + 2, n]
+        return operators.matmul_flop(outputs[0].numel(), args[0].shape[-1] + 2, 1)
+    if name == "_cdist_forward":  # a difference and a multiply-add for each number of each pair
+        return 3 * outputs[0].numel() * args[0].shape[-1]
+    if name in ("_linalg_solve_ex", "linalg_solve_triangular"):
+        # [n, n] x = [n, k]: a triangular factor of each matrix, 2 n^3 / 3, and a multiply-add for each of its numbers
+        n, columns = args[0].shape[-1], outputs[0].numel()
+        factor = 2 * args[0].numel() * n // 3 if name == "_linalg_solve_ex" else 0
+        return factor + (2 if name == "_linalg_solve_ex" else 1) * columns * n
+    if name == "_trilinear":
+        return _trilinear_flop(args)
+    if name == "conv_tbc":  # [time, batch, in], [kernel, in, out]
+        return operators.matmul_flop(outputs[0].numel(), prod(args[1].shape[:2]), 1)
+    return 0
+
+
+def _trilinear_flop(args: tuple) -> int:
+    """FLOP of ``nn.Bilinear`` of x [b, n], weight [o, n, m], y [b, m]: [b, n] @ [n, o m], then [o, m] @ [m] per b."""
+    b, n = args[0].shape
+    o, _, m = args[1].shape
+    return operators.matmul_flop(b, n, o * m) + operators.matmul_flop(b, m, o)
+
+
+def read_bytes(
+    name: str, args: tuple, inputs: list[Tensor], written: int, size: Callable[[Tensor], int] | None = None
+) -> int:
+    """Bytes that one call reads; of a table or of experts' weights only what is picked.
+
+    ``size`` gives the bytes of a tensor, `distinct_bytes` unless given.
+    """
+    size = size or distinct_bytes
+    if operators.reads_only_what_it_picks(name):
+        return written + sum(size(t) for t in inputs[1:] if not t.is_floating_point())
+    if name in ("_embedding_bag", "_embedding_bag_forward_only"):
+        row = args[0].shape[-1] * args[0].element_size()
+        return args[1].numel() * row + sum(size(t) for t in inputs[1:])
+    if operators.overwrites(name):
+        inputs = inputs[1:]  # the destination is written, not read
+    unused = _unused_bytes(args[0], args[1]) if name in operators.GROUPED else 0
+    return sum(size(t) for t in inputs) - unused
+
+
+def _unused_bytes(a: Tensor, b: Tensor) -> int:
+    """Bytes of the experts that no row was given to, if as many were chosen as can be: at most one per row.
+
+    That is exact for one token, whose experts all differ, and a lower bound for several, which may share some.
+    """
+    if a.dim() == b.dim():
+        return 0
+    weights, rows = (b, a.shape[0]) if b.dim() == 3 else (a, b.shape[-1])
+    experts = weights.shape[0]
+    return distinct_bytes(weights) // experts * max(experts - rows, 0)
+
+
+def core_sizes(args: tuple) -> tuple[int, int, int, int, int]:
+    """``(batch, heads, q_len, kv_len, head_dim)`` of an attention call ``(q, k, v, …)``; see `attention.core_sizes`."""
+    return attention.core_sizes(args[0].shape, args[1].shape, args[2].shape)
+
+
+def mask_of(args: tuple, kwargs: dict) -> Tensor | None:
+    """The mask or bias that an attention call adds to its scores."""
+    return args[3] if len(args) > 3 else kwargs.get("attn_mask")
+
+
+def distinct_bytes(tensor: Tensor) -> int:
+    """Bytes of the distinct elements: a dimension that was broadcast (stride 0) is read once."""
+    size = tensor.element_size()
+    for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        if stride != 0:
+            size *= length
+    return size
+
+
+def tensors(values: Iterable[object]) -> list[Tensor]:
+    """The tensors among an operator's arguments or results, those in lists too, in order.
+
+    Raises
+    ------
+    ValueError
+        One of them is nested.
+    """
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            refuse_nested(value)
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found.extend(tensors(value))
+    return found
+
+
+def refuse_nested(tensor: Tensor) -> None:
+    """Raise for a tensor whose rows have lengths of their own: shapes do not say what an operator does with it."""
+    if tensor.is_nested:
+        raise ValueError("nested tensors are not counted; pad the sequences to one length and pass a mask instead")

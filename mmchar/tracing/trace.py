@@ -1,0 +1,279 @@
+"""Run one execution of a stage, on meta or on real tensors, and write down every operator call.
+
+A dispatch mode under ``inference_mode`` sees composite operators before they are taken apart. It keeps attention,
+``linear`` and interpolation whole and looks inside everything else, so a fused attention is one row with its real
+lengths, on every device.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops.flex_attention import flex_attention as flex_attention_core
+from torch.nn.modules import module as nn_module
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmchar.tracing import attention, by_shape, known_values, operators
+from mmchar.tracing.operator_flop import core_sizes, distinct_bytes, flop, mask_of, read_bytes
+from mmchar.tracing.operator_flop import tensors as _tensors
+from mmchar.tracing.plain_paths import plain_paths
+from mmchar.tracing.token_sources import CONTEXT, IMAGE, TokenSources
+
+aten = torch.ops.aten
+# Operators that GPUs run as one kernel, though torch could take them apart.
+_WHOLE = {
+    *operators.ATTENTION_CORES,
+    *("linear", "_fused_rms_norm"),
+    *operators.RESIZING,
+}
+Compute = Callable[[Any, str, tuple, dict, list[Tensor]], Any]
+_DROPOUT = {"dropout", "feature_dropout", "alpha_dropout"}
+
+
+@dataclass
+class Row:
+    """Totals of one call site in one execution of a stage; the key says which site."""
+
+    module: str
+    module_type: str
+    op: str
+    category: str
+    attention: str = ""
+    batch: int = 0
+    heads: int = 0
+    q_len: int = 0
+    kv_len: int = 0
+    head_dim: int = 0
+    dtype: str = ""
+    backend: str = ""
+    calls: int = 0
+    flop: int = 0
+    read_bytes: int = 0
+    write_bytes: int = 0
+    mask_bytes: int = 0
+    live_bytes: int = 0
+
+
+@dataclass
+class Traced:
+    """What one execution did: its rows in order of first call, and the operators nobody has a formula for."""
+
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def uncounted(self) -> list[str]:
+        """Operators without a formula."""
+        return sorted({row.op for row in self.rows if row.category == "Uncounted"})
+
+
+def trace(module: nn.Module, work: Callable[[], Any], *, label: Callable[[int], Any] | None = None) -> Traced:
+    """Run ``work`` once and return its operator rows.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The component that ``work`` calls; its sub-modules give the rows their names.
+    work : callable
+        One execution of a stage, with its inputs already made.
+    label : callable, optional
+        ``label(row_index)`` gives a context to run each operator in; profiling uses it to name kernels by row.
+    """
+    with torch.inference_mode(), plain_paths(), known_values.readable(), _module_stack(module) as stack:
+        recorder = Recorder(module, stack, label)
+        with recorder.token_sources.marking(module), recorder:
+            work()
+    _name_spatial(recorder.rows)
+    return Traced(recorder.rows)
+
+
+@contextmanager
+def _module_stack(root: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
+    """The stack of modules of ``root`` whose forward is running, as (path, module), root first."""
+    names = {id(module): name for name, module in root.named_modules()}
+    stack: list[tuple[str, nn.Module]] = [("", root)]
+
+    def enter(module: nn.Module, _inputs: Any) -> None:
+        stack.append((names.get(id(module), stack[-1][0]), module))
+
+    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+        stack.pop()
+
+    before = nn_module.register_module_forward_pre_hook(enter)
+    after = nn_module.register_module_forward_hook(leave, always_call=True)
+    try:
+        yield stack
+    finally:
+        before.remove()
+        after.remove()
+
+
+class Recorder(TorchDispatchMode):
+    """Writes down every operator that runs; ``compute`` gives its output."""
+
+    def __init__(
+        self,
+        root: nn.Module,
+        stack: list[tuple[str, nn.Module]],
+        label: Callable[[int], Any] | None = None,
+        compute: Compute = known_values.run,
+    ) -> None:
+        super().__init__()
+        self.token_sources = TokenSources()
+        self._compute = self.token_sources.following(compute)
+        self.rows: list[Row] = []
+        self._index: dict[tuple, int] = {}
+        self._stack = stack
+        self._label = label or (lambda _row: nullcontext())
+        self._known = {t.untyped_storage()._cdata for t in (*root.parameters(), *root.buffers())}
+        self._alive: dict[int, int] = {}
+        self._live_bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        if name in _DROPOUT and not args[2]:
+            return args[0]  # out of training it returns its input; torch's own decomposition would copy it
+        if name == "copy_" and args[0].is_meta and not any(args[1].stride()):
+            name = "fill_"  # x[...] = number: real tensors fill, meta expands the number and copies it
+        inputs = _tensors(args) + _tensors(kwargs.values())
+        if name not in _WHOLE and func.namespace == "aten" and func._can_decompose():
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        if func.is_view or operators.is_free(name):
+            out = self._answer(func, name, args, kwargs, inputs)
+            self._track(inputs)
+            self._track(_tensors((out,)))
+            return out
+        self._track(inputs)
+        row = self._row(func, name, args, kwargs, inputs)
+        with self._label(row):
+            out = self._run(func, name, args, kwargs, inputs)
+        outputs = _tensors((out,))
+        if name == "_native_batch_norm_legit_no_training":
+            outputs = outputs[:1]  # out of training it keeps no statistics, though on meta they have their shapes
+        self._track(outputs)
+        self._add(self.rows[row], name, args, kwargs, inputs, outputs)
+        return out
+
+    def _answer(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
+        """A free operator; on meta a scalar that nobody knows is read as of a mask of all ones, or as zero."""
+        if name == "_local_scalar_dense" and args[0].is_meta:
+            values = known_values.known(args[0])
+            return values.item() if values is not None else args[0].dtype == torch.bool or 0
+        return self._compute(func, name, args, kwargs, inputs)
+
+    def _run(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
+        if by_shape.is_answered(name, args):
+            out = by_shape.answer(name, args, kwargs)
+            self.token_sources.follow(name, args, inputs, out)
+            return out
+        return self._compute(func, name, args, kwargs, inputs)
+
+    def _row(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> int:
+        path, module = self._stack[-1]
+        dtype = next(
+            (t.dtype for t in inputs if t.is_floating_point()), inputs[0].dtype if inputs else kwargs.get("dtype")
+        )
+        core = self._attention(path, module, args, kwargs) if name in operators.ATTENTION_CORES else {}
+        key = (id(module), path, name, dtype, *core.values())
+        if key not in self._index:
+            kind = operators.category(
+                name, pointwise=torch.Tag.pointwise in func.tags, module_type=type(module).__name__
+            )
+            self._index[key] = len(self.rows)
+            text = str(dtype).removeprefix("torch.") if dtype is not None else ""
+            self.rows.append(Row(path, type(module).__name__, name, kind, dtype=text, **core))
+        return self._index[key]
+
+    def _attention(self, path: str, module: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
+        """Lengths, kind and backend of a call ``(q, k, v, mask or bias, …)``; q is [..., h, q, d]."""
+        batch, heads, q_len, kv_len, head_dim = core_sizes(args)
+        is_causal = bool(args[5] if len(args) > 5 else kwargs.get("is_causal", False))
+        is_causal = is_causal or getattr(module, "is_causal", False) is True
+        queries, keys = self.token_sources.sources(args[0]), self.token_sources.sources(args[1])
+        elsewhere = keys == {CONTEXT} and queries == {IMAGE}
+        kind = attention.attention_kind(
+            path,
+            q_len=q_len,
+            kv_len=kv_len,
+            causal=is_causal,
+            joint=not is_causal and (keys == {IMAGE, CONTEXT} or (keys != {CONTEXT} and _adds_keys(module))),
+            cross=elsewhere or _looks_elsewhere(module, q_len, kv_len),
+        )
+        has_mask = mask_of(args, kwargs) is not None
+        fused = "flash" if attention.flash_eligible(has_mask=has_mask, head_dim=head_dim) else "mem-efficient"
+        sizes = {"batch": batch, "heads": heads, "q_len": q_len, "kv_len": kv_len, "head_dim": head_dim}
+        return {"attention": kind, **sizes, "backend": fused}
+
+    def _add(self, row: Row, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        written = sum(distinct_bytes(t) for t in outputs)
+        row.calls += 1
+        row.flop += flop(name, args, outputs)
+        row.write_bytes += written
+        row.read_bytes += read_bytes(name, args, inputs, written)
+        row.live_bytes = max(row.live_bytes, self._live_bytes)
+        if name in operators.ATTENTION_CORES and (mask := mask_of(args, kwargs)) is not None:
+            row.mask_bytes += distinct_bytes(mask)
+
+    def flex_attention(self, *args: Any, **kwargs: Any) -> Any:
+        """An attention with a function for its mask or bias: counted as an attention core of all its lengths.
+
+        That is in full, also where a block mask lets the kernel leave out blocks; what the function reads is left out.
+        """
+        qkv = list(args[:3])
+        self._track(qkv)
+        row = self._row(aten.scaled_dot_product_attention.default, "flex_attention", args[:3], {}, qkv)
+        with self._label(row):
+            out = by_shape.flex_attention(*qkv) if qkv[0].is_meta else flex_attention_core(*args, **kwargs)
+        self.token_sources.follow("flex_attention", args[:3], qkv, out[0])
+        self._track([out[0]])
+        self._add(self.rows[row], "flex_attention", args[:3], {}, qkv, [out[0]])
+        return out
+
+    def _track(self, tensors: list[Tensor]) -> None:
+        """Count a storage as live from when it is first seen until nothing refers to it; weights are not counted."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            if key in self._known or key in self._alive:
+                continue
+            size = storage.nbytes()
+            self._alive[key] = size
+            self._live_bytes += size
+            weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self._live_bytes -= self._alive.pop(key, 0)
+
+
+flex_attention_core.py_impl(Recorder)(Recorder.flex_attention)
+
+
+def _looks_elsewhere(module: nn.Module, q_len: int, kv_len: int) -> bool | None:
+    """What a module says of itself: whether its keys come from elsewhere; ``None`` where it says nothing.
+
+    A cross attention that is as wide inside as outside and gets as many keys as queries has been given no context (as
+    in AudioLDM), so it looks at its own tokens.
+    """
+    says = getattr(module, "is_cross_attention", None)
+    widths = {getattr(module, name, None) for name in ("query_dim", "cross_attention_dim")}
+    return says and not (q_len == kv_len and len(widths) == 1 and None not in widths)
+
+
+def _adds_keys(module: nn.Module) -> bool:
+    """What a module says of itself: that it has keys of a context besides those of its own tokens."""
+    return getattr(module, "added_kv_proj_dim", None) is not None and not getattr(module, "only_cross_attention", False)
+
+
+def _name_spatial(rows: list[Row]) -> None:
+    """Where a component also attends over time, its self attention is over the positions of one frame."""
+    if any(row.attention == "temporal" for row in rows):
+        for row in rows:
+            if row.attention == "self":
+                row.attention = "spatial"
