@@ -1,7 +1,7 @@
 """Our count on meta held against a real CPU run of the same call, for every tiny pipeline and architecture.
 
 ``python tests/coverage_runs.py`` runs all of them and writes ``docs/coverage.md``: what equals, and what does not, with
-the reason. The tests run a part of it (`test_coverage.py`).
+the reason. The tests run a part of it (`generation/test_coverage.py`).
 """
 
 import sys

@@ -19,7 +19,7 @@ from mmchar.runs.parameters import read_parameters
 
 WHERE = ("out_dir", "figures_dir", "progress")  # parameters that say nothing about what a result is
 PACKAGE = Path(__file__).parents[1]
-BATCH = ("runs", "cli", "locks.py")  # these start runs and look at them; no number in a notebook comes from them
+BATCH = ("cli", "runs")  # these rooms start runs and look at them; no number in a notebook comes from them
 
 
 def run_id(parts: Any) -> str:
@@ -69,7 +69,7 @@ def _code_hash(source: str) -> str:
 
 def package_code() -> str:
     """Hash of the package's code without docstrings, comments, assertions and `BATCH`; read again when it changes."""
-    paths = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in BATCH)
+    paths = sorted(path for path in PACKAGE.rglob("*.py") if path.parent.relative_to(PACKAGE).as_posix() not in BATCH)
     return _package_code(tuple(paths), _stamps(paths))
 
 

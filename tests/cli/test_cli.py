@@ -3,12 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from mmchar.cli.main import main
+from mmchar.provenance import SOURCE
 
 SD = "stable-diffusion-1.5"
 
@@ -192,5 +192,5 @@ def test_doctor_reports_flash_attn_either_way(capsys):
 
 def test_a_checkout_is_a_program():
     asked = [sys.executable, "-m", "mmchar", "measure"]
-    done = subprocess.run(asked, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False)
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=SOURCE, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "measure needs a MODEL" in done.stderr

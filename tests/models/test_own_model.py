@@ -15,9 +15,10 @@ from mmchar.generation.from_folders.standins import tokenizer
 from mmchar.generation.programs import plan
 from mmchar.models.hub import nearest
 from mmchar.models.loading import get_spec, load, zoo_names
+from mmchar.provenance import SOURCE
 from mmchar.request import Request
 
-PAGE = (Path(__file__).parents[1] / "docs" / "add_a_model.md").read_text(encoding="utf-8")
+PAGE = (SOURCE / "docs" / "add_a_model.md").read_text(encoding="utf-8")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 

@@ -2,16 +2,16 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 
 from mmchar.cli.main import main
 from mmchar.models.loading import get_spec, list_models
+from mmchar.provenance import SOURCE
 from mmchar.study import zoo_page
 from mmchar.study.zoo_page import adaptor_table, frame_table, markdown, published_cell, write_page, zoo_table
 
-PAGE = Path(__file__).parent.parent / "docs" / "zoo.md"
+PAGE = SOURCE / "docs" / "zoo.md"
 SD, LLAVA = "stable-diffusion-1.5", "llava-1.5-7b"
 ADAPTORS = [LLAVA, "llava-v1-7b", "blip2-opt-2.7b", "qwen2.5-vl-7b", "llama-3.2-11b-vision", "idefics-9b-flamingo",
             "chameleon-7b"]  # fmt: skip

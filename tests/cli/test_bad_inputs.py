@@ -19,6 +19,7 @@ from mmchar.cli.main import main
 from mmchar.counting import operator_table as counting
 from mmchar.models import loading as models
 from mmchar.models.loading import ZOO, get_spec
+from mmchar.provenance import SOURCE
 from mmchar.request import FIELDS, Request, from_mapping
 from mmchar.runs import papermill_process
 from mmchar.runs.parameters import check_parameters, read_parameters
@@ -26,7 +27,7 @@ from mmchar.runs.records import read_result
 from mmchar.tables import read_table
 
 SD = "stable-diffusion-1.5"
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+NOTEBOOKS = sorted((SOURCE / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 FILES = {
     "empty.json": "",

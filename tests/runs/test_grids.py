@@ -3,14 +3,14 @@
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from samples import one_line
 
+from mmchar.provenance import SOURCE
 from mmchar.runs.campaign.grids import Point, identity, read_grid
 
-GRIDS = Path(__file__).parent.parent / "data" / "grids"
+GRIDS = SOURCE / "data" / "grids"
 VERSIONS = {"torch": "2.13.0", "mmchar": "0.1.0"}
 
 

@@ -14,12 +14,13 @@ import pytest
 from samples import SAVE, SLEEP, is_gone, make_notebook, one_line, wait_for
 
 from mmchar.cli.main import main
+from mmchar.provenance import SOURCE
 from mmchar.runs import batch, slurm
 from mmchar.runs.batch import Run, RunStatus
 from mmchar.runs.records import read_result
 from mmchar.runs.slurm import SlurmOptions, run_all
 
-START = Path(__file__).parent / "slurm" / "start.sh"
+START = SOURCE / "tests" / "slurm" / "start.sh"
 LACKING = [name for name in ("munged", "slurmctld", "slurmd", "sbatch", "srun") if shutil.which(name) is None]
 real = pytest.mark.skipif(
     bool(LACKING) or os.getuid() != 0,

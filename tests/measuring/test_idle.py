@@ -3,15 +3,15 @@
 import contextlib
 import gzip
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
 from mmchar.measuring.idle import LAUNCH_BOUND, busy_s, idle_facts, idle_share, span_s
 from mmchar.measuring.kernels import Kernel, kernel_category, kernel_name, launch_head, run_kernels, without_head
+from mmchar.provenance import SOURCE
 
-TRACE = Path(__file__).parent / "data" / "decode_synthetic_trace.json.gz"
+TRACE = SOURCE / "tests" / "data" / "decode_synthetic_trace.json.gz"
 
 
 def kernels(*intervals):

@@ -3,19 +3,19 @@
 import ast
 import json
 import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from samples import save_measured
 
 from mmchar import measure
+from mmchar.provenance import SOURCE
 from mmchar.runs.batch import run_notebook
 from mmchar.runs.notebooks import cell_source, load_notebook
 from mmchar.runs.parameters import read_parameters
 from mmchar.runs.records import read_result
 
-FOLDER = Path(__file__).parent.parent / "notebooks"
+FOLDER = SOURCE / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
 RENDERED = sorted((FOLDER / "rendered").glob("*.ipynb"))
 WHERE_AND_HOW = {"out_dir", "figures_dir", "progress"}  # these say nothing about what a result is
