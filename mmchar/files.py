@@ -1,5 +1,6 @@
 """Files written whole or not at all, and the checksums and names that they get."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,15 +13,7 @@ from typing import Any
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> Path:
-    """The path, holding `data`: written beside it, flushed to disk and renamed, so that no reader sees half a file.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where to; missing folders are made.
-    data : bytes or str
-        Text is written as UTF-8.
-    """
+    """The path, holding `data`: written beside it, flushed to disk and renamed, so that no reader sees half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
@@ -30,20 +23,19 @@ def atomic_write(path: str | Path, data: bytes | str) -> Path:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-        flush_folder(path.parent)
+        _flush_folder(path.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
     return path
 
 
-def flush_folder(folder: Path) -> None:
+def _flush_folder(folder: Path) -> None:
     """Flush a folder's own entries to disk, so that a file renamed in it is still there after a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    except OSError:  # some network file systems cannot; the file itself is flushed
-        pass
+        with contextlib.suppress(OSError):  # some network file systems cannot; the file itself is flushed
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -54,29 +46,25 @@ def set_aside(path: Path) -> Path:
     aside = path.with_name(f"{path.name}.damaged-{utc}")
     if aside.exists():  # two within one second
         aside = aside.with_name(f"{aside.name}-{uuid.uuid4().hex[:4]}")
-    os.rename(path, aside)
-    return aside
+    return path.rename(aside)
 
 
 def replace_folder(folder: Path, new: Path) -> None:
     """Put the folder `new` in the place of `folder`; cut off anywhere, `finish_replace` completes or undoes it."""
-    earlier = _earlier(folder)
     if folder.exists():
-        os.rename(folder, earlier)
-    os.rename(new, folder)
-    flush_folder(folder.parent)
-    shutil.rmtree(earlier, ignore_errors=True)
+        folder.rename(_earlier(folder))
+    new.rename(folder)
+    _flush_folder(folder.parent)
+    shutil.rmtree(_earlier(folder), ignore_errors=True)
 
 
 def finish_replace(folder: Path) -> None:
     """Bring back the earlier folder if a replacement was cut off before the new one was in its place."""
     earlier = _earlier(folder)
-    if not earlier.exists():
-        return
     if folder.exists():
         shutil.rmtree(earlier, ignore_errors=True)
-    else:
-        os.rename(earlier, folder)
+    elif earlier.exists():
+        earlier.rename(folder)
 
 
 def _earlier(folder: Path) -> Path:
@@ -99,14 +87,31 @@ def sealed(value: dict[str, Any]) -> dict[str, Any]:
     return body | {"sha256": checksum(canonical_json(body).encode())}
 
 
-def check_file_name(name: str) -> str:
-    """The name, if it can be a file's name without suffix: letters, digits, ``-``, ``_`` and ``.``, and no path.
+def read_sealed(path: Path, kind: type) -> dict[str, Any]:
+    """The JSON object in a file that was written `sealed`; ``kind``, a TypedDict, names the fields it must have.
 
     Raises
     ------
+    FileNotFoundError
     ValueError
-        If it cannot.
+        One line that names the file: no JSON, another kind, or changed since it was sealed.
     """
+    import msgspec
+
+    try:
+        found = json.loads(path.read_bytes())
+        msgspec.convert(found, kind)
+        if sealed(found) != found:
+            raise ValueError("its checksum does not agree")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(path) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path.parent.name}/{path.name} is damaged ({error})") from error
+    return found
+
+
+def check_file_name(name: str) -> str:
+    """The name, if it can be a file's name without suffix: letters, digits, ``-``, ``_`` and ``.``; else ValueError."""
     if not re.fullmatch(r"\w[\w-]*(\.[\w-]+)*", name):
         raise ValueError(f"{name!r} cannot be a file name; use letters, digits, '-', '_' and '.'")
     return name

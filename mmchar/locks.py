@@ -4,7 +4,6 @@ All are locks of the operating system on a file, so that a process that is kille
 """
 
 import contextlib
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,16 +35,12 @@ def is_held(path: Path) -> bool:
 def held(path: Path, *, waits: Callable[[float], None] | None = None) -> Iterator[None]:
     """Hold the lock; while others hold it, `waits` is called with the seconds waited so far, and may raise to give up.
 
-    Parameters
-    ----------
-    path : Path
-        The lock's file; it is made and stays.
-    waits : callable, optional
+    The lock's file is made and stays. A thread may take its own lock again.
     """
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, mode=0o666, is_singleton=True)  # a singleton may be taken again by its own thread
+    lock = FileLock(path, mode=0o666, is_singleton=True)
     start = time.monotonic()
     while True:
         try:
@@ -62,22 +57,10 @@ def held(path: Path, *, waits: Callable[[float], None] | None = None) -> Iterato
 
 @contextlib.contextmanager
 def measuring(device: str, *, wait_s: float = WAIT_S) -> Iterator[None]:
-    """Hold a device for one measuring run; waits for other runs, with one line on stderr.
+    """Hold a device, ``cpu``, ``cuda`` or ``cuda:N``, for one measuring run; waits, with one line on stderr.
 
     On a CPU the lock is the host's, on a GPU that of its UUID, so that runs on two GPUs go side by side. A process that
-    holds a device may take it again.
-
-    Parameters
-    ----------
-    device : str
-        ``cpu``, ``cuda`` or ``cuda:N``.
-    wait_s : float
-        Seconds to wait at most.
-
-    Raises
-    ------
-    ValueError
-        If the device is still taken after `wait_s`, or there is no such device.
+    holds a device may take it again. ValueError if the device is still taken after `wait_s`, or there is none.
     """
     name = "host" if device == "cpu" else _gpu_uuid(device)
     told = False
@@ -118,32 +101,3 @@ def _gpu_uuid(device: str) -> str:
     except (RuntimeError, AssertionError) as error:  # no such device; a build of torch without CUDA
         raise ValueError(f"cannot measure on {device!r}: torch sees {torch.cuda.device_count()} GPUs") from error
     return f"GPU-{found.uuid}"
-
-
-def other_processes(device: str) -> list[dict[str, object]]:
-    """The processes of others on a GPU: ``pid``, ``name`` and ``memory_mib`` (None where the driver does not tell).
-
-    [] on a CPU and where nvidia-smi is missing. In a container the numbers are the host's, so that our own process
-    may be among them.
-    """
-    import os
-
-    if device == "cpu":
-        return []
-    query = ("nvidia-smi", "--query-compute-apps=gpu_uuid,pid,name,used_memory", "--format=csv,noheader,nounits")
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    uuid, found = _gpu_uuid(device), []
-    for line in done.stdout.splitlines():
-        on, pid, *name, memory = (part.strip() for part in line.split(","))
-        if on == uuid and int(pid) != os.getpid():
-            found.append(
-                {
-                    "pid": int(pid),
-                    "name": Path(",".join(name)).name,
-                    "memory_mib": int(memory) if memory.isdigit() else None,
-                }
-            )
-    return found

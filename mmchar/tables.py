@@ -11,13 +11,7 @@ if TYPE_CHECKING:
 
 
 def write_table(path: str | Path, table: "pd.DataFrame") -> Path:
-    """The path, holding the table as parquet (with its ``attrs``) or CSV (without them), by suffix.
-
-    Raises
-    ------
-    ValueError
-        If the suffix is neither, a column mixes types, or the folder cannot be written.
-    """
+    """The path, holding the table as parquet (with its ``attrs``) or CSV (without them), by suffix; else ValueError."""
     path = Path(path)
     try:
         return atomic_write(path, _encode(table, path))
@@ -26,13 +20,7 @@ def write_table(path: str | Path, table: "pd.DataFrame") -> Path:
 
 
 def read_table(path: str | Path) -> "pd.DataFrame":
-    """The table in a ``.parquet`` or ``.csv`` file, as `write_table` wrote it.
-
-    Raises
-    ------
-    ValueError
-        If the suffix is neither, there is no such file, or it is damaged.
-    """
+    """The table in a ``.parquet`` or ``.csv`` file, as `write_table` wrote it; else ValueError."""
     import pyarrow as pa
 
     path = Path(path)

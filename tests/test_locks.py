@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import types
 
 import pytest
 from samples import one_line, wait_for
@@ -84,31 +83,6 @@ def test_no_gpu_is_one_line(shared):
     with none as caught, locks.measuring("cuda:7"):
         pass
     one_line(caught)
-
-
-SMI = """\
-GPU-a, 41, /usr/bin/python3, 1024
-GPU-b, 42, other, 10
-GPU-a, {own}, python, 5
-GPU-a, 43, a, b, [N/A]
-"""
-
-
-def test_other_processes_on_the_gpu_are_listed_without_paths(monkeypatch):
-    assert locks.other_processes("cpu") == []
-    monkeypatch.setattr(locks, "_gpu_uuid", lambda device: "GPU-a")
-    answer = types.SimpleNamespace(stdout=SMI.format(own=os.getpid()))
-    monkeypatch.setattr(locks.subprocess, "run", lambda *_, **__: answer)
-    assert locks.other_processes("cuda") == [
-        {"pid": 41, "name": "python3", "memory_mib": 1024},
-        {"pid": 43, "name": "a,b", "memory_mib": None},
-    ]
-
-
-def test_without_nvidia_smi_no_other_process_is_known(monkeypatch):
-    monkeypatch.setattr(locks, "_gpu_uuid", lambda device: "GPU-a")
-    monkeypatch.setenv("PATH", "")
-    assert locks.other_processes("cuda") == []
 
 
 @pytest.mark.gpu

@@ -123,12 +123,12 @@ def run_pack(args: argparse.Namespace) -> int:
         raise ValueError("--pack needs --out, the folder of the results")
     from mmchar.runs.campaign.measured import load_points, pack
 
-    found, problems = load_points(args.out, tables=False)
+    found, problems = load_points(args.out)
     left = pack(args.out)
     if args.json:
-        print_json({"points": len(found), "left": left, "damaged": problems})
+        print_json({"points": len(found), "left": left, "damaged": list(problems.values())})
         return 0
-    for problem in problems:
+    for problem in problems.values():
         print(problem)
     print(f"{len(found) - len(left)} points packed" + (f", {len(left)} did not fit" if left else ""))
     return 0

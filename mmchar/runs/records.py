@@ -77,7 +77,7 @@ def save_result(
     result = {
         "schema": SCHEMA,
         "notebook": notebook,
-        "parameters": _plain({k: v for k, v in parameters.items() if k not in ("out_dir", "figures_dir")}),
+        "parameters": plain({k: v for k, v in parameters.items() if k not in ("out_dir", "figures_dir")}),
         "checks": [_check(check) for check in (checks.to_dict("records") if hasattr(checks, "to_dict") else checks)],
         "figures": {name: caption for name, (_, caption) in (figures or {}).items()},
         "shared": bool(figures_dir),
@@ -139,15 +139,15 @@ def _check(check: dict[str, Any]) -> dict[str, Any]:
     missing = [key for key in ("expected", "got", "verdict") if key not in check]
     if missing or not {"claim", "name"} & check.keys():
         raise ValueError(f"check {check!r} is incomplete; give claim or name, expected, got and verdict")
-    return _plain(check)
+    return plain(check)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A copy that JSON can hold: numpy scalars become Python's, NaN becomes None, tuples lists, all else text."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

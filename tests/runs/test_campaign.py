@@ -17,7 +17,8 @@ from mmchar.runs.campaign.grid_run import exit_code, run_campaign
 from mmchar.runs.campaign.grids import read_grid
 from mmchar.runs.campaign.measured import read_measured, stage_points, write_point
 from mmchar.runs.campaign.plan import list_campaign
-from mmchar.runs.campaign.worker import Worker, WorkerDied, measure_point, order
+from mmchar.runs.campaign.worker import expect_point, measure_point, start_worker
+from mmchar.runs.own_process import OwnProcess, ProcessDied
 
 TINY = "about: t\ndefaults: {tiny: true, samples: 1}\npoints:\n"
 CLIP = "  - {model: clip-vit-l-14, value: 9}\n"
@@ -57,9 +58,9 @@ class Scripted:
         return self
 
     def ask(self, order):
-        batch = order["point"]["request"].get("batch", 1)
-        self.order, self.left = order, self.costs.get(batch, 1.0) if order["do"] == "measure" else 0.0
-        if order["do"] == "measure":
+        batch = order[1].request.get("batch", 1)
+        self.order, self.left = order, self.costs.get(batch, 1.0) if order[0] is measure_point else 0.0
+        if order[0] is measure_point:
             self.measured.append(batch)
             self.since += 1
 
@@ -70,21 +71,21 @@ class Scripted:
             return None
         if self.order is None:
             return dict(MACHINE)
-        if self.order["do"] == "expect":
-            batch = self.order["point"]["request"].get("batch", 1)
-            tight = batch == self.tight and self.since > 0
-            return {"expect_s": 1.0, "skip": "1 GB free" if tight else "", "tight": tight}
+        if self.order[0] is expect_point:
+            tight = self.order[1].request.get("batch", 1) == self.tight and self.since > 0
+            skipped = {"status": "skipped", "reason": "1 GB free"} if tight else {"status": "", "reason": ""}
+            return {"expect_s": 1.0, **skipped, "tight": tight}
         return self.result()
 
     def result(self):
-        batch = self.order["point"]["request"].get("batch", 1)
-        what = self.fail.get(batch, "ok")
+        _, point, out, row = self.order
+        what = self.fail.get(point.request.get("batch", 1), "ok")
         if callable(what):
             what = what()
         if what == "died":
-            raise WorkerDied("the worker ended (signal SIGKILL)")
-        row = {**self.order["with"]["row"], "status": what, "reason": "" if what == "ok" else "broken", "facts": {}}
-        write_point(self.order["with"]["out"], {**row, "took_s": 1.0})
+            raise ProcessDied("the worker ended (signal SIGKILL)")
+        row = {**row, "status": what, "reason": "" if what == "ok" else "broken", "facts": {}}
+        write_point(out, {**row, "took_s": 1.0})
         keep = {"id": row["id"], "status": what, "reason": row["reason"], "took_s": 1.0}
         return {**keep, "median_s": {}, "doubts": 0, "again": what == "ok"}
 
@@ -206,7 +207,7 @@ def test_a_stage_that_fails_costs_no_other_stage(tmp_path, monkeypatch):
     break_stage(monkeypatch, "encode_text", RuntimeError("no graph\nof it"))
     (point,) = read_grid(grid(tmp_path, CLIP))
     row = {"id": "one", "reason": "", "asked": point.asked(), "attempts": 1, "facts": {}, "expect_s": 1.0}
-    answer = measure_point(point, out=str(tmp_path), row=row)
+    answer = measure_point(point, str(tmp_path), row)
     assert (answer["status"], answer["reason"]) == ("partial", "encode_text: RuntimeError: no graph of it")
     points, rows = read_measured(tmp_path)
     assert points["status"].tolist() == ["partial"] and points["time_s"].isna().all()
@@ -263,7 +264,7 @@ def test_a_damaged_result_is_set_aside_and_measured_again(tmp_path):
     run.write_text(run.read_text()[:-40])
     rows, worker, _ = scripted(tmp_path, batches(1, 2))
     assert worker.measured == [1, 2] and set(statuses(rows).values()) == {"ok"}
-    assert (tmp_path / "out" / "run.json.damaged").exists()
+    assert list((tmp_path / "out").glob("run.json.damaged-*"))
 
 
 def test_what_cannot_be_measured_here_is_skipped_with_its_reason(tmp_path):
@@ -287,16 +288,11 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     assert "cannot write" in one_line(caught)
 
 
-def ask(worker, do, **given):
-    worker.ask(order(do, given.pop("point"), **given))
-    return worker.answer(120)
-
-
 def limited(limit, size):
     """What starts a worker and then limits a resource of it to what it has and so many bytes."""
 
     def start(device):
-        worker = Worker(device)
+        worker = start_worker(device)
         answer = worker.answer(120)
         used = 0
         if limit == resource.RLIMIT_AS:
@@ -328,32 +324,26 @@ def test_a_result_that_cannot_be_written_stops_the_campaign(tmp_path):
     assert "could not be written" in rows[0]["reason"] and exit_code(rows) == 1
 
 
-def test_a_killed_worker_says_how_it_ended(tmp_path):
-    (point,) = read_grid(grid(tmp_path, CLIP))
-    worker = Worker("cpu")
+def test_a_killed_worker_says_how_it_ended():
+    worker = start_worker("cpu")
     assert worker.answer(120)["hardware"]["cuda"] == "no GPU"
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(WorkerDied, match="signal SIGKILL"):
-        ask(worker, "measure", point=point, out=str(tmp_path), row={})
-    worker.close()
-
-
-def test_a_worker_is_dead_also_where_its_children_hold_the_pipe_open(monkeypatch):
-    real, held = os.pipe, []
-
-    def pipe():
-        ends = real()
-        held.extend([] if held else [os.dup(ends[1])])  # of the first pipe, the worker's answers
-        return ends
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "pipe", pipe)
-        worker = Worker("cpu")
-    os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(WorkerDied, match="signal SIGKILL"):
+    with pytest.raises(ProcessDied, match="signal SIGKILL"):
+        worker.ask((measure_point, None, "", {}))
         worker.answer(60)
     worker.close()
-    os.close(held[0])
+
+
+def leave_a_child(pipe):
+    subprocess.Popen(["sleep", "60"], pass_fds=(pipe.fileno(),))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_is_dead_also_where_its_children_hold_the_pipe_open():
+    process = OwnProcess(leave_a_child)
+    with pytest.raises(ProcessDied, match="signal SIGKILL"):
+        process.answer(60)
+    process.close()
 
 
 def test_the_shell_measures_resumes_and_lists(tmp_path, capsys):
@@ -404,8 +394,8 @@ def test_the_shell_refuses_in_one_line(tmp_path, capsys, argv, says):
 
 
 def test_a_worker_ends_with_its_campaign(tmp_path):
-    code = "import time; from mmchar.runs.campaign.worker import Worker\n"
-    code += "w = Worker('cpu'); w.answer(120); print(w.pid, flush=True)"
+    code = "import time; from mmchar.runs.campaign.worker import start_worker\n"
+    code += "w = start_worker('cpu'); w.answer(120); print(w.pid, flush=True)"
     process = subprocess.Popen([sys.executable, "-c", code + "; time.sleep(600)"], stdout=subprocess.PIPE, text=True)
     pid = int(process.stdout.readline())
     process.kill()

@@ -14,17 +14,10 @@ SETTING = ("model", "request", "device", "dtype", "attention", "tiny", "levers",
 def compare_campaigns(first: str | Path, second: str | Path) -> "pd.DataFrame":
     """Medians of every stage that both folders measured with the same settings, whatever the machine or the versions.
 
-    Returns
-    -------
-    DataFrame
-        The setting (model, request, device, dtype, attention, tiny, levers, stage), ``first_s`` and ``second_s``
-        (medians of one execution), ``ratio`` (second / first), ``spread`` (the larger IQR / median of the two) and
-        ``within``: whether the medians differ by no more than that spread.
-
-    Raises
-    ------
-    ValueError
-        A folder that is missing, or no stage in common.
+    Columns: the setting (model, request, device, dtype, attention, tiny, levers, stage), ``first_s`` and ``second_s``
+    (medians of one execution), ``ratio`` (second / first), ``spread`` (the larger IQR / median of the two) and
+    ``within``: whether the medians differ by no more than that spread. ValueError for a folder that is missing, or no
+    stage in common.
     """
     import pandas as pd
 

@@ -6,10 +6,13 @@ The seconds only decide what still fits into a budget. A campaign corrects them 
 import statistics
 from typing import Any
 
+import pandas as pd
+
 from mmchar.counting import operator_table as counting
 from mmchar.measuring.optimization import ladder as levers
-from mmchar.measuring.optimization.backends import byte_model
-from mmchar.models.loading import get_spec
+from mmchar.measuring.optimization.backends import byte_model, check_backend, check_shapes
+from mmchar.measuring.optimization.execution import check_levers
+from mmchar.models.loading import check_device, get_spec
 from mmchar.request import from_mapping
 from mmchar.runs.campaign.grids import Point, plan_of
 from mmchar.tracing.attention import ITEM_BYTES
@@ -23,7 +26,7 @@ _CALL_S = {"cpu": 10e-6, "cuda": 30e-6}  # of one operator's dispatch
 _TRACED_CALL_S = 0.5e-3  # of one operator under tracer and profiler
 _PASSES = 3  # profiled executions at most
 _EXTRAS = {"cpu": 1, "cuda": 5}  # executions for idle time and memory
-_ENERGY_S = 1.0  # the energy counter is read over a second per stage
+_ENERGY_S = {"cpu": 0.0, "cuda": 1.0}  # the energy counter is read over a second per stage
 _PARAMS_S = {"cpu": 100e6, "cuda": 1e9}  # random parameters made in a second
 _COMPILE_CALL_S = {"compiled-full": 20e-3, "compiled-graphs": 20e-3}  # of compiling, per operator of the execution
 _COMPILE_S = {"eager": 0.0, "compiled": 20.0, "compiled-full": 3.0, "graphs": 3.0, "compiled-graphs": 6.0}
@@ -34,16 +37,9 @@ def expected(point: Point) -> dict[str, float]:
     """Bytes that a point needs, ``weight_bytes`` and ``need_bytes``, and a guess of its seconds, ``expect_s``.
 
     Counts the model at its request, which takes seconds the first time. What runs outside the networks is left out.
-
-    Raises
-    ------
-    ValueError
-        The generation has no such stage.
+    ValueError if the generation has no such stage.
     """
-    request = from_mapping(point.request)
-    table = counting.count(
-        point.model, request, dtype=point.dtype, attention=byte_model(point.attention), tiny=point.tiny
-    )
+    table = _counted(point)
     table = table[table["component"] != counting.OUTSIDE].astype({"stage": str, "component": str})
     names = list(point.stages or table["stage"].unique())
     if missing := sorted(set(names) - set(table["stage"])):
@@ -61,6 +57,12 @@ def expected(point: Point) -> dict[str, float]:
     return {"weight_bytes": weight_bytes, "need_bytes": weight_bytes + max(live), "expect_s": float(seconds)}
 
 
+def _counted(point: Point) -> pd.DataFrame:
+    """The operator table of a point, counted."""
+    kernel, request = byte_model(point.attention), from_mapping(point.request)
+    return counting.count(point.model, request, dtype=point.dtype, attention=kernel, tiny=point.tiny)
+
+
 def stage_s(point: Point, execution: dict[str, float]) -> float:
     """Guess of the seconds that all passes over one stage take, from the counts of one execution."""
     rate = _FLOP_S[point.device][point.dtype]
@@ -68,15 +70,13 @@ def stage_s(point: Point, execution: dict[str, float]) -> float:
     once = execution["flop"] / rate + moved + execution["calls"] * _CALL_S[point.device]
     passes = _PASSES if once < 1 else min(_PASSES, point.samples)
     times = point.warmup + point.samples + passes + _EXTRAS[point.device]
-    execution_lever = levers.from_mapping(point.levers).execution
-    compiling = _COMPILE_S[execution_lever] + _COMPILE_CALL_S.get(execution_lever, 0.0) * execution["calls"]
-    energy = _ENERGY_S if point.device == "cuda" else 0.0
-    return times * once + passes * execution["calls"] * _TRACED_CALL_S + compiling + energy
+    lever = levers.from_mapping(point.levers).execution
+    compiling = _COMPILE_S[lever] + _COMPILE_CALL_S.get(lever, 0.0) * execution["calls"]
+    return times * once + passes * execution["calls"] * _TRACED_CALL_S + compiling + _ENERGY_S[point.device]
 
 
-def correction(expected_s: list[float], took_s: list[float]) -> float:
+def correction(ratios: list[float]) -> float:
     """The factor between what points took and what was expected of them: the median, from 0.2 to 5; 1 without any."""
-    ratios = [took / guess for guess, took in zip(expected_s, took_s, strict=True) if guess > 0]
     return min(5.0, max(0.2, statistics.median(ratios))) if ratios else 1.0
 
 
@@ -91,4 +91,22 @@ def why_skipped(point: Point, machine: dict[str, Any]) -> str:
     least = sum(part.published_params or 0 for part in parts) * ITEM_BYTES[point.dtype]
     if have is not None and least > have:
         return f"its weights are {least / 1e9:.3g} GB in {point.dtype}, and {point.device} has {have / 1e9:.3g} GB"
+    return ""
+
+
+def why_not(point: Point, guess: dict[str, float], free_bytes: int | None) -> str:
+    """Why this process cannot measure a point, by its memory, packages and kernels; "" where it can."""
+    need, weights = guess["need_bytes"], guess["weight_bytes"]
+    try:
+        check_device(point.device, point.dtype)
+        check_backend(point.attention, device=point.device, dtype=point.dtype)
+        check_levers(levers.from_mapping(point.levers), device=point.device)
+        if free_bytes is not None and need > free_bytes:
+            has = f"{point.device} has {free_bytes / 1e9:.3g} GB free"
+            return f"it needs {need / 1e9:.3g} GB (weights {weights / 1e9:.3g}), and {has}"
+        table = _counted(point)
+        rows = table[table["stage"].isin(point.stages)] if point.stages else table
+        check_shapes(point.attention, rows, device=point.device)
+    except ValueError as error:
+        return str(error)
     return ""

@@ -4,12 +4,12 @@ Checked whole, against the zoo and the requests that its models take, before any
 stages, the scaled-down variants of their models say which there are; else torch is not needed.
 """
 
-import difflib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
 
 from mmchar.counting.planned_stages import stages
 from mmchar.files import canonical_json, checksum
@@ -23,45 +23,30 @@ from mmchar.request import Request, from_mapping
 if TYPE_CHECKING:
     from mmchar.generation.recording import Stage
 
-DEVICES = ("cpu", "cuda")
-KEYS = ("model", "request", "device", "dtype", "attention", "levers", "ladder", "stages", "tiny", "samples", "warmup",
-        "value", "expect_s")  # fmt: skip
-_PRODUCT = ("model", "device", "dtype", "attention", "tiny")  # one value, or a list of which each makes a point
-_MAPPINGS = ("request", "levers")  # one mapping, or a list of which each makes a point
+_PRODUCT = ("model", "device", "dtype", "attention", "tiny", "request", "levers")  # of a list each makes a point
+_Positive = Annotated[float, msgspec.Meta(ge=0)]
 
 
-@dataclass(frozen=True)
-class Point:
-    """One measurement that a grid asks for.
+class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One measurement that a grid asks for; ``model`` is a zoo name or a model file.
 
-    Parameters
-    ----------
-    model : str
-        A zoo name, or a model file.
-    request, levers : dict
-        The fields that are given; the model's defaults, and PyTorch as it is, for the others.
-    stages : tuple of str, optional
-        Measure only these stages.
-    value : float
-        The points of the highest value are measured first; of equal ones, the first in the file.
-    expect_s : float, optional
-        Guess of its seconds, loading included; else it is counted.
-    where : str
-        File and line that it stands in.
+    ``request`` and ``levers`` hold the fields that are given; the others are the model's defaults, and PyTorch as it
+    is. The points of the highest ``value`` are measured first. ``expect_s`` is a guess of its seconds, loading
+    included; else it is counted. ``where`` is the entry that it stands in.
     """
 
     model: str
-    request: dict[str, Any] = field(default_factory=dict)
-    device: str = "cpu"
-    dtype: str = "float32"
-    attention: str = "flash"
-    levers: dict[str, Any] = field(default_factory=dict)
+    request: dict[str, Any] = {}
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal[DTYPES] = "float32"  # type: ignore[valid-type]
+    attention: Literal[MEASURED] = "flash"  # type: ignore[valid-type]
+    levers: dict[str, Any] = {}
     stages: tuple[str, ...] | None = None
     tiny: bool = False
-    samples: int = 5
-    warmup: int = 1
-    value: float = 0.0
-    expect_s: float | None = None
+    samples: Annotated[int, msgspec.Meta(ge=1)] = 5
+    warmup: Annotated[int, msgspec.Meta(ge=0)] = 1
+    value: _Positive = 0.0
+    expect_s: _Positive | None = None
     where: str = ""
 
     def asked(self) -> dict[str, Any]:
@@ -76,6 +61,12 @@ class Point:
         parts = [self.model + (" (tiny)" if self.tiny else ""), self.dtype, self.attention]
         parts += [f"{key} {value}" for key, value in {**self.request, **self.levers}.items()]
         return ", ".join(parts) + (f" [{' '.join(self.stages)}]" if self.stages else "")
+
+
+class _Grid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    points: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
+    defaults: dict[str, Any] = {}
+    about: str = ""
 
 
 def identity(point: Point, hardware: str, versions: dict[str, str | None]) -> str:
@@ -100,71 +91,43 @@ def read_grid(path: str | Path) -> list[Point]:
     Raises
     ------
     ValueError
-        The file is no grid, or a point of it is not possible, with its line.
+        The file is no grid, or a point of it is not possible; names the file and the entry.
     """
-    import yaml
-
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        grid, tree = yaml.safe_load(text), yaml.compose(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read the grid {path.name}: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path.name} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(grid, dict) or not isinstance(grid.get("points"), list) or not grid["points"]:
-        raise ValueError(f"{path.name} is no grid; it needs a list 'points' with at least one")
-    _check_keys(path.name, grid, ("about", "defaults", "points"))
-    defaults = grid.get("defaults") or {}
-    _check_keys(f"{path.name}, defaults", defaults, KEYS)
-    points = []
-    for entry, line in zip(grid["points"], _lines(tree), strict=True):
-        where = f"{path.name}, line {line}"
-        _check_keys(where, entry, KEYS)
+        grid = msgspec.yaml.decode(path.read_bytes(), type=_Grid)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ValueError(f"cannot read the grid {path.name}: {reason}") from error
+    points: list[Point] = []
+    for number, entry in enumerate(grid.points):
+        where = f"{path.name}, points[{number}]"
         try:
-            points += [_checked(point) for point in _expand({**defaults, **entry}, where)]
+            points += [_checked(point) for point in _expand({**grid.defaults, **entry, "where": where})]
         except (ValueError, TypeError) as error:
             raise ValueError(f"{where}: {error}") from error
-    points.sort(key=lambda point: -point.value)
     first: dict[str, Point] = {}
-    for point in points:
+    for point in sorted(points, key=lambda point: -point.value):
         first.setdefault(canonical_json(point.asked()), point)
     return list(first.values())
 
 
-def _lines(tree: Any) -> list[int]:
-    (nodes,) = [node for key, node in tree.value if key.value == "points"]
-    return [node.start_mark.line + 1 for node in nodes.value]
-
-
-def _check_keys(where: str, given: Any, known: tuple[str, ...]) -> None:
-    if not isinstance(given, dict):
-        raise ValueError(f"{where}: expected keys with values, found {given!r}")
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"{where}: unknown key {key!r}; {hint}keys are {', '.join(known)}")
-
-
-def _expand(entry: dict[str, Any], where: str) -> Iterator[Point]:
+def _expand(entry: dict[str, Any]) -> Iterator[Point]:
     """The points of one entry: the product of its lists, times the rungs of a ladder."""
-    entry = dict(entry)
-    if "model" not in entry:
-        raise ValueError("the key 'model' is missing")
     climbs = entry.pop("ladder", False)
-    entry["stages"] = tuple(_as_list(entry["stages"])) if entry.get("stages") else None
-    many = {key: _as_list(entry[key]) for key in (*_PRODUCT, *_MAPPINGS) if key in entry}
+    entry["stages"] = _as_list(entry["stages"]) if entry.get("stages") else None
+    many = {key: _as_list(entry[key]) for key in _PRODUCT if key in entry}
     for values in itertools.product(*many.values()):
-        one = {**entry, **dict(zip(many, values, strict=True)), "where": where}
+        one = {**entry, **dict(zip(many, values, strict=True))}
         one.setdefault("dtype", "float32" if one.get("device", "cpu") == "cpu" else "bfloat16")
-        point = Point(**one)
+        point = msgspec.convert(one, Point)
         yield from _rungs(point) if climbs else [point]
 
 
 def _rungs(point: Point) -> Iterator[Point]:
     for rung in levers.ladder(point.model):
-        yield replace(point, dtype=rung.dtype, attention=rung.attention, levers=rung.levers.given())
+        pulled = {"dtype": rung.dtype, "attention": rung.attention, "levers": rung.levers.given()}
+        yield msgspec.structs.replace(point, **pulled)
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -172,23 +135,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _checked(point: Point) -> Point:
-    """The point, if a machine exists that can measure it; ValueError otherwise."""
-    for name, possible in (("dtype", DTYPES), ("device", DEVICES), ("attention", MEASURED), ("tiny", (True, False))):
-        if getattr(point, name) not in possible:
-            raise ValueError(
-                f"{name} {getattr(point, name)!r} is not possible; choose of {', '.join(map(str, possible))}"
-            )
-    for name, least in (("samples", 1), ("warmup", 0)):
-        value = getattr(point, name)
-        if type(value) is not int or value < least:
-            raise ValueError(f"{name}={value!r} is not a whole number of {least} or more")
-    for name in ("value", "expect_s"):
-        given = getattr(point, name)
-        if given is not None and (type(given) not in (int, float) or not 0 <= given < float("inf")):
-            raise ValueError(f"{name}={given!r} is not a number of 0 or more")
-    for name in _MAPPINGS:
-        if not isinstance(getattr(point, name), dict):
-            raise ValueError(f"{name}={getattr(point, name)!r} has no keys; write {name}: {{key: value}}")
+    """The point, if its model takes what it asks for; else ValueError."""
     pulled, spec = levers.from_mapping(point.levers), get_spec(point.model, tiny=point.tiny)
     spec.resolve(from_mapping(point.request))
     if point.stages or pulled.cfg == "split":
@@ -199,10 +146,7 @@ def _checked(point: Point) -> Point:
 def plan_of(point: Point) -> "tuple[Stage, ...]":
     """The stages that a point measures; as the scaled-down variant of its model has them, if it has all of them.
 
-    Raises
-    ------
-    ValueError
-        The generation has no such stage, or its guidance cannot be split.
+    ValueError if the generation has no such stage, or its guidance cannot be split.
     """
     spec = get_spec(point.model, tiny=point.tiny)
     full = spec.resolve(from_mapping(point.request))

@@ -8,20 +8,41 @@ and is written last: whenever a campaign is cut off, what was measured before ca
 import io
 import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from mmchar.files import atomic_write, canonical_json, check_file_name, checksum
+from mmchar import files
+from mmchar.files import atomic_write, check_file_name, checksum, read_sealed, sealed
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    Points = dict[str, tuple[dict[str, Any], pd.DataFrame | None]]  # row and table by id
 
 SCHEMA = 1
 MAX_BYTES = 16_000_000  # of one packed file
 MAX_FILES = 7  # packed tables; run.json is the eighth file
 MEASURED = ("ok", "partial")  # those with tables; partial has no rows of the stages that failed
-_ROW = {"id": str, "status": str, "reason": str, "asked": dict, "attempts": int, "facts": dict}
+_COLUMNS = "id status reason model request device dtype attention tiny levers stages samples warmup hardware time_s "
+_COLUMNS += "doubts facts expect_s took_s utc"
+
+
+class _Row(TypedDict):
+    schema: Literal[1]
+    id: str
+    status: str
+    reason: str
+    asked: dict[str, Any]
+    attempts: int
+    facts: dict[str, Any]
+    table: dict[str, Any] | None
+
+
+class _Packed(TypedDict):
+    schema: Literal[1]
+    files: dict[str, str]
+    points: dict[str, dict[str, Any]]
 
 
 def write_point(folder: str | Path, row: dict[str, Any], table: "pd.DataFrame | None" = None) -> Path:
@@ -35,14 +56,13 @@ def write_point(folder: str | Path, row: dict[str, Any], table: "pd.DataFrame | 
         data = _encode(plain)
         file = atomic_write(points / f"{row['id']}.parquet", data)
         row["table"] = {"file": file.name, "sha256": checksum(data), "rows": len(table)}
-    row["sha256"] = checksum(canonical_json(row).encode())
-    return atomic_write(points / f"{row['id']}.json", json.dumps(row, indent=1, allow_nan=False) + "\n")
+    return atomic_write(points / f"{row['id']}.json", json.dumps(sealed(row), indent=1, allow_nan=False) + "\n")
 
 
 def read_measured(folder: str | Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """All points of a folder, one row each, and the operator tables of those that were measured, one below the other.
 
-    A damaged file is left out, with a warning that names it.
+    A damaged file is left out, with a warning that names it. ValueError if there is no such folder.
 
     Returns
     -------
@@ -52,23 +72,25 @@ def read_measured(folder: str | Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
         ``facts`` (the ``attrs`` of the table, per stage), expect_s, took_s, utc.
     rows : DataFrame
         The columns of ``data/README.md``, and ``id``.
-
-    Raises
-    ------
-    ValueError
-        If there is no such folder.
     """
     import pandas as pd
 
     found, problems = load_points(folder)
-    for problem in problems:
+    for problem in problems.values():
         warnings.warn(f"{problem}; it is left out", stacklevel=2)
-    columns = "id status reason model request device dtype attention tiny levers stages samples warmup hardware time_s "
-    columns += "doubts facts expect_s took_s utc"
     flat = [_flat(row, table) for row, table in found.values()]
     tables = [table.assign(id=name) for name, (_, table) in found.items() if table is not None]
-    points = pd.DataFrame(flat, columns=columns.split())
-    return points, _concat(tables) if tables else pd.DataFrame()
+    return pd.DataFrame(flat, columns=_COLUMNS.split()), _concat(tables) if tables else pd.DataFrame()
+
+
+def _flat(row: dict[str, Any], table: "pd.DataFrame | None") -> dict[str, Any]:
+    facts, time_s = row["facts"], None
+    if row["status"] == "ok" and table is not None:
+        repeats = table.groupby("stage", observed=True)["repeats"].max()
+        time_s = sum(seconds * int(repeats[stage]) for stage, seconds in facts["median_s"].items())
+    doubts: list[str] = sum(facts.get("doubts", {}).values(), [])
+    same = {key: row.get(key) for key in ("id", "status", "reason", "hardware", "expect_s", "took_s", "utc")}
+    return {**row["asked"], **same, "facts": facts, "time_s": time_s, "doubts": doubts}
 
 
 def stage_points(points: "pd.DataFrame") -> "pd.DataFrame":
@@ -92,31 +114,75 @@ def stage_points(points: "pd.DataFrame") -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def load_points(
-    folder: str | Path, *, tables: bool = True
-) -> "tuple[dict[str, tuple[dict[str, Any], pd.DataFrame | None]], list[str]]":
-    """Rows and tables of all points of a folder by id, sorted, and what is damaged in it, a line per file.
+def load_points(folder: str | Path) -> "tuple[Points, dict[str, str]]":
+    """Rows and tables of all points of a folder by id, sorted, and a line for each damaged file in it, by its name.
 
-    A point that stands on its own replaces the packed one. With ``tables=False`` all are None, and only checked.
+    A point that stands on its own replaces the packed one.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"no folder {str(folder)!r} with measurements")
-    found: dict[str, Any] = {}
-    problems: list[str] = []
-    for name, row, table in (*_packed(folder, tables, problems), *_single(folder, tables, problems)):
-        found[name] = (row, table)
+    found: Points = {}
+    problems: dict[str, str] = {}
+    for row, table in (*_packed(folder, problems), *_single(folder, problems)):
+        found[row["id"]] = (row, table)
     return dict(sorted(found.items())), problems
+
+
+def _packed(folder: Path, problems: dict[str, str]) -> "Iterator[tuple[dict[str, Any], pd.DataFrame | None]]":
+    run = _read_row(folder, "run.json", _Packed, problems) or {"files": {}, "points": {}}
+    tables: dict[str, Any] = {}
+    for file, stored in run["files"].items():
+        table = _read_table(folder, file, stored, problems)
+        if table is not None:
+            by_id = table.groupby("id", observed=True, sort=False)
+            tables |= {str(name): _concat([part.drop(columns="id")]) for name, part in by_id}
+    for name, row in run["points"].items():
+        if row["table"] is None or name in tables:
+            yield row, tables.get(name)
+
+
+def _single(folder: Path, problems: dict[str, str]) -> "Iterator[tuple[dict[str, Any], pd.DataFrame | None]]":
+    for path in sorted((folder / "points").glob("*.json")):
+        row = _read_row(folder, f"points/{path.name}", _Row, problems) or {"table": {}}
+        if row["table"] is None:
+            yield row, None
+        elif row["table"]:
+            table = _read_table(folder, f"points/{row['table']['file']}", row["table"]["sha256"], problems)
+            if table is not None:
+                yield row, table
+
+
+def _read_row(folder: Path, file: str, kind: type, problems: dict[str, str]) -> dict[str, Any] | None:
+    try:
+        return read_sealed(folder / file, kind)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        problems[file] = str(error)
+        return None
+
+
+def _read_table(folder: Path, file: str, stored: str, problems: dict[str, str]) -> "pd.DataFrame | None":
+    import pandas as pd
+
+    try:
+        data = (folder / file).read_bytes()
+        if checksum(data) == stored:
+            return pd.read_parquet(io.BytesIO(data))
+        problems[file] = f"{file} is damaged (its checksum does not agree)"
+    except OSError as error:
+        problems[file] = f"{file} is damaged ({error.strerror})"
+    return None
 
 
 def set_aside(folder: str | Path) -> list[str]:
     """Rename every damaged file of a folder, so that its points are measured again; a line for each."""
-    _, problems = load_points(folder, tables=False)
-    for line in problems:
-        path = Path(folder) / line.split(" is damaged")[0]
-        if path.exists():
-            path.replace(path.with_name(f"{path.name}.damaged"))
-    return problems
+    problems = load_points(folder)[1]
+    for file in problems:
+        if (Path(folder) / file).exists():
+            files.set_aside(Path(folder) / file)
+    return list(problems.values())
 
 
 def pack(folder: str | Path, *, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES) -> list[str]:
@@ -125,52 +191,39 @@ def pack(folder: str | Path, *, max_bytes: int = MAX_BYTES, max_files: int = MAX
     Returns the points that found no place; they stay as they are, under ``points``. Old files are removed only after
     the new ones are written and named, so that a full disk, or a kill, costs nothing.
     """
-    folder = Path(folder)
-    found, _ = load_points(folder)
+    folder, found = Path(folder), load_points(folder)[0]
     if not found:
         return []
-    bins, left = _fill({name: table for name, (_, table) in found.items()}, max_bytes, max_files)
-    files = {}
-    for number, (data, _) in enumerate(bins):
-        file = f"measured-{number:03d}-{checksum(data)[:8]}.parquet"
+    tables = {name: table.assign(id=name) for name, (_, table) in found.items() if table is not None}
+    bins = _fill(list(tables.values()), max_bytes)[:max_files]
+    placed = {name for _, names in bins for name in names}
+    named = {f"measured-{number:03d}-{checksum(data)[:8]}.parquet": data for number, (data, _) in enumerate(bins)}
+    for file, data in named.items():
         if not (folder / file).exists():
             atomic_write(folder / file, data)
-        files[file] = checksum(data)
-    rows = {name: row for name, (row, _) in found.items() if name not in left}
-    run = {"schema": SCHEMA, "files": files, "points": rows}
-    run["sha256"] = checksum(canonical_json(run).encode())
-    atomic_write(folder / "run.json", json.dumps(run, allow_nan=False, separators=(",", ":")) + "\n")
+    rows = {name: row for name, (row, _) in found.items() if name in placed or name not in tables}
+    run = {"schema": SCHEMA, "files": {file: checksum(data) for file, data in named.items()}, "points": rows}
+    atomic_write(folder / "run.json", json.dumps(sealed(run), allow_nan=False, separators=(",", ":")) + "\n")
     for path in folder.glob("measured-*.parquet"):
-        if path.name not in files:
+        if path.name not in named:
             path.unlink()
     for name in rows:
         for suffix in (".json", ".parquet"):
             (folder / "points" / f"{name}{suffix}").unlink(missing_ok=True)
     if (folder / "points").is_dir() and not any((folder / "points").iterdir()):
         (folder / "points").rmdir()
-    return left
+    return [name for name in found if name not in rows]
 
 
-def _fill(
-    tables: "dict[str, pd.DataFrame | None]", max_bytes: int, max_files: int
-) -> tuple[list[tuple[bytes, list[str]]], list[str]]:
-    """The files, each with the names in it, and the names that found no place; each file as full as it gets."""
-    bins: list[tuple[bytes, list[str]]] = []
-    left: list[str] = []
-    waiting = [name for name, table in tables.items() if table is not None]
-    while waiting and len(bins) < max_files:
-        many, data = len(waiting), b""
-        while many:
-            data = _encode(_concat([tables[name].assign(id=name) for name in waiting[:many]]))  # type: ignore[union-attr]
-            if len(data) <= max_bytes:
-                break
-            many = min(many - 1, int(many * max_bytes / len(data)))
-        if many:
-            bins.append((data, waiting[:many]))
-        else:
-            left.append(waiting[0])  # one table alone is larger than a file may be
-        waiting = waiting[max(many, 1) :]
-    return bins, left + waiting
+def _fill(tables: "list[pd.DataFrame]", max_bytes: int) -> list[tuple[bytes, list[str]]]:
+    """Files, each with the names in it; one table that is alone larger than a file may be is left out."""
+    if not tables:
+        return []
+    data = _encode(_concat(tables))
+    if len(data) <= max_bytes:
+        return [(data, [table["id"].iloc[0] for table in tables])]
+    half = len(tables) // 2
+    return _fill(tables[:half], max_bytes) + _fill(tables[half:], max_bytes) if half else []
 
 
 def _concat(tables: "list[pd.DataFrame]") -> "pd.DataFrame":
@@ -187,78 +240,3 @@ def _encode(table: "pd.DataFrame") -> bytes:
     buffer = io.BytesIO()
     table.to_parquet(buffer, compression="zstd")
     return buffer.getvalue()
-
-
-def _packed(folder: Path, tables: bool, problems: list[str]) -> Iterator[tuple[str, dict[str, Any], Any]]:
-    run = _read_json(folder / "run.json", {"files": dict, "points": dict}, "", problems)
-    if run is None:
-        return
-    names: set[str] = set()
-    by_id: dict[str, Any] = {}
-    for file, stored in run["files"].items():
-        table = _read_parquet(folder, file, stored, problems)
-        if table is not None:
-            for name, part in table.groupby("id", observed=True, sort=False):
-                names.add(str(name))
-                if tables:
-                    by_id[str(name)] = _concat([part.drop(columns="id")])
-    for name, row in run["points"].items():
-        if row.get("table") is None or name in names:
-            yield name, row, by_id.get(name)
-
-
-def _single(folder: Path, tables: bool, problems: list[str]) -> Iterator[tuple[str, dict[str, Any], Any]]:
-    for path in sorted((folder / "points").glob("*.json")):
-        row = _read_json(path, _ROW, "points/", problems)
-        if row is None:
-            continue
-        table = None
-        if row["table"]:
-            table = _read_parquet(folder, f"points/{row['table']['file']}", row["table"]["sha256"], problems)
-            if table is None:
-                continue
-        yield row["id"], row, table if tables else None
-
-
-def _read_json(path: Path, needed: dict[str, type], prefix: str, problems: list[str]) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_bytes())
-        body = {key: value for key, value in found.items() if key != "sha256"}
-        good = found["schema"] == SCHEMA and all(isinstance(found[key], kind) for key, kind in needed.items())
-        if good and checksum(canonical_json(body).encode()) == found["sha256"]:
-            return found
-        problems.append(f"{prefix}{path.name} is damaged: it does not follow schema {SCHEMA}, or its checksum differs")
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        problems.append(f"{prefix}{path.name} is damaged ({type(error).__name__})")
-    return None
-
-
-def _read_parquet(folder: Path, file: str, stored: str, problems: list[str]) -> "pd.DataFrame | None":
-    import pandas as pd
-
-    try:
-        data = (folder / file).read_bytes()
-    except OSError as error:
-        problems.append(f"{file} is damaged ({error.strerror or type(error).__name__})")
-        return None
-    if checksum(data) != stored:
-        problems.append(f"{file} is damaged: its checksum differs")
-        return None
-    return pd.read_parquet(io.BytesIO(data))
-
-
-def _flat(row: dict[str, Any], table: "pd.DataFrame | None") -> dict[str, Any]:
-    facts = row["facts"]
-    time_s = None
-    if row["status"] == "ok" and table is not None:
-        repeats = table.groupby("stage", observed=True)["repeats"].max()
-        time_s = sum(seconds * int(repeats[stage]) for stage, seconds in facts["median_s"].items())
-    doubts = _lines(facts.get("doubts", {}).values())
-    same = {key: row.get(key) for key in ("id", "status", "reason", "hardware", "expect_s", "took_s", "utc")}
-    return {**row["asked"], **same, "facts": facts, "time_s": time_s, "doubts": doubts}
-
-
-def _lines(parts: Iterable[list[str]]) -> list[str]:
-    return [line for part in parts for line in part]
