@@ -15,7 +15,7 @@ from mmchar.models.loading import ZOO, get_spec, load
 from mmchar.runs.batch import run_notebook
 from mmchar.runs.notebooks import render
 from mmchar.runs.records import read_result, save_measured, save_result
-from mmchar.runs.study_batch import _scorecard
+from mmchar.runs.scorecard import as_markdown
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("mmchar/*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("notebooks/*.ipynb")])
@@ -264,7 +264,7 @@ def test_the_scorecard_holds_no_markup_of_a_check(tmp_path):
     checks = pd.DataFrame(
         {"claim": [""], "name": ["a<script>b|c"], "expected": [1.0], "got": [2], "verdict": ["agrees"]}
     )
-    text = _scorecard(checks, "1 check")
+    text = as_markdown(checks, "1 check")
     assert "<" not in text and "a&lt;script>b\\|c" in text
 
 

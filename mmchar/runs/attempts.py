@@ -9,16 +9,21 @@ from typing import Any
 
 from mmchar.files import atomic_write, finish_replace, set_aside
 from mmchar.runs.notebooks import last_cell, load_notebook, without_attempt
-from mmchar.runs.papermill_process import kill_marked, part_file
-from mmchar.runs.records import read_result, replace_result
+from mmchar.runs.own_process import kill_marked
+from mmchar.runs.papermill_process import part_file
+from mmchar.runs.records import read_result, replace_result, set_aside_damaged
 from mmchar.runs.run_state import KILLED, attempt_folder, read_status, run_state, write_status
 
 
 def recover(out_dir: Path, name: str) -> None:
     """Bring a folder into order that a killed batch or a damaged disk left; its lock is held."""
     finish_replace(out_dir)
-    if out_dir.is_dir():
-        _set_aside_damaged(out_dir)
+    try:
+        read_status(out_dir)
+    except ValueError as error:
+        say(f"{error}; it is kept as {set_aside(out_dir / 'status.json').name}")
+    if line := set_aside_damaged(out_dir):
+        say(line)
     new = attempt_folder(out_dir)
     if not new.exists():
         return
@@ -30,24 +35,10 @@ def recover(out_dir: Path, name: str) -> None:
         say(f"{set_aside(new).name}: left by a killed batch") if any(new.iterdir()) else new.rmdir()
         return
     if status["status"] == "running":
-        kill_marked(status.get("mark", ""))
+        kill_marked(str(new))
         cell, _ = keep_executed(new, out_dir, name)
         status |= {"status": "died", "cell": cell, "message": KILLED}
     file_run(out_dir, new, name, status)
-
-
-def _set_aside_damaged(out_dir: Path) -> None:
-    try:
-        status = read_status(out_dir)
-    except ValueError as error:
-        status = {}
-        say(f"{error}; it is kept as {set_aside(out_dir / 'status.json').name}")
-    if not (out_dir / "result.json").exists() and status.get("status") != "ok" and not status.get("earlier"):
-        return
-    try:
-        read_result(out_dir)
-    except ValueError as error:
-        say(f"{error}; the folder is kept as {set_aside(out_dir).name}")
 
 
 def keep_executed(new: Path, out_dir: Path, name: str) -> tuple[int, str]:

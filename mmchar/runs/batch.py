@@ -10,8 +10,8 @@ import os
 import shutil
 import threading
 import time
-import uuid
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,18 +97,8 @@ def run_notebook(
     defaults = read_parameters(notebook)
     given = {k: v for k, v in given.items() if (v, type(v)) != (defaults[k].default, defaults[k].type)}
     stop = stop or threading.Event()
-    told = False
-
-    def waits(waited_s: float) -> None:
-        nonlocal told
-        if stop.is_set():
-            raise InterruptedError
-        if not told and waited_s > 1:
-            say(f"{out_dir.name}: another process is running it; waiting")
-            told = True
-
     try:
-        with held(run_lock(out_dir), waits=waits):
+        with held(run_lock(out_dir), waits=_waits(out_dir.name, stop)):
             if out_dir.exists() and not os.access(out_dir, os.W_OK):  # seen before the hours of the run, not after
                 raise PermissionError(errno.EACCES, "it is read-only")
             recover(out_dir, notebook.stem)
@@ -125,10 +115,19 @@ def run_notebook(
 
 def run_one(run: Run, *, timeout_s: float, stop: threading.Event) -> RunStatus:
     """As `run_notebook`, but a folder that cannot be written is a run that failed: the others of a batch go on."""
+    if stop.is_set():
+        return RunStatus(run.notebook.stem, "interrupted", 0.0, message="not started")
     try:
         return run_notebook(run.notebook, run.out_dir, run.parameters, timeout_s=timeout_s, stop=stop, force=run.force)
     except ValueError as error:
         return RunStatus(run.notebook.stem, "failed", 0.0, message=str(error))
+
+
+def plan_one(run: Run, *, any_hardware: bool = False) -> RunStatus:
+    """The status "kept", or "to run" with the reason; writes nothing. For ``any_hardware`` see `why_run`."""
+    identity = notebook_identity(run.notebook, run.parameters)
+    why = "forced" if run.force else why_run(run.out_dir.resolve(), identity, run.notebook, any_hardware=any_hardware)
+    return RunStatus(run.notebook.stem, "to run" if why else KEPT, 0.0, message=why, id=run_id(identity))
 
 
 def why_run(
@@ -139,22 +138,36 @@ def why_run(
     With `any_hardware` a result of other hardware is good too: a cluster's nodes are not the machine that asks.
     """
     status, result = run_state(out_dir)
-    state = status.get("status")
-    if state is None:
-        return "never run"
-    if state == "running":
-        return "another process is running it"
-    if state == "damaged":
-        return f"damaged: {status['message']}"
-    if state != "ok":
-        message = f": {status['message']}" if status.get("message") else ""
-        return f"last time it {_ENDED.get(state, f'was {state}')}{message}"
-    if not result.get("identity"):
-        return "its result was made by hand"
-    before = result["identity"]
-    return "; ".join(
-        differences(before, identity | ({"hardware": before["hardware"]} if any_hardware else {}), notebook)
-    )
+    state, message = status.get("status"), status.get("message")
+    match state:
+        case None:
+            return "never run"
+        case "running":
+            return "another process is running it"
+        case "damaged":
+            return f"damaged: {message}"
+        case "ok" if not result.get("identity"):
+            return "its result was made by hand"
+        case "ok":
+            before = result["identity"]
+            now = identity | ({"hardware": before["hardware"]} if any_hardware else {})
+            return "; ".join(differences(before, now, notebook))
+    return f"last time it {_ENDED.get(state, f'was {state}')}" + (f": {message}" if message else "")
+
+
+def _waits(name: str, stop: threading.Event) -> Callable[[float], None]:
+    """What to do while another process works on the run: say so once, and give up when told to stop."""
+    told = False
+
+    def waits(waited_s: float) -> None:
+        nonlocal told
+        if stop.is_set():
+            raise InterruptedError
+        if not told and waited_s > 1:
+            say(f"{name}: another process is running it; waiting")
+            told = True
+
+    return waits
 
 
 def _run(
@@ -167,32 +180,32 @@ def _run(
     stop: threading.Event,
 ) -> RunStatus:
     """How the run ended, after it was run in a new folder and that was filed."""
-    new, name, id_, mark = attempt_folder(out_dir), notebook.stem, run_id(identity), uuid.uuid4().hex
+    new, name = attempt_folder(out_dir), notebook.stem
+    run = RunStatus(name, "running", 0.0, id=run_id(identity))
+    known = {"parameters": given, "identity": identity, "why": why, "provenance": provenance()}
     new.mkdir(parents=True)
-    known = {"parameters": given, "identity": identity, "why": why, "mark": mark, "provenance": provenance()}
-    write_status(new, asdict(RunStatus(name, "running", 0.0, id=id_)) | known)
+    write_status(new, asdict(run) | known)
     start, cell = time.monotonic(), 0
     try:
-        code, ended = execute(notebook, new, given, (mark, id_), timeout_s, stop)
+        code, ended = execute(notebook, new, given, run.id, timeout_s, stop)
         cell, message = keep_executed(new, out_dir, name)
         status, message = _judge(new, name, code, ended, message)
     except OSError as error:
         status, message = "failed", error.strerror or str(error)
-    message = message.replace(new.name, out_dir.name)
     if notebook_identity(notebook, given) != identity:  # what ran is neither that of before nor that of now
         known["identity"] = identity | {"package": "edited while it ran"}
-    run = RunStatus(name, status, round(time.monotonic() - start, 3), cell if status != "ok" else 0, message, id_)
+    run = replace(run, status=status, seconds=round(time.monotonic() - start, 3), cell=cell if status != "ok" else 0)
+    run = replace(run, message=message.replace(new.name, out_dir.name))
     try:
         file_run(out_dir, new, name, asdict(run) | known)
-        return run
     except OSError as error:  # the disk is full: give back what the run took, so that its status can be written
-        failed = RunStatus(name, "failed", run.seconds, cell, error.strerror or str(error), id_)
+        run = replace(run, status="failed", message=error.strerror or str(error))
         keep_only_log(new)
-        file_run(out_dir, new, name, asdict(failed) | known)
-        return failed
+        file_run(out_dir, new, name, asdict(run) | known)
+    return run
 
 
-def _judge(new: Path, name: str, code: int, ended: str, error: str) -> tuple[str, str]:
+def _judge(new: Path, name: str, code: int | None, ended: str, error: str) -> tuple[str, str]:
     """Status and message of a run that is over."""
     if ended:
         return ended, ""
@@ -209,6 +222,6 @@ def _judge(new: Path, name: str, code: int, ended: str, error: str) -> tuple[str
     log = (new / "run.log").read_text(errors="replace").strip()
     if "No space left on device" in log or shutil.disk_usage(new).free < 4096:
         return "failed", "no space left on device"
-    if code < 0 or "DeadKernelError" in log or "Kernel died" in log:
+    if (code or 0) < 0 or "DeadKernelError" in log or "Kernel died" in log:
         return "died", "the kernel was killed, as happens when memory runs out"
     return "failed", (log or f"papermill exited with {code}").splitlines()[-1]

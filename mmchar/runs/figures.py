@@ -17,18 +17,9 @@ if TYPE_CHECKING:
 def save_figure(
     figure: "Figure", name: str, caption: str, *, figures_dir: str | Path, tables: Iterable["pd.DataFrame"] = ()
 ) -> Path:
-    """The SVG's path; beside it go a PNG (150 dpi) and ``name.md``: the caption and what the figure was made from.
+    """The SVG's path; beside it go a PNG (150 dpi) and ``name.md``: the caption, and what `tables` say it is made from.
 
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-    name : str
-        File name without suffix: letters, digits, ``-``, ``_``, ``.``.
-    caption : str
-        What is to be seen, with units.
-    figures_dir : str or Path
-    tables : iterable of DataFrame
-        The tables behind the figure; models, GPUs and kinds of time are read from their columns.
+    `caption` says what is to be seen, with units; models, GPUs and kinds of time are read from columns of the tables.
     """
     path = Path(figures_dir) / f"{check_file_name(name)}.svg"
     for suffix in (".svg", ".png"):
@@ -49,18 +40,15 @@ def figure_bytes(figure: "Figure", suffix: str) -> bytes:
 
 
 def _made_from(tables: list["pd.DataFrame"]) -> str:
-    """One sentence: models, GPUs, kinds of time, the runs behind it, and the versions of the packages.
-
-    The runs are the one that draws the figure, in a batch, and those in a column ``run_id``.
-    """
+    """One sentence: models, GPUs, kinds of time, the run that draws the figure, those in ``run_id``, and versions."""
 
     def seen(column: str) -> list[str]:
         cells = (str(cell) for table in tables if column in table.columns for cell in table[column].dropna().unique())
-        return list(dict.fromkeys(cell for cell in cells if cell))
+        return [cell for cell in cells if cell]
 
-    lists = {"models": seen("model"), "GPU": seen("gpu"), "time": seen("time_kind")}
     own = os.environ.get("MMCHAR_RUN_ID")  # set by a batch; a figure drawn by hand belongs to no run
-    lists["run"] = list(dict.fromkeys(([own] if own else []) + seen("run_id")))
-    parts = [f"{label}: {', '.join(cells)}" for label, cells in lists.items() if cells]
+    lists = {"models": seen("model"), "GPU": seen("gpu"), "time": seen("time_kind")}
+    lists["run"] = ([own] if own else []) + seen("run_id")
+    parts = [f"{label}: {', '.join(dict.fromkeys(cells))}" for label, cells in lists.items() if cells]
     made_by = ", ".join(f"{name} {version}" for name, version in versions().items() if version)
     return "Made from " + "; ".join([*parts, f"versions: {made_by}"]) + "."

@@ -13,22 +13,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHORTEST_ID = 4
+_COLUMNS = ["run", "notebook", "status", "id", "seconds", "cell", "message", "parameters", "checks", "utc"]
+_COLUMNS += ["mmchar", "torch", "git_commit", "cpu", "gpus"]
+_CHECK_COLUMNS = ["run", "notebook", "claim", "name", "expected", "got", "verdict", "quick"]
+_HARDWARE = ("system", "cpu", "cores", "memory_bytes", "gpus", "gpu_driver")
 
 
 def run_folders(results_dir: str | Path) -> list[Path]:
-    """The folders of all runs under a folder, sorted; also of those that have only begun.
-
-    Raises
-    ------
-    ValueError
-        If there is no such folder.
-    """
+    """The folders of all runs under a folder, sorted; also of those that have only begun. ValueError without it."""
     if not Path(results_dir).is_dir():
         raise ValueError(f"no folder {str(results_dir)!r}; mmchar study writes the results that it lists")
-    paths = [path for path in Path(results_dir).iterdir() if path.is_dir()]
-    folders = [path for path in paths if any((path / name).exists() for name in ("result.json", "status.json"))]
-    begun = [path.with_name(path.name[1:-4]) for path in folders if re.fullmatch(r"\.[^.].*\.new", path.name)]
-    return sorted({path for path in folders if not path.name.startswith(".")} | set(begun))
+    files = [path for name in ("result.json", "status.json") for path in Path(results_dir).glob(f"*/{name}")]
+    begun = (re.fullmatch(r"\.([^.].*)\.new|([^.].*)", file.parent.name) for file in files)
+    return sorted({Path(results_dir) / (found[1] or found[2]) for found in begun if found})
 
 
 def read_runs(results_dir: str | Path) -> "pd.DataFrame":
@@ -40,22 +37,13 @@ def read_runs(results_dir: str | Path) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    rows = [_run_row(path) for path in run_folders(results_dir)]
-    columns = "run notebook status id seconds cell message parameters checks utc mmchar torch git_commit cpu gpus"
-    return pd.DataFrame(rows, columns=columns.split())
-
-
-def _run_row(folder: Path) -> dict[str, Any]:
-    status, result = run_state(folder)
-    if ".damaged-" in folder.name:
-        status = status | {"status": "damaged"}
-    made = (result or status).get("provenance") or status.get("provenance") or {}
-    row = {"run": folder.name, "id": result.get("id") or status.get("id"), "checks": len(result.get("checks", []))}
-    row |= {"notebook": result.get("notebook", folder.name)}
-    row |= {key: status.get(key) for key in ("status", "seconds", "cell", "message")}
-    row |= {key: made.get(key) for key in ("utc", "git_commit", "cpu", "gpus")}
-    row |= {key: made.get("versions", {}).get(key) for key in ("mmchar", "torch")}
-    return row | {"parameters": result.get("parameters", status.get("parameters"))}
+    rows = []
+    for folder in run_folders(results_dir):
+        shown = _known(folder)
+        shown |= {"status": "damaged"} if ".damaged-" in folder.name else {}
+        shown |= {"checks": len(shown["checks"]), **shown["versions"], **shown["hardware"]}
+        rows.append(shown)
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def read_checks(results_dir: str | Path) -> "pd.DataFrame":
@@ -72,20 +60,14 @@ def read_checks(results_dir: str | Path) -> "pd.DataFrame":
             continue
         of_run = {"run": run, "notebook": result["notebook"], "quick": result["parameters"].get("quick") is True}
         rows += [{"claim": "", "name": "", **check, **of_run} for check in result["checks"]]
-    return pd.DataFrame(rows, columns=["run", "notebook", "claim", "name", "expected", "got", "verdict", "quick"])
+    return pd.DataFrame(rows, columns=_CHECK_COLUMNS)
 
 
 def find_run(results_dir: str | Path, name: str) -> Path:
-    """The folder of the run with this name, or with an id that begins so, or at this path.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or more than one.
-    """
+    """The folder of the run with this name, or with an id that begins so, or at this path; ValueError if not one."""
     if "/" in name and any(run_state(name)):
         return Path(name)
-    ids = {folder: _id(folder) for folder in run_folders(results_dir)}
+    ids = {folder: _known(folder)["id"] or "" for folder in run_folders(results_dir)}
     found = [folder for folder in ids if folder.name == name]
     if not found and len(name) >= _SHORTEST_ID:
         found = [folder for folder, id_ in ids.items() if id_.startswith(name)]
@@ -98,27 +80,25 @@ def find_run(results_dir: str | Path, name: str) -> Path:
     raise ValueError(f"no run {name!r} in {str(results_dir)!r}; there are {known or 'none'}{more}")
 
 
-def _id(folder: Path) -> str:
-    status, result = run_state(folder)
-    return result.get("id") or status.get("id") or ""
-
-
 def show_run(results_dir: str | Path, name: str) -> dict[str, Any]:
     """What is known of one run: what was run, how it ended, where and when, with what, and what it left.
 
     ``status`` and ``message`` are of the latest run; all else is of the good result, where there is one.
     """
-    folder = find_run(results_dir, name)
+    return _known(find_run(results_dir, name))
+
+
+def _known(folder: Path) -> dict[str, Any]:
     status, result = run_state(folder)
-    made = (result or status).get("provenance") or {}
-    shown = {"run": folder.name, "id": _id(folder), "notebook": result.get("notebook", status.get("name", folder.name))}
+    made = result.get("provenance") or status.get("provenance") or {}
+    shown = {"run": folder.name, "id": result.get("id") or status.get("id")}
+    shown["notebook"] = result.get("notebook", status.get("name", folder.name))
     shown |= {key: status.get(key) for key in ("status", "message", "cell", "seconds", "why")}
     shown |= {"utc": made.get("utc"), "git_commit": made.get("git_commit"), "versions": made.get("versions", {})}
-    hardware = {key: made.get(key) for key in ("system", "cpu", "cores", "memory_bytes", "gpus", "gpu_driver")}
-    shown |= {"hardware": hardware, "parameters": result.get("parameters", status.get("parameters", {}))}
-    named = set(result.get("files", {}))
+    shown["hardware"] = {key: made.get(key) for key in _HARDWARE}
+    shown["parameters"] = result.get("parameters", status.get("parameters", {}))
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    shown |= {"files": sorted(named | set(found)), "figures": result.get("figures", {})}
+    shown |= {"files": sorted({*result.get("files", {}), *found}), "figures": result.get("figures", {})}
     return shown | {"tables": result.get("tables", {}), "checks": result.get("checks", [])}
 
 
@@ -129,7 +109,7 @@ def diff_runs(results_dir: str | Path, first: str, second: str) -> list[dict[str
     number of rows and the mean of each column of numbers are compared.
     """
     folders = [find_run(results_dir, name) for name in (first, second)]
-    one, two = (show_run(results_dir, name) for name in (first, second))
+    one, two = map(_known, folders)
     rows = []
     for what, key in (("parameter", "parameters"), ("version", "versions"), ("hardware", "hardware")):
         rows += _changed(what, one[key], two[key])
@@ -140,9 +120,8 @@ def diff_runs(results_dir: str | Path, first: str, second: str) -> list[dict[str
         same = {key: before[key] for key in ("parameters", "versions", "hardware")}
         said = differences(before, after | same, executed if executed.is_file() else None)
         rows += [{"what": "code", "name": phrase, "first": "", "second": ""} for phrase in said]
-    rows += _changed("check", *(_judged(run["checks"]) for run in (one, two)))
-    pairs = zip(folders, (one, two), strict=True)
-    return rows + _changed("table", *(_numbers(folder, run["tables"]) for folder, run in pairs))
+    rows += _changed("check", _judged(one["checks"]), _judged(two["checks"]))
+    return rows + _changed("table", _numbers(folders[0], one["tables"]), _numbers(folders[1], two["tables"]))
 
 
 def _changed(what: str, one: dict[str, Any], two: dict[str, Any]) -> list[dict[str, Any]]:
@@ -152,10 +131,8 @@ def _changed(what: str, one: dict[str, Any], two: dict[str, Any]) -> list[dict[s
 
 def _judged(checks: list[dict[str, Any]]) -> dict[str, str]:
     """What each check got, with its verdict."""
-    return {
-        " ".join(filter(None, (check.get("claim"), check.get("name")))): f"{check['got']} ({check['verdict']})"
-        for check in checks
-    }
+    names = [" ".join(filter(None, (check.get("claim"), check.get("name")))) for check in checks]
+    return {name: f"{check['got']} ({check['verdict']})" for name, check in zip(names, checks, strict=True)}
 
 
 def _numbers(folder: Path, tables: dict[str, Any]) -> dict[str, float]:
@@ -164,8 +141,8 @@ def _numbers(folder: Path, tables: dict[str, Any]) -> dict[str, float]:
     for name, entry in tables.items():
         table = read_table(folder / entry["files"][0])
         found[f"{name}: rows"] = len(table)
-        means = table.select_dtypes("number").mean()
-        found |= {f"{name}.{column}: mean": float(f"{value:.6g}") for column, value in means.items() if value == value}
+        means = table.select_dtypes("number").mean().dropna()
+        found |= {f"{name}.{column}: mean": float(f"{value:.6g}") for column, value in means.items()}
     return found
 
 

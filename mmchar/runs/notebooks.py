@@ -15,13 +15,7 @@ Notebook = dict[str, Any]
 
 
 def load_notebook(path: Path) -> Notebook:
-    """The notebook in a file.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or it is no JSON with a list of cells.
-    """
+    """The notebook in a file; ValueError if there is none, or it is no JSON with a list of cells."""
     try:
         notebook = json.loads(path.read_bytes())
         if all(isinstance(cell["cell_type"], str) for cell in notebook["cells"]):
@@ -88,10 +82,7 @@ def without_attempt(executed: Notebook, attempt: str, folder: str) -> Notebook:
 def render(executed: str | Path, destination: str | Path) -> Path:
     """The destination, holding an executed notebook for readers: no timings, no time stamps, no path of this machine.
 
-    Raises
-    ------
-    ValueError
-        If the notebook did not run to its end, or a cell shows a path of this machine.
+    ValueError if the notebook did not run to its end, or a cell shows a path of this machine.
     """
     path, destination = Path(executed), Path(destination)
     notebook = load_notebook(path)

@@ -2,23 +2,13 @@
 
 import importlib.util
 import os
-import subprocess
-import sys
 import threading
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-# papermill as `python -m papermill`, which ends with the batch: its standard input is a pipe that only the batch holds.
-_PAPERMILL = """
-import os, runpy, sys, threading
-def end_with_the_batch():
-    os.read(0, 1)
-    os._exit(1)
-threading.Thread(target=end_with_the_batch, daemon=True).start()
-sys.argv[0] = "papermill"
-runpy.run_module("papermill", run_name="__main__")
-"""
+from mmchar.runs.own_process import OwnProcess, kill_marked
 
 
 def require_papermill() -> None:
@@ -33,85 +23,52 @@ def relative_path(path: str | Path, folder: Path) -> str:
     return Path(os.path.relpath(Path(path).resolve(), folder)).as_posix()
 
 
-def execute(
-    notebook: Path, new: Path, given: dict[str, Any], marks: tuple[str, str], timeout_s: float, stop: threading.Event
-) -> tuple[int, str]:
-    """Exit code of papermill, and "timed out" or "interrupted" where it was ended from here.
-
-    Parameters
-    ----------
-    notebook : Path
-        It is run in its own folder.
-    new : Path
-        The folder of the run: its log, and the executed notebook as `part_file`.
-    given : dict
-        Parameters, less ``out_dir``.
-    marks : (str, str)
-        What every process of the run has in its environment, so that it can be found, and the run's id.
-    timeout_s : float
-    stop : threading.Event
-        Ends the process when set.
-    """
-    import yaml  # comes with papermill, which reads the parameters as YAML; so 1e-5 and '012' must be written as YAML
-
-    given = given | {"out_dir": relative_path(new, notebook.parent)}
-    part = relative_path(part_file(new, notebook.stem), notebook.parent)
-    command = [sys.executable, "-c", _PAPERMILL, notebook.name, part, "--kernel", "python3", "--no-progress-bar"]
-    command += ["--parameters_yaml", yaml.safe_dump(given)]
-    options: dict[str, Any] = {"cwd": notebook.parent, "env": _environment(*marks), "start_new_session": True}
-    with open(new / "run.log", "wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, **options)
-        try:
-            ended = _watch(process, timeout_s, stop)
-        finally:
-            process.kill()
-            process.wait()
-            process.stdin.close()  # type: ignore[union-attr]  # it is a pipe
-            kill_marked(marks[0])
-    return process.returncode, ended
-
-
 def part_file(folder: Path, name: str) -> Path:
     """Where papermill writes the notebook while it executes it."""
     return folder / f".{name}.part.ipynb"
 
 
-def _environment(mark: str, id_: str) -> dict[str, str]:
-    """The environment of a run: ours, without a network for models, with figures drawn in the notebook."""
-    fixed = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "JUPYTER_PREFER_ENV_PATH": "1"}
-    fixed |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "MMCHAR_RUN": mark, "MMCHAR_RUN_ID": id_}
-    return {"HF_HUB_OFFLINE": "1", **os.environ, **fixed}
+def execute(
+    notebook: Path, new: Path, given: dict[str, Any], id_: str, timeout_s: float, stop: threading.Event
+) -> tuple[int | None, str]:
+    """Exit code of papermill, and "timed out" or "interrupted" where it was ended from here.
 
-
-def _watch(process: subprocess.Popen, timeout_s: float, stop: threading.Event) -> str:
-    end = time.monotonic() + timeout_s
+    The notebook is run in its own folder, with the parameters `given` and ``out_dir``. The folder `new` gets the log,
+    and the executed notebook as `part_file`. Every process of the run has ``MMCHAR_RUN``, that folder, and
+    ``MMCHAR_RUN_ID`` in its environment.
+    """
+    given = given | {"out_dir": relative_path(new, notebook.parent)}
+    marks = {"MMCHAR_RUN": str(new), "MMCHAR_RUN_ID": id_}
+    process = OwnProcess(_papermill, notebook, part_file(new, notebook.stem), given, marks, log=new / "run.log")
     try:
-        while process.poll() is None:
-            if stop.is_set():
-                return "interrupted"
-            if time.monotonic() > end:
-                return "timed out"
-            time.sleep(0.05)
-    except KeyboardInterrupt:
-        stop.set()
-        return "interrupted"
+        ended = _watch(process, timeout_s, stop)
+    finally:
+        process.close()
+        kill_marked(str(new))
+    return process.exit_code, ended
+
+
+def _papermill(_pipe: Connection, notebook: Path, part: Path, given: dict[str, Any], marks: dict[str, str]) -> None:
+    import logging
+
+    import papermill
+
+    fixed = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "JUPYTER_PREFER_ENV_PATH": "1"}
+    os.environ.update(fixed | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"} | marks)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.chdir(notebook.parent)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    papermill.execute_notebook(
+        notebook.name, relative_path(part, notebook.parent), given, kernel_name="python3", progress_bar=False
+    )
+
+
+def _watch(process: OwnProcess, timeout_s: float, stop: threading.Event) -> str:
+    end = time.monotonic() + timeout_s
+    while process.exit_code is None:
+        if stop.is_set():
+            return "interrupted"
+        if time.monotonic() > end:
+            return "timed out"
+        time.sleep(0.05)
     return ""
-
-
-def kill_marked(mark: str) -> None:
-    """Kill what is left of a run: kernels live in sessions of their own, so their process group is not ours."""
-    import psutil  # comes with ipykernel
-
-    def marked(process: psutil.Process) -> bool:
-        try:
-            return process.environ().get("MMCHAR_RUN") == mark
-        except psutil.Error:
-            return False
-
-    for _ in range(5 if mark else 0):
-        left = [process for process in psutil.process_iter() if marked(process)]
-        if not left:
-            return
-        for process in left:
-            process.kill()
-        psutil.wait_procs(left, timeout=2)

@@ -28,10 +28,7 @@ class Parameter:
 def read_parameters(notebook: str | Path) -> dict[str, Parameter]:
     """The parameters that a notebook takes, by name, from its cell tagged ``parameters``.
 
-    Raises
-    ------
-    ValueError
-        If the file is no notebook, has not exactly one such cell, or the cell holds anything but literals.
+    ValueError if the file is no notebook, has not exactly one such cell, or the cell holds anything but literals.
     """
     path = Path(notebook)
     cells = [cell for cell in load_notebook(path)["cells"] if "parameters" in cell_tags(cell)]
@@ -68,10 +65,7 @@ def _parameter(statement: ast.stmt, helps: dict[int, str]) -> Parameter:
 def check_parameters(notebook: str | Path, given: dict[str, Any]) -> dict[str, Any]:
     """The given parameters, with an int that is given for a float made a float.
 
-    Raises
-    ------
-    ValueError
-        For a name that the notebook does not have, or a value of another type than its default.
+    ValueError for a name that the notebook does not have, or a value of another type than its default.
     """
     name, known = Path(notebook).name, read_parameters(notebook)
     for key in given:

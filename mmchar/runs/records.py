@@ -4,20 +4,20 @@ A result is a folder: ``tables/*.parquet`` (small ones as CSV too), ``figures/*`
 last and names every other file with its sha256. A folder whose `read_result` raises is not a result.
 """
 
-import contextlib
 import json
 import math
 import shutil
 import uuid
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from mmchar.files import (
     atomic_write,
     check_file_name,
     checksum,
     finish_replace,
+    read_sealed,
     replace_folder,
     sealed,
     set_aside,
@@ -33,8 +33,18 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 SMALL_ROWS = 1000  # tables up to this length are written as CSV too, for readers without parquet
-_RESULT_TYPES = {"schema": int, "notebook": str, "parameters": dict, "tables": dict, "figures": dict, "checks": list}
-_RESULT_TYPES |= {"files": dict, "provenance": dict, "sha256": str}
+
+
+class _Result(TypedDict):
+    schema: Literal[1]
+    notebook: str
+    parameters: dict[str, Any]
+    tables: dict[str, Any]
+    figures: dict[str, str]
+    checks: list[dict[str, Any]]
+    files: dict[str, str]
+    provenance: dict[str, Any]
+    sha256: str
 
 
 class SkipRun(Exception):
@@ -71,73 +81,38 @@ def save_result(
     figures_dir : str or Path, optional
         Folder shared by the notebooks, which gets a copy of every figure.
     """
-    out_dir = Path(out_dir)
-    for name in (*tables, *(figures or {})):
+    out_dir, figures = Path(out_dir), figures or {}
+    for name in (*tables, *figures):
         check_file_name(name)
+    if not tables:
+        raise ValueError(f"result of {notebook!r} has no table; give at least one, as every number must be traceable")
     result = {
         "schema": SCHEMA,
         "notebook": notebook,
         "parameters": plain({k: v for k, v in parameters.items() if k not in ("out_dir", "figures_dir")}),
         "checks": [_check(check) for check in (checks.to_dict("records") if hasattr(checks, "to_dict") else checks)],
-        "figures": {name: caption for name, (_, caption) in (figures or {}).items()},
+        "figures": {name: caption for name, (_, caption) in figures.items()},
         "shared": bool(figures_dir),
         "provenance": provenance(),
     }
-    if not tables:
-        raise ValueError(f"result of {notebook!r} has no table; give at least one, as every number must be traceable")
     folder = out_dir.resolve()
     with _turn(folder):
-        _set_aside_damaged(folder)
+        if line := set_aside_damaged(folder):
+            warnings.warn(line, stacklevel=2)
         if not (folder / "result.json").exists():
-            _write_result(folder, result, tables, figures or {}, figures_dir)
+            _write_result(folder, result, tables, figures, figures_dir)
             return out_dir / "result.json"
     new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        _write_result(new, result, tables, figures or {}, figures_dir)
+        _write_result(new, result, tables, figures, figures_dir)
         replace_result(folder, new)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return out_dir / "result.json"
 
 
-def _write_result(out_dir: Path, result: dict, tables: dict, figures: dict, shared: str | Path | None) -> Path:
-    result["tables"] = _save_tables(out_dir, tables)
-    paths = [out_dir / file for entry in result["tables"].values() for file in entry["files"]]
-    paths += _save_figures(out_dir / "figures", figures, list(tables.values()), shared)
-    result["files"] = {path.relative_to(out_dir).as_posix(): checksum(path.read_bytes()) for path in paths}
-    return atomic_write(out_dir / "result.json", json.dumps(sealed(result), indent=1, allow_nan=False) + "\n")
-
-
-def _turn(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Processes that write to one folder at once take turns, so that none sees a half of another's result."""
-    return held(folder.parent / ".locks" / f"{folder.name}.replace.lock")
-
-
-def replace_result(out_dir: Path, new: Path, of_run: tuple[str, ...] = ()) -> None:
-    """Put the folder `new` in the place of `out_dir`, with the files there that no result named, but those `of_run`."""
-    with _turn(out_dir):
-        finish_replace(out_dir)
-        named = {*_named_files(out_dir), "result.json", *of_run}
-        for path in sorted(out_dir.rglob("*")):
-            place = new / path.relative_to(out_dir)
-            if path.is_file() and path.relative_to(out_dir).as_posix() not in named and not place.exists():
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path, place, follow_symlinks=False)
-        replace_folder(out_dir, new)
-
-
-def _set_aside_damaged(out_dir: Path) -> None:
-    """Set a folder aside, and say so, if it holds a result that is not good."""
-    if (out_dir / "result.json").exists():
-        try:
-            read_result(out_dir)
-        except ValueError as error:
-            warnings.warn(f"{error}; the folder is kept as {set_aside(out_dir).name}", stacklevel=3)
-
-
 def _check(check: dict[str, Any]) -> dict[str, Any]:
-    missing = [key for key in ("expected", "got", "verdict") if key not in check]
-    if missing or not {"claim", "name"} & check.keys():
+    if not {"expected", "got", "verdict"} <= check.keys() or not {"claim", "name"} & check.keys():
         raise ValueError(f"check {check!r} is incomplete; give claim or name, expected, got and verdict")
     return plain(check)
 
@@ -155,26 +130,59 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
-def _save_tables(out_dir: Path, tables: dict[str, "pd.DataFrame"]) -> dict[str, dict[str, Any]]:
-    entries = {}
+def _write_result(out_dir: Path, result: dict, tables: dict, figures: dict, shared: str | Path | None) -> None:
+    entries: dict[str, dict[str, Any]] = {}
     for name, table in tables.items():
         files = [f"tables/{name}.parquet"] + ([f"tables/{name}.csv"] if len(table) <= SMALL_ROWS else [])
         for file in files:
             write_table(out_dir / file, table)
         entries[name] = {"files": files, "rows": len(table), "columns": [str(column) for column in table.columns]}
-    return entries
-
-
-def _save_figures(folder: Path, figures: dict, tables: list["pd.DataFrame"], shared: str | Path | None) -> list[Path]:
-    saved = []
+    paths = [out_dir / file for entry in entries.values() for file in entry["files"]]
     for name, (figure, caption) in figures.items():
-        path = save_figure(figure, name, caption, figures_dir=folder, tables=tables)
-        files = [path.with_suffix(suffix) for suffix in (".svg", ".png", ".md")]
-        for file in files:
-            if shared:
-                atomic_write(Path(shared) / file.name, file.read_bytes())
-        saved += files
-    return saved
+        path = save_figure(figure, name, caption, figures_dir=out_dir / "figures", tables=tables.values())
+        paths += [path.with_suffix(suffix) for suffix in (".svg", ".png", ".md")]
+    for path in paths:
+        if shared and path.parent.name == "figures":
+            atomic_write(Path(shared) / path.name, path.read_bytes())
+    named = {path.relative_to(out_dir).as_posix(): checksum(path.read_bytes()) for path in paths}
+    text = json.dumps(sealed(result | {"tables": entries, "files": named}), indent=1, allow_nan=False)
+    atomic_write(out_dir / "result.json", text + "\n")
+
+
+def _turn(folder: Path) -> Any:
+    """Processes that write to one folder at once take turns, so that none sees a half of another's result."""
+    return held(folder.parent / ".locks" / f"{folder.name}.replace.lock")
+
+
+def replace_result(out_dir: Path, new: Path, of_run: tuple[str, ...] = ()) -> None:
+    """Put the folder `new` in the place of `out_dir`, with the files there that no result named, but those `of_run`."""
+    with _turn(out_dir):
+        finish_replace(out_dir)
+        named = {*_named_files(out_dir), "result.json", *of_run}
+        for path in sorted(out_dir.rglob("*")):
+            place = new / path.relative_to(out_dir)
+            if path.is_file() and path.relative_to(out_dir).as_posix() not in named and not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, place, follow_symlinks=False)
+        replace_folder(out_dir, new)
+
+
+def _named_files(out_dir: Path) -> list[str]:
+    """The files that a good result names; none where there is none."""
+    try:
+        return list(read_result(out_dir)["files"])
+    except ValueError:
+        return []
+
+
+def set_aside_damaged(out_dir: Path) -> str:
+    """Set a folder aside that holds a result which is not good; a line that says so, or ""."""
+    try:
+        read_result(out_dir)
+    except ValueError as error:
+        if (out_dir / "result.json").exists():
+            return f"{error}; the folder is kept as {set_aside(out_dir).name}"
+    return ""
 
 
 def save_measured(out_dir: str | Path, table: "pd.DataFrame") -> Path:
@@ -193,52 +201,25 @@ def save_measured(out_dir: str | Path, table: "pd.DataFrame") -> Path:
 def read_result(out_dir: str | Path) -> dict[str, Any]:
     """The content of ``out_dir/result.json``, after checking its fields and the checksum of every file it names.
 
-    Raises
-    ------
-    ValueError
-        If there is none, it is damaged or of another schema, or a file it names is missing or has changed.
+    ValueError if there is none, it is damaged or of another schema, or a file it names is missing or has changed.
     """
     out_dir = Path(out_dir)
     where = f"{out_dir.name}/result.json"
     try:
-        result = json.loads((out_dir / "result.json").read_bytes())
+        result = read_sealed(out_dir / "result.json", _Result)
     except FileNotFoundError:
-        raise ValueError(
-            f"{where} does not exist; the notebook ends with mmchar.runs.records.save_result(...)"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is damaged ({error}); run its notebook again") from error
-    problem = _problem(result, out_dir)
-    if problem:
-        raise ValueError(f"{where} is not valid: {problem}; run its notebook again")
+        advice = "the notebook ends with mmchar.runs.records.save_result(...)"
+        raise ValueError(f"{where} does not exist; {advice}") from None
+    except ValueError as error:
+        raise ValueError(f"{error}; run its notebook again") from error
+    for file, stored in result["files"].items():
+        problem = _problem(out_dir, file, stored)
+        if problem:
+            raise ValueError(f"{where} is not valid: {file} {problem}; run its notebook again")
     return result
 
 
-def _problem(result: Any, out_dir: Path) -> str:
-    """What is wrong with a result, or ""."""
-    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
-        return f"it does not follow schema {SCHEMA}"
-    for key, kind in _RESULT_TYPES.items():
-        if not isinstance(result.get(key), kind):
-            return f"field {key!r} is missing or no {kind.__name__}"
-    if sealed(result) != result:
-        return "its own checksum does not agree"
-    for file, stored in result["files"].items():
-        if not _inside(file) or not (out_dir / file).is_file():
-            return f"{file} is missing"
-        if checksum((out_dir / file).read_bytes()) != stored:
-            return f"{file} has changed since it was written"
-    return ""
-
-
-def _inside(file: str) -> bool:
-    return not Path(file).is_absolute() and ".." not in Path(file).parts
-
-
-def _named_files(out_dir: Path) -> list[str]:
-    """The files that a result names, however damaged it is; none outside its folder."""
-    try:
-        files = list(json.loads((out_dir / "result.json").read_bytes())["files"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        files = []
-    return [file for file in files if isinstance(file, str) and _inside(file)]
+def _problem(out_dir: Path, file: str, stored: str) -> str:
+    if Path(file).is_absolute() or ".." in Path(file).parts or not (out_dir / file).is_file():
+        return "is missing"
+    return "" if checksum((out_dir / file).read_bytes()) == stored else "has changed since it was written"

@@ -3,13 +3,18 @@
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from mmchar.files import atomic_write, sealed
+from mmchar.files import atomic_write, read_sealed, sealed
 from mmchar.locks import is_held, run_lock
 from mmchar.runs.records import read_result
 
 KILLED = "the batch was killed"
+
+
+class _Status(TypedDict):
+    status: str
+    sha256: str
 
 
 def attempt_folder(out_dir: Path) -> Path:
@@ -23,25 +28,11 @@ def write_status(folder: Path, status: dict[str, Any]) -> None:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """The content of ``status.json``; {} where there is none.
-
-    Raises
-    ------
-    ValueError
-        If it is damaged.
-    """
-    where = f"{folder.name}/status.json"
+    """The content of ``status.json``; {} where there is none, ValueError where it is damaged."""
     try:
-        status = json.loads((folder / "status.json").read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+        return read_sealed(folder / "status.json", _Status)
+    except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is damaged ({error})") from error
-    if not isinstance(status, dict) or not isinstance(status.get("status"), str):
-        raise ValueError(f"{where} is damaged (no status in it)")
-    if "sha256" in status and sealed(status) != status:
-        raise ValueError(f"{where} is damaged (its checksum does not agree)")
-    return status
 
 
 def run_state(out_dir: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -52,30 +43,37 @@ def run_state(out_dir: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     result has also ``id`` and ``identity`` (None if it was made by hand) of its run.
     """
     out_dir = Path(out_dir)
+    status: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     problem = ""
     try:
         status = read_status(out_dir)
     except ValueError as error:
-        status, problem = {}, str(error)
+        problem = str(error)
     try:
         result = read_result(out_dir)
     except ValueError as error:
-        result = {}
-        problem = problem or (str(error) if (out_dir / "result.json").exists() else "")
-        if status.get("status") == "ok":
+        if status.get("status") == "ok" or (out_dir / "result.json").exists():
             problem = problem or str(error)
-    of_status, earlier = status.get("result"), status.get("earlier") or {}
-    if result and of_status != result["sha256"] and earlier.get("result") != result["sha256"]:
-        status = {"status": "ok", "message": problem}  # a result made by hand, of which the batch knows nothing
-        result |= {"id": result["sha256"][:12], "identity": None}
-    elif result and status["status"] != "ok" and of_status == result["sha256"]:
-        result = {}  # its notebook failed after it was saved
-    elif result:
-        origin = status if of_status == result["sha256"] else earlier
-        result |= {"id": origin.get("id") or result["sha256"][:12], "identity": origin.get("identity")}
+    if result:
+        status, result = _of_result(status, result, problem)
     elif problem:
         status = status | {"status": "damaged", "message": problem}
     return _in_progress(out_dir) or status, result
+
+
+def _of_result(status: dict[str, Any], result: dict[str, Any], problem: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The status, and the result with the id and identity of its run; no result if its notebook failed after it."""
+    sha256, earlier = result["sha256"], status.get("earlier") or {}
+    if status.get("result") == sha256:
+        made_by = status
+    elif earlier.get("result") == sha256:
+        made_by = earlier
+    else:  # made by hand; the batch knows nothing of it
+        status = made_by = {"status": "ok", "message": problem}
+    if made_by.get("status", "ok") != "ok":
+        return status, {}
+    return status, result | {"id": made_by.get("id") or sha256[:12], "identity": made_by.get("identity")}
 
 
 def _in_progress(out_dir: Path) -> dict[str, Any]:
@@ -83,9 +81,9 @@ def _in_progress(out_dir: Path) -> dict[str, Any]:
     new = attempt_folder(out_dir)
     if not new.exists():
         return {}
-    status: dict[str, Any] = {}
+    status: dict[str, Any] = {"status": "running"}
     with contextlib.suppress(ValueError):
-        status = read_status(new)
+        status |= read_status(new)
     if is_held(run_lock(out_dir)):
         return status | {"status": "running"}
-    return status | {"status": "died", "message": KILLED} if status.get("status", "running") == "running" else status
+    return status | {"status": "died", "message": KILLED} if status["status"] == "running" else status

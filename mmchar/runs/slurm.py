@@ -28,6 +28,7 @@ from pathlib import Path
 
 from mmchar.files import atomic_write, checksum
 from mmchar.runs.batch import Run, RunStatus, run_one
+from mmchar.runs.own_process import on_signals
 
 REQUEUES = 3  # times that a run is started again after a preemption
 _RESERVE_S = 30  # a run ends itself so long before Slurm would, to leave a status and no process behind
@@ -43,25 +44,11 @@ _OVER = {*_ENDED, "COMPLETED", "FAILED", "NODE_FAIL", "BOOT_FAIL", "PREEMPTED", 
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What each run asks of Slurm; ``None`` leaves it to the cluster.
+    """What each run asks of Slurm; ``None`` leaves it to the cluster. ValueError for what Slurm could not take.
 
-    Other settings of a site, such as the account, go through sbatch's own variables
-    (``SBATCH_ACCOUNT``, ``SBATCH_QOS``).
-
-    Parameters
-    ----------
-    partition : str, optional
-    time_limit_min : int, optional
-        Minutes per run; by default what the batch's own time-out needs.
-    gres : str, optional
-        ``"gpu:1"`` or ``"gpu:h100:1"``: GPUs that Slurm hands to one run at a time.
-    parallel : int, optional
-        Runs at a time.
-
-    Raises
-    ------
-    ValueError
-        A value that Slurm could not take.
+    ``time_limit_min`` is in minutes per run, by default what the batch's own time-out needs; ``gres`` are GPUs that
+    Slurm hands to one run at a time, ``"gpu:1"`` or ``"gpu:h100:1"``; ``parallel`` is runs at a time. Other settings of
+    a site, such as the account, go through sbatch's own variables (``SBATCH_ACCOUNT``, ``SBATCH_QOS``).
     """
 
     partition: str | None = None
@@ -91,22 +78,10 @@ def run_all(
 ) -> list[RunStatus]:
     """How each run ended, in the order of the runs, after Slurm ran them as one job array.
 
-    A run that was preempted, or lost its node, starts again, at most 3 times; one that had ended well does not. The
-    folders of the runs must be reachable under the same path from every node.
-
-    Parameters
-    ----------
-    runs : list of Run
-    timeout_s : float
-        Seconds per run, not counting its time in the queue.
-    options : SlurmOptions
-    stop : threading.Event, optional
-        Cancels the array when set; Ctrl-C does the same.
-
-    Raises
-    ------
-    ValueError
-        No Slurm or no submitit here, an array of the same folder in the queue, or what Slurm refuses.
+    A run that was preempted starts again, at most 3 times; one that had ended well does not. Its time in the queue does
+    not count. The folders of the runs must be reachable under the same path from every node. `stop`, or Ctrl-C, cancels
+    the array. ValueError for no Slurm or no submitit here, an array of the same folder in the queue, or what Slurm
+    refuses.
     """
     check_slurm()
     if not runs:
@@ -119,13 +94,14 @@ def run_all(
     ended = [folder / f"{number}.json" for number in range(len(runs))]
     states: dict[int, str] = {}
     waiting = list(range(len(runs)))
-    for _ in range(1 + REQUEUES):  # where Slurm itself starts a preempted run again, once is enough
-        jobs = _submit([(runs[k], ended[k]) for k in waiting], name, folder, timeout_s, options)
-        seen = _wait(jobs, stop)
-        states |= {k: seen[job] for k, job in zip(waiting, jobs, strict=True)}
-        waiting = [k for k in waiting if states[k] == "PREEMPTED" and not _is_good(ended[k])]
-        if not waiting or stop.is_set():
-            break
+    with on_signals(lambda _: stop.set(), signal.SIGINT, signal.SIGTERM):
+        for _ in range(1 + REQUEUES):  # where Slurm itself starts a preempted run again, once is enough
+            jobs = _submit([(runs[k], ended[k]) for k in waiting], name, folder, timeout_s, options)
+            seen = _wait(jobs, stop)
+            states |= {k: seen[job] for k, job in zip(waiting, jobs, strict=True)}
+            waiting = [k for k in waiting if states[k] == "PREEMPTED" and not _is_good(ended[k])]
+            if not waiting or stop.is_set():
+                break
     return [_status(run, ended[k], states[k]) for k, run in enumerate(runs)]
 
 
@@ -193,14 +169,12 @@ def _job(run: Run, timeout_s: float, ended: Path) -> None:
     if _is_good(ended):  # a job that was sent back to the queue just when it had ended
         return
     ended.unlink(missing_ok=True)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGUSR2):  # what Slurm sends to end, preempt or requeue a job
-        signal.signal(number, lambda *_: stop.set())
-    starts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    stop, starts = threading.Event(), int(os.environ.get("SLURM_RESTART_COUNT", 0))
     if starts > REQUEUES:
         status = RunStatus(run.notebook.stem, "died", 0.0, message=f"started again {starts} times, never to its end")
     else:
-        status = run_one(run, timeout_s=timeout_s, stop=stop)
+        with on_signals(lambda _: stop.set(), signal.SIGTERM, signal.SIGUSR2):  # to end, preempt or requeue a job
+            status = run_one(run, timeout_s=timeout_s, stop=stop)
     if stop.is_set() and status.status in ("failed", "died"):  # the kernel may hear the signal before us
         status = replace(status, status="interrupted", message="")
     atomic_write(ended, json.dumps(asdict(status)) + "\n")
@@ -208,29 +182,25 @@ def _job(run: Run, timeout_s: float, ended: Path) -> None:
 
 def _wait(jobs: list[str], stop: threading.Event) -> dict[str, str]:
     """The last state of each job, when all are over; shows progress on stderr."""
-    from tqdm import tqdm  # comes with papermill
+    from tqdm import tqdm
 
     states = dict.fromkeys(jobs, "PENDING")
     array, cancelled = jobs[0].split("_")[0], False
     with tqdm(total=len(jobs), unit="run", desc=f"slurm job {array}", file=sys.stderr) as bar:
         while True:
-            try:
-                known = _states(array)
-                if known is not None:
-                    states = {job: known.get(job, _when_gone(states[job])) for job in jobs}
-                running = [state for state in states.values() if state not in _OVER]
-                bar.set_postfix_str(", ".join(f"{n} {state.lower()}" for state, n in Counter(running).items()))
-                bar.update(len(jobs) - len(running) - bar.n)
-                if not running:
-                    return states
-                time.sleep(_POLL_S)
-            except KeyboardInterrupt:
-                if cancelled:
-                    raise
-                stop.set()
+            known = _states(array)
+            if known is not None:  # Slurm forgets a job some minutes after its end
+                gone = {job: state if state in _OVER else "COMPLETED" for job, state in states.items()}
+                states = {job: known.get(job, gone[job]) for job in jobs}
+            running = [state for state in states.values() if state not in _OVER]
+            bar.set_postfix_str(", ".join(f"{n} {state.lower()}" for state, n in Counter(running).items()))
+            bar.update(len(jobs) - len(running) - bar.n)
+            if not running:
+                return states
             if stop.is_set() and not cancelled:
                 _ask("scancel", array)
                 cancelled = True
+            time.sleep(_POLL_S)
 
 
 def _states(array: str) -> dict[str, str] | None:
@@ -239,11 +209,6 @@ def _states(array: str) -> dict[str, str] | None:
     if code and "Invalid job id" not in error:
         return None
     return dict(line.split(maxsplit=1) for line in out.splitlines())  # [[id, state], ...]
-
-
-def _when_gone(state: str) -> str:
-    """The state of a job that Slurm has forgotten, which it does some minutes after the end."""
-    return state if state in _OVER else "COMPLETED"
 
 
 def _ask(*command: str) -> tuple[int, str, str]:

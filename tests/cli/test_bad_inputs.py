@@ -21,7 +21,7 @@ from mmchar.models import loading as models
 from mmchar.models.loading import ZOO, get_spec
 from mmchar.provenance import SOURCE
 from mmchar.request import FIELDS, Request, from_mapping
-from mmchar.runs import papermill_process
+from mmchar.runs import own_process
 from mmchar.runs.parameters import check_parameters, read_parameters
 from mmchar.runs.records import read_result
 from mmchar.tables import read_table
@@ -515,7 +515,7 @@ def _no_heavy_work(request, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("heavy work was started for a bad input")
 
-    for module, name in ((models, "build"), (counting, "count_subject"), (papermill_process.subprocess, "Popen")):
+    for module, name in ((models, "build"), (counting, "count_subject"), (own_process._START, "Process")):
         monkeypatch.setattr(module, name, refuse)
 
 

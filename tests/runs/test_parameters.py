@@ -1,11 +1,8 @@
 """Parameters of notebooks: read without running, and refused when they do not fit."""
 
-import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from samples import SAVE, make_notebook, one_line
 
 from mmchar.runs.parameters import Parameter, check_parameters, read_parameters
@@ -98,19 +95,3 @@ def test_an_unknown_name_is_refused_with_the_nearest(notebook):
         check_parameters(notebook, {"step": 5})
     with pytest.raises(ValueError, match="has no parameter 'zzz'; it has out_dir, figures_dir, model"):
         check_parameters(notebook, {"zzz": 5})
-
-
-PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-@given(PLAIN)
-def test_papermill_reads_back_the_value_that_was_given(value):
-    import yaml
-    from papermill.cli import NoDatesSafeLoader
-
-    back = yaml.load(yaml.safe_dump({"x": value}), Loader=NoDatesSafeLoader)["x"]
-    assert repr(back) == repr(value) or json.dumps(back, sort_keys=True) == json.dumps(value, sort_keys=True)
