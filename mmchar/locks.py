@@ -32,16 +32,17 @@ def is_held(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def held(path: Path, *, waits: Callable[[float], None] | None = None) -> Iterator[None]:
-    """Hold the lock; while others hold it, `waits` is called with the seconds waited so far, and may raise to give up.
+def held(path: Path, *, says: str = "", waits: Callable[[float], None] | None = None) -> Iterator[None]:
+    """Hold the lock, whose file is made and stays; a thread may take its own lock again.
 
-    The lock's file is made and stays. A thread may take its own lock again.
+    While others hold it, `says` goes to stderr once, and `waits` is called with the seconds waited so far; it may raise
+    to give up.
     """
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, mode=0o666, is_singleton=True)
-    start = time.monotonic()
+    start, told = time.monotonic(), False
     while True:
         try:
             lock.acquire(timeout=0.2, poll_interval=0.05)
@@ -49,6 +50,9 @@ def held(path: Path, *, waits: Callable[[float], None] | None = None) -> Iterato
         except Timeout:
             if waits:
                 waits(time.monotonic() - start)
+            if says and not told:
+                print(f"mmchar: {says}", file=sys.stderr, flush=True)
+            told = True
     try:
         yield
     finally:
@@ -62,20 +66,15 @@ def measuring(device: str, *, wait_s: float = WAIT_S) -> Iterator[None]:
     On a CPU the lock is the host's, on a GPU that of its UUID, so that runs on two GPUs go side by side. A process that
     holds a device may take it again. ValueError if the device is still taken after `wait_s`, or there is none.
     """
-    name = "host" if device == "cpu" else _gpu_uuid(device)
-    told = False
 
     def waits(waited_s: float) -> None:
-        nonlocal told
         if waited_s >= wait_s:
             raise ValueError(
                 f"{device} is still taken by another measuring run after {wait_s:g} s; wait for it or give more time"
             )
-        if not told:
-            print(f"mmchar: waiting for another measuring run on {device} to end", file=sys.stderr, flush=True)
-        told = True
 
-    with held(_shared_folder() / f"{name}.lock", waits=waits):
+    path = _shared_folder() / f"{'host' if device == 'cpu' else _gpu_uuid(device)}.lock"
+    with held(path, says=f"waiting for another measuring run on {device} to end", waits=waits):
         yield
 
 

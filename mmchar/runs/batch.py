@@ -10,14 +10,13 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmchar.locks import held, run_lock
 from mmchar.provenance import provenance
-from mmchar.runs.attempts import file_run, keep_executed, keep_only_log, recover, say
+from mmchar.runs.attempts import file_run, keep_executed, keep_only_log, recover
 from mmchar.runs.identity import differences, notebook_identity, run_id
 from mmchar.runs.papermill_process import execute, relative_path, require_papermill
 from mmchar.runs.parameters import check_parameters, read_parameters
@@ -68,28 +67,13 @@ def run_notebook(
     """How one run of a notebook through papermill ended; never raises for what happens inside the notebook.
 
     `out_dir` then holds the notebook's result, the executed notebook, ``run.log`` and ``status.json``. A good result of
-    the same run is kept and nothing is run. Any other good result stays until a new one is complete; where the run did
-    not end well, ``status.json`` and ``run.log`` are of the new run, and its notebook is ``<name>.latest.ipynb``.
+    the same run is kept and nothing is run, unless with `force`. Any other good result stays until a new one is
+    complete; where the run did not end well, ``status.json`` and ``run.log`` are of the new run, and its notebook is
+    ``<name>.latest.ipynb``. While another process works on `out_dir`, this one waits.
 
-    Parameters
-    ----------
-    notebook : str or Path
-        Must have a parameter ``out_dir``; it is run in its own folder and given paths relative to that.
-    out_dir : str or Path
-        While another process works on it, this one waits.
-    parameters : dict, optional
-        What differs from the defaults, except ``out_dir``.
-    timeout_s : float
-        Seconds for the whole run; then every process of it is killed.
-    stop : threading.Event, optional
-        Ends the run as interrupted when set.
-    force : bool
-        Run even if the good result is there.
-
-    Raises
-    ------
-    ValueError
-        For a parameter that the notebook does not take, a missing papermill, or a folder that cannot be written.
+    The notebook is run in its own folder, with `parameters` and ``out_dir``, a path relative to that, for at most
+    `timeout_s`; when `stop` is set it ends as interrupted. ValueError for a parameter that it does not take, a missing
+    papermill, or a folder that cannot be written.
     """
     notebook, out_dir = Path(notebook).resolve(), Path(out_dir).resolve()
     require_papermill()
@@ -97,8 +81,13 @@ def run_notebook(
     defaults = read_parameters(notebook)
     given = {k: v for k, v in given.items() if (v, type(v)) != (defaults[k].default, defaults[k].type)}
     stop = stop or threading.Event()
+
+    def waits(_waited_s: float) -> None:
+        if stop.is_set():
+            raise InterruptedError
+
     try:
-        with held(run_lock(out_dir), waits=_waits(out_dir.name, stop)):
+        with held(run_lock(out_dir), says=f"{out_dir.name}: another process is running it; waiting", waits=waits):
             if out_dir.exists() and not os.access(out_dir, os.W_OK):  # seen before the hours of the run, not after
                 raise PermissionError(errno.EACCES, "it is read-only")
             recover(out_dir, notebook.stem)
@@ -153,21 +142,6 @@ def why_run(
             now = identity | ({"hardware": before["hardware"]} if any_hardware else {})
             return "; ".join(differences(before, now, notebook))
     return f"last time it {_ENDED.get(state, f'was {state}')}" + (f": {message}" if message else "")
-
-
-def _waits(name: str, stop: threading.Event) -> Callable[[float], None]:
-    """What to do while another process works on the run: say so once, and give up when told to stop."""
-    told = False
-
-    def waits(waited_s: float) -> None:
-        nonlocal told
-        if stop.is_set():
-            raise InterruptedError
-        if not told and waited_s > 1:
-            say(f"{name}: another process is running it; waiting")
-            told = True
-
-    return waits
 
 
 def _run(

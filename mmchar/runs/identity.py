@@ -72,7 +72,7 @@ def package_code(package: Path = PACKAGE) -> str:
 
 def package_data(package: Path = PACKAGE, data: Path = SOURCE / "data") -> str:
     """Hash of the models, the GPUs, the reference data and the committed measurements; read again when they change."""
-    found = (*package.rglob("*.json"), *data.glob("reference/*"), *data.glob("measured/**/*"))
+    found = (*package.rglob("*.json"), *data.glob("reference/*"), *data.glob("measured/[!.]*/**/*"))
     return _hash(path for path in found if path.is_file())
 
 

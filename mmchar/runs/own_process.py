@@ -97,11 +97,14 @@ class OwnProcess:
 
 
 def _begin(function: Callable[..., None], pipe: Connection, log: Path, arguments: tuple[Any, ...]) -> None:
+    from tqdm import tqdm
+
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    tqdm.set_lock(threading.RLock())  # its own lock is a semaphore, which a process that is killed leaves behind
     function(pipe, *arguments)
 
 

@@ -64,22 +64,11 @@ def save_result(
     """Path of ``result.json``, written after everything that it names.
 
     A result that was there before is good until the new one is complete, and then removed; a damaged one is set aside.
-
-    Parameters
-    ----------
-    out_dir : str or Path
-    notebook : str
-        Name of the notebook's file, without suffix.
-    parameters : dict
-        The notebook's parameters; ``out_dir`` and ``figures_dir`` say where, not what, and are not recorded.
-    tables : dict of DataFrame
-        At least one; ``tables/<name>.parquet``, and CSV as well up to 1000 rows.
-    figures : dict of (Figure, caption), optional
-        Saved in ``out_dir/figures``.
-    checks : list of dict, or DataFrame
-        Expectation against result: ``claim`` or ``name``, ``expected``, ``got``, ``verdict``.
-    figures_dir : str or Path, optional
-        Folder shared by the notebooks, which gets a copy of every figure.
+    `notebook` is the name of its file without suffix; of its `parameters`, ``out_dir`` and ``figures_dir`` say where,
+    not what, and are not recorded. There is at least one table; it goes to ``tables/<name>.parquet``, and to CSV as
+    well up to 1000 rows. `figures` are (figure, caption) by name, and `figures_dir` gets a copy of each. `checks`, a
+    list of dicts or a DataFrame, set expectation against result: ``claim`` or ``name``, ``expected``, ``got``,
+    ``verdict``.
     """
     out_dir, figures = Path(out_dir), figures or {}
     for name in (*tables, *figures):

@@ -19,9 +19,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-import uuid
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -91,18 +91,17 @@ def run_all(
     name = f"mmchar-{checksum(str(parent).encode())[:8]}"
     _refuse_second(name, parent)
     folder = _private_folder(parent)
-    ended = [folder / f"{number}.json" for number in range(len(runs))]
-    states: dict[int, str] = {}
-    waiting = list(range(len(runs)))
+    wanted = [(run, folder / f"{number}.json") for number, run in enumerate(runs)]
+    waiting, states = wanted, dict[Path, str]()
     with on_signals(lambda _: stop.set(), signal.SIGINT, signal.SIGTERM):
         for _ in range(1 + REQUEUES):  # where Slurm itself starts a preempted run again, once is enough
-            jobs = _submit([(runs[k], ended[k]) for k in waiting], name, folder, timeout_s, options)
+            jobs = _submit(waiting, name, folder, timeout_s, options)
             seen = _wait(jobs, stop)
-            states |= {k: seen[job] for k, job in zip(waiting, jobs, strict=True)}
-            waiting = [k for k in waiting if states[k] == "PREEMPTED" and not _is_good(ended[k])]
+            states |= {ended: seen[job] for (_, ended), job in zip(waiting, jobs, strict=True)}
+            waiting = [one for one in waiting if states[one[1]] == "PREEMPTED" and not _is_good(one[1])]
             if not waiting or stop.is_set():
                 break
-    return [_status(run, ended[k], states[k]) for k, run in enumerate(runs)]
+    return [_status(run, ended, states[ended]) for run, ended in wanted]
 
 
 def check_slurm() -> None:
@@ -130,11 +129,9 @@ def _private_folder(parent: Path) -> Path:
         found = home.stat()
         if found.st_uid != os.getuid() or found.st_mode & 0o022:
             raise ValueError(f"others can write to {home}, from which jobs run; remove it or choose another folder")
-        folder = home / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:6]}"
-        folder.mkdir(mode=0o700)
+        return Path(tempfile.mkdtemp(dir=home, prefix=time.strftime("%Y%m%dT%H%M%SZ-", time.gmtime())))
     except OSError as error:
         raise ValueError(f"cannot write to {home}: {error.strerror}; choose another results folder") from error
-    return folder
 
 
 def _submit(

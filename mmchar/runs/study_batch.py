@@ -41,32 +41,16 @@ def study(
     """How each ``NN_*.ipynb`` of a folder ended, in order; shows progress on stderr and prints one line per run.
 
     Every parameter of every run is checked before the first one starts; the others go on after a failure. What has its
-    good result in `results_dir` already (see `identity`) is kept, and its figures are copied to `figures_dir`
-    where they are missing. Then ``scorecard.md`` and ``scorecard.csv`` in `figures_dir` list the checks of all good
-    results in `results_dir`; rows of notebooks that were not asked for and have no result there stay as they are.
+    good result in `results_dir` already (see `identity`) is kept unless with `force`, and its figures are copied to
+    `figures_dir` where they are missing. Then ``scorecard.md`` and ``scorecard.csv`` in `figures_dir` list the checks
+    of all good results in `results_dir`; rows of notebooks that were not asked for and have no result there stay.
 
-    Parameters
-    ----------
-    notebooks_dir, results_dir : str or Path
-        The run of ``02_x.ipynb`` goes to ``results_dir/02_x``.
-    only : str or iterable of str, optional
-        Numbers of the notebooks, as ``"02,05"``.
-    gpu, quick, figures_dir
-        Given to every notebook that has such a parameter. Figures go by default to ``figures`` beside `notebooks_dir`,
-        or inside `results_dir` when `quick`.
-    jobs : int
-        Runs at a time; measured times are only worth something with 1.
-    timeout_s : float
-        Seconds per run.
-    render_dir : str or Path, optional
-        Gets a copy for readers of every good run's notebook; a run whose copy is refused ends as not rendered.
-    force : bool
-        Run also what has its good result; that stays until the new one is complete.
-    dry_run : bool
-        Only print what would run, and why; nothing is written.
-    slurm : mmchar.runs.slurm.SlurmOptions, optional
-        Send the runs to a Slurm cluster instead, as one job array; `jobs` is not used then. A good
-        result of other hardware than this machine's is kept too, as this machine runs nothing.
+    `only` names notebooks by number, as ``"02,05"``. `gpu`, `quick` and `figures_dir` go to every notebook that has
+    such a parameter; figures to ``figures`` beside `notebooks_dir`, or inside `results_dir` when `quick`, if not given.
+    `jobs` run at a time (measured times are only worth something with 1), each for `timeout_s` at most. `render_dir`
+    gets a copy for readers of every good run's notebook; a run whose copy is refused ends as not rendered. A `dry_run`
+    prints what would run, and why, and writes nothing. With `slurm` the runs go to a cluster as one job array, and a
+    good result of other hardware is kept too, as this machine runs nothing.
     """
     if type(jobs) is not int or jobs < 1 or not timeout_s > 0:
         raise ValueError(f"jobs = {jobs!r}, timeout_s = {timeout_s!r}; give a whole number of jobs and seconds above 0")

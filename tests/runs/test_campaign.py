@@ -11,6 +11,7 @@ import sys
 import pytest
 from samples import break_stage, files_in, one_line
 
+from mmchar import locks
 from mmchar.cli.main import main
 from mmchar.runs.campaign import grid_run as campaign
 from mmchar.runs.campaign.grid_run import exit_code, run_campaign
@@ -286,6 +287,14 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(ValueError) as caught:
         scripted(tmp_path, batches(1))
     assert "cannot write" in one_line(caught)
+
+
+def test_two_campaigns_of_one_folder_do_not_run_at_once(tmp_path):
+    with locks.held(locks.run_lock(tmp_path / "out")):
+        code = f"from mmchar.runs.campaign.grid_run import *; run_campaign({str(grid(tmp_path, CLIP))!r}, "
+        code += f"{str(tmp_path / 'out')!r}, budget_s=99)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "another campaign works on" in done.stderr.splitlines()[-1]
 
 
 def limited(limit, size):

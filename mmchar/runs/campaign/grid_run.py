@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmchar.locks import held, run_lock
 from mmchar.provenance import provenance
 from mmchar.runs.campaign.expected import correction, why_skipped
 from mmchar.runs.campaign.grids import Point, identity, read_grid
@@ -40,58 +41,30 @@ def run_campaign(
 ) -> list[dict[str, Any]]:
     """The rows of all points of a grid: ok, partial, failed, died, skipped or not reached, each with its reason.
 
-    Parameters
-    ----------
-    grid : str or Path
-        A grid file, see `grids.read_grid`.
-    out : str or Path
-        Folder of results; what is measured there already is not measured again. At the end it is packed.
-    budget_s : float
-        Seconds for everything, loading and packing included. A point that does not fit into what is left is not
-        started; one that takes longer than expected is stopped at the end.
-    have : sequence of str or Path
-        More folders of results whose points are not measured again.
-    retry : bool
-        Measure points again that failed twice.
-    clock, start
-        For tests: the clock, in seconds, and what starts a worker for a device.
-
-    Raises
-    ------
-    ValueError
-        A bad grid, budget or folder, before anything is measured.
+    What is measured in `out`, or in one of the folders in `have`, is not measured again; what failed twice only with
+    `retry`. The seconds of the budget are for everything, loading and packing included: a point that does not fit into
+    what is left is not started, one that takes longer than expected is stopped at the end. ValueError for a bad grid,
+    budget or folder, before anything is measured. `clock` and `start`, which starts a worker for a device, are for
+    tests.
     """
-    from tqdm import tqdm
-
-    began, points = clock(), read_grid(grid)
+    began, points, out = clock(), read_grid(grid), Path(out).resolve()
     if not budget_s > PACK_S:
         raise ValueError(f"a budget of {budget_s:g} s is too short; give more than {PACK_S:g}")
     try:
-        (Path(out) / "points").mkdir(parents=True, exist_ok=True)
+        (out / "points").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write to {out}: {error.strerror}; choose another folder") from error
 
-    def say(line: str) -> None:
-        if progress:
-            tqdm.write(line, file=sys.stderr)
+    def refuse(_waited_s: float) -> None:
+        raise ValueError(f"another campaign works on {out}; wait for it, or choose another folder")
 
-    for line in set_aside(out):
-        say(f"{line}; set aside, what is missing is measured again")
-    ends_s = began + budget_s - PACK_S
-    campaign = _Campaign(Path(out), ends_s, clock, start, device_of(points), known_rows([*have, out]))
-    bar = tqdm(total=len(points), desc="campaign", unit="point", file=sys.stderr, disable=not progress)
-    with on_signals(campaign.stop, signal.SIGINT, signal.SIGTERM), bar:
-        try:
-            campaign.start_worker()
-            queue = campaign.queue(points, retry=retry)
-            bar.update(len(points) - len(queue))
-            for name, point in queue:
-                campaign.measure(name, point)
-                say(_line(point, campaign.rows[name]))
-                bar.update()
-        finally:
-            campaign.end_worker()
-            campaign.finish(points, say)
+    with held(run_lock(out), waits=refuse):
+        campaign = _Campaign(out, began + budget_s - PACK_S, clock, start, device_of(points), progress=progress)
+        for line in set_aside(out):
+            campaign.say(f"{line}; set aside, what is missing is measured again")
+        campaign.have = known_rows([*have, out])
+        with on_signals(campaign.stop, signal.SIGINT, signal.SIGTERM):
+            campaign.run(points, retry=retry)
     return list(campaign.rows.values())
 
 
@@ -129,7 +102,8 @@ class _Campaign:
     clock: Callable[[], float]
     start: Callable[[str], Any]
     device: str
-    have: dict[str, dict[str, Any]]
+    progress: bool
+    have: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     ratios: dict[str, list[float]] = field(default_factory=lambda: {"cpu": [], "cuda": []})  # took / expected
     machine: dict[str, Any] = field(default_factory=dict)
@@ -137,6 +111,31 @@ class _Campaign:
     worker: Any = None
     used: bool = False  # whether this worker has measured a point
     stopped: str = ""
+
+    def run(self, points: list[Point], *, retry: bool) -> None:
+        """Measure what is missing, and pack what is there."""
+        from tqdm import tqdm
+
+        bar = tqdm(total=len(points), desc="campaign", unit="point", file=sys.stderr, disable=not self.progress)
+        with bar:
+            try:
+                self.start_worker()
+                queue = self.queue(points, retry=retry)
+                bar.update(len(points) - len(queue))
+                for name, point in queue:
+                    self.measure(name, point)
+                    self.say(_line(point, self.rows[name]))
+                    bar.update()
+            finally:
+                self.end_worker()
+                self.finish(points)
+
+    def say(self, line: str) -> None:
+        """Tell the user, beside the bar."""
+        from tqdm import tqdm
+
+        if self.progress:
+            tqdm.write(line, file=sys.stderr)
 
     def stop(self, signal_name: str) -> None:
         """End at the next tick."""
@@ -164,14 +163,10 @@ class _Campaign:
 
     def queue(self, points: list[Point], *, retry: bool) -> list[tuple[str, Point]]:
         """The points to measure, those that failed before last; the rows of the others are filled in."""
-        missing = [(self.name(point), point) for point in points]
-        done = {name for name, _ in missing if is_done(self.have.get(name), retry=retry)}
-        self.rows |= {name: self.have[name] for name, _ in missing if name in done}
-        failed = ("failed", "died", "partial")
-        return sorted(
-            (one for one in missing if one[0] not in done),
-            key=lambda one: self.have.get(one[0], {}).get("status") in failed,
-        )
+        named = {self.name(point): point for point in points}
+        self.rows = {name: self.have[name] for name in named if is_done(self.have.get(name), retry=retry)}
+        missing = [(name, point) for name, point in named.items() if name not in self.rows]
+        return sorted(missing, key=lambda one: self._before(one[0]) in ("failed", "died", "partial"))
 
     def measure(self, name: str, point: Point) -> None:
         """Measure one point, or say why not; its row is in the rows and on disk afterwards."""
@@ -187,24 +182,27 @@ class _Campaign:
             self._keep(row, "died", str(died), attempts=row["attempts"] + 1)
             self.end_worker()
 
-    def finish(self, points: list[Point], say: Callable[[str], None]) -> None:
+    def finish(self, points: list[Point]) -> None:
         """Rows for what was not reached, and the packed files; what cannot be packed stays as it is."""
         for point in points if self.machine else ():
             name = self.name(point)
-            before = self.have.get(name, {"status": "not reached"})
             if name in self.rows:
                 continue
-            if before["status"] != "not reached":
-                self.rows[name] = before  # it failed before, and its second attempt is still to come
-            else:
+            if self._before(name) in ("", "not reached"):
                 self._keep(self._new_row(name, point), "not reached", self.stopped or "the campaign ended before")
+            else:
+                self.rows[name] = self.have[name]  # it failed before, and its second attempt is still to come
         try:
             left = pack(self.out)
         except OSError as error:
-            say(f"not packed ({error.strerror or error}); the results stay under {self.out.name}/points")
+            self.say(f"not packed ({error.strerror or error}); the results stay under {self.out.name}/points")
             return
         if left:
-            say(f"{len(left)} points did not fit the packed files; they stay under {self.out.name}/points")
+            self.say(f"{len(left)} points did not fit the packed files; they stay under {self.out.name}/points")
+
+    def _before(self, name: str) -> str:
+        """The status that an earlier start came to, "" without one."""
+        return self.have.get(name, {}).get("status", "")
 
     def _new_row(self, name: str, point: Point) -> dict[str, Any]:
         """The row of a point before anything is known but what it asks for, and what earlier starts came to."""
@@ -223,8 +221,7 @@ class _Campaign:
     def _fits(self, point: Point, row: dict[str, Any]) -> bool:
         """Whether a point can be measured in the time that is left; if not, its row says why. Sets ``expect_s``."""
         factor = correction(self.ratios[point.device])
-        was_cut_off = self.have.get(row["id"], {}).get("status") == "not reached"
-        least = _LONGER * (row["took_s"] or 0.0) if was_cut_off else 0.0
+        least = _LONGER * (row["took_s"] or 0.0) if self._before(row["id"]) == "not reached" else 0.0
         if self._too_long(row, max(least, (row["expect_s"] or 0.0) * factor)):
             return False
         guess = self._guess(point)

@@ -121,13 +121,11 @@ def _expand(entry: dict[str, Any]) -> Iterator[Point]:
         one = {**entry, **dict(zip(many, values, strict=True))}
         one.setdefault("dtype", "float32" if one.get("device", "cpu") == "cpu" else "bfloat16")
         point = msgspec.convert(one, Point)
-        yield from _rungs(point) if climbs else [point]
-
-
-def _rungs(point: Point) -> Iterator[Point]:
-    for rung in levers.ladder(point.model):
-        pulled = {"dtype": rung.dtype, "attention": rung.attention, "levers": rung.levers.given()}
-        yield msgspec.structs.replace(point, **pulled)
+        if not climbs:
+            yield point
+        for rung in levers.ladder(point.model) if climbs else ():
+            pulled = {"dtype": rung.dtype, "attention": rung.attention, "levers": rung.levers.given()}
+            yield msgspec.structs.replace(point, **pulled)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -8,7 +8,6 @@ and is written last: whenever a campaign is cut off, what was measured before ca
 import io
 import json
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -124,56 +123,49 @@ def load_points(folder: str | Path) -> "tuple[Points, dict[str, str]]":
         raise ValueError(f"no folder {str(folder)!r} with measurements")
     found: Points = {}
     problems: dict[str, str] = {}
-    for row, table in (*_packed(folder, problems), *_single(folder, problems)):
-        found[row["id"]] = (row, table)
+    packed = _read_rows(folder, "run.json", _Packed, problems)
+    if packed:
+        found |= _with_tables(folder, packed["points"], packed["files"], problems)
+    for path in sorted((folder / "points").glob("*.json")):
+        row = _read_rows(folder, f"points/{path.name}", _Row, problems)
+        if row:
+            table = row["table"]
+            files = {f"points/{table['file']}": table["sha256"]} if table else {}
+            found |= _with_tables(folder, {row["id"]: row}, files, problems)
     return dict(sorted(found.items())), problems
 
 
-def _packed(folder: Path, problems: dict[str, str]) -> "Iterator[tuple[dict[str, Any], pd.DataFrame | None]]":
-    run = _read_row(folder, "run.json", _Packed, problems) or {"files": {}, "points": {}}
-    tables: dict[str, Any] = {}
-    for file, stored in run["files"].items():
-        table = _read_table(folder, file, stored, problems)
-        if table is not None:
-            by_id = table.groupby("id", observed=True, sort=False)
-            tables |= {str(name): _concat([part.drop(columns="id")]) for name, part in by_id}
-    for name, row in run["points"].items():
-        if row["table"] is None or name in tables:
-            yield row, tables.get(name)
-
-
-def _single(folder: Path, problems: dict[str, str]) -> "Iterator[tuple[dict[str, Any], pd.DataFrame | None]]":
-    for path in sorted((folder / "points").glob("*.json")):
-        row = _read_row(folder, f"points/{path.name}", _Row, problems) or {"table": {}}
-        if row["table"] is None:
-            yield row, None
-        elif row["table"]:
-            table = _read_table(folder, f"points/{row['table']['file']}", row["table"]["sha256"], problems)
-            if table is not None:
-                yield row, table
-
-
-def _read_row(folder: Path, file: str, kind: type, problems: dict[str, str]) -> dict[str, Any] | None:
+def _read_rows(folder: Path, file: str, kind: type, problems: dict[str, str]) -> dict[str, Any]:
     try:
         return read_sealed(folder / file, kind)
     except FileNotFoundError:
-        return None
+        pass
     except ValueError as error:
         problems[file] = str(error)
-        return None
+    return {}
 
 
-def _read_table(folder: Path, file: str, stored: str, problems: dict[str, str]) -> "pd.DataFrame | None":
+def _with_tables(folder: Path, rows: dict[str, Any], files: dict[str, str], problems: dict[str, str]) -> "Points":
+    """The rows with their tables; those whose table is in a damaged file are left out."""
     import pandas as pd
 
-    try:
-        data = (folder / file).read_bytes()
-        if checksum(data) == stored:
-            return pd.read_parquet(io.BytesIO(data))
-        problems[file] = f"{file} is damaged (its checksum does not agree)"
-    except OSError as error:
-        problems[file] = f"{file} is damaged ({error.strerror})"
-    return None
+    tables: dict[str, pd.DataFrame] = {}
+    for file, stored in files.items():
+        try:
+            data = (folder / file).read_bytes()
+        except OSError as error:
+            problems[file] = f"{file} is damaged ({error.strerror})"
+            continue
+        if checksum(data) != stored:
+            problems[file] = f"{file} is damaged (its checksum does not agree)"
+            continue
+        table = pd.read_parquet(io.BytesIO(data))
+        if "id" in table:
+            by_id = table.groupby("id", observed=True, sort=False)
+            tables |= {str(name): _concat([part.drop(columns="id")]) for name, part in by_id}
+        else:
+            tables |= dict.fromkeys(rows, table)
+    return {name: (row, tables.get(name)) for name, row in rows.items() if row["table"] is None or name in tables}
 
 
 def set_aside(folder: str | Path) -> list[str]:
