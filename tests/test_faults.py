@@ -30,7 +30,7 @@ FAULTS = {  # what the run does as long as its fault is there
 FILL = """\
 import errno
 def put(file): return file.write(b"x" * 4096)
-file = open(pathlib.Path(out_dir) / "fill", "wb", buffering=0)
+file = open(pathlib.Path(os.environ["MMCHAR_RUN"]) / "fill", "wb", buffering=0)
 try:
     while put(file): pass
 except OSError as error:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mmchar.files import atomic_write, finish_replace, set_aside
-from mmchar.runs.notebooks import last_cell, load_notebook, without_attempt
+from mmchar.runs.notebooks import last_cell, load_notebook
 from mmchar.runs.own_process import kill_marked
 from mmchar.runs.papermill_process import part_file
-from mmchar.runs.records import read_result, replace_result, set_aside_damaged
-from mmchar.runs.run_state import KILLED, attempt_folder, read_status, run_state, write_status
+from mmchar.runs.records import attempt_folder, read_result, replace_result, set_aside_damaged
+from mmchar.runs.run_state import KILLED, read_status, run_state, write_status
 
 
 def recover(out_dir: Path, name: str) -> None:
@@ -36,13 +36,13 @@ def recover(out_dir: Path, name: str) -> None:
         return
     if status["status"] == "running":
         kill_marked(str(new))
-        cell, _ = keep_executed(new, out_dir, name)
+        cell, _ = keep_executed(new, name)
         status |= {"status": "died", "cell": cell, "message": KILLED}
     file_run(out_dir, new, name, status)
 
 
-def keep_executed(new: Path, out_dir: Path, name: str) -> tuple[int, str]:
-    """Keep the executed notebook, as if it had run in `out_dir`; the cell where it ended, and its error."""
+def keep_executed(new: Path, name: str) -> tuple[int, str]:
+    """Keep the executed notebook, without the paths that papermill notes; the cell where it ended, and its error."""
     part = part_file(new, name)
     if not part.exists():
         return 0, ""
@@ -51,7 +51,8 @@ def keep_executed(new: Path, out_dir: Path, name: str) -> tuple[int, str]:
     except ValueError:  # killed while it was written
         part.rename(new / f"{name}.ipynb.damaged")
         return 0, ""
-    executed = without_attempt(executed, new.name, out_dir.name)
+    for key in ("input_path", "output_path", "environment_variables"):
+        executed.get("metadata", {}).get("papermill", {}).pop(key, None)
     atomic_write(new / f"{name}.ipynb", json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
     part.unlink()
     return last_cell(executed)

@@ -20,8 +20,8 @@ from mmchar.runs.attempts import file_run, keep_executed, keep_only_log, recover
 from mmchar.runs.identity import differences, notebook_identity, run_id
 from mmchar.runs.papermill_process import execute, relative_path, require_papermill
 from mmchar.runs.parameters import check_parameters, read_parameters
-from mmchar.runs.records import read_result
-from mmchar.runs.run_state import attempt_folder, run_state, write_status
+from mmchar.runs.records import attempt_folder, read_result
+from mmchar.runs.run_state import run_state, write_status
 
 KEPT = "kept"
 _ENDED = {"failed": "failed", "died": "died", "timed out": "timed out"}  # the others: "was ..."
@@ -162,7 +162,7 @@ def _run(
     start, cell = time.monotonic(), 0
     try:
         code, ended = execute(notebook, new, given, run.id, timeout_s, stop)
-        cell, message = keep_executed(new, out_dir, name)
+        cell, message = keep_executed(new, name)
         status, message = _judge(new, name, code, ended, message)
     except OSError as error:
         status, message = "failed", error.strerror or str(error)

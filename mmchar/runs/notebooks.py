@@ -61,24 +61,6 @@ def last_cell(executed: Notebook) -> tuple[int, str]:
     return (unanswered[0] if timed and unanswered else 0), ""
 
 
-def without_attempt(executed: Notebook, attempt: str, folder: str) -> Notebook:
-    """The executed notebook as if it had run in `folder` and not in `attempt`, without the paths that papermill notes.
-
-    What papermill put into the parameters only to say so is taken out again.
-    """
-    defaults = [cell_source(cell) for cell in executed["cells"] if "parameters" in cell_tags(cell)]
-    executed = json.loads(json.dumps(executed).replace(f"/{attempt}", f"/{folder}"))
-    for key in ("input_path", "output_path", "environment_variables"):
-        executed.get("metadata", {}).get("papermill", {}).pop(key, None)
-    for cell in [cell for cell in executed["cells"] if "injected-parameters" in cell_tags(cell)]:
-        lines = cell_source(cell).splitlines(keepends=True)
-        lines = [line for line in lines if not (line.startswith("out_dir = ") and line.strip() in "".join(defaults))]
-        cell["source"] = lines
-        if "".join(lines).strip() in ("", "# Parameters"):
-            executed["cells"].remove(cell)
-    return executed
-
-
 def render(executed: str | Path, destination: str | Path) -> Path:
     """The destination, holding an executed notebook for readers: no timings, no time stamps, no path of this machine.
 

@@ -33,11 +33,9 @@ def execute(
 ) -> tuple[int | None, str]:
     """Exit code of papermill, and "timed out" or "interrupted" where it was ended from here.
 
-    The notebook is run in its own folder, with the parameters `given` and ``out_dir``. The folder `new` gets the log,
-    and the executed notebook as `part_file`. Every process of the run has ``MMCHAR_RUN``, that folder, and
-    ``MMCHAR_RUN_ID`` in its environment.
+    The notebook is run in its own folder. The folder `new` gets the log, and the executed notebook as `part_file`.
+    Every process of the run has ``MMCHAR_RUN``, that folder, and ``MMCHAR_RUN_ID`` in its environment.
     """
-    given = given | {"out_dir": relative_path(new, notebook.parent)}
     marks = {"MMCHAR_RUN": str(new), "MMCHAR_RUN_ID": id_}
     process = OwnProcess(_papermill, notebook, part_file(new, notebook.stem), given, marks, log=new / "run.log")
     try:

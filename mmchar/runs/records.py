@@ -6,6 +6,7 @@ last and names every other file with its sha256. A folder whose `read_result` ra
 
 import json
 import math
+import os
 import shutil
 import uuid
 import warnings
@@ -47,6 +48,11 @@ class _Result(TypedDict):
     sha256: str
 
 
+def attempt_folder(out_dir: Path) -> Path:
+    """Where a run of a batch works until it is over, beside the folder of its result."""
+    return out_dir.with_name(f".{out_dir.name}.new")
+
+
 class SkipRun(Exception):
     """Raised by a notebook that cannot run here, with the reason: ``raise SkipRun("needs an NVIDIA GPU")``."""
 
@@ -84,6 +90,8 @@ def save_result(
         "shared": bool(figures_dir),
         "provenance": provenance(),
     }
+    if os.environ.get("MMCHAR_RUN") == str(attempt_folder(out_dir.resolve())):
+        out_dir = attempt_folder(out_dir)  # in a batch, which puts it in its place when the run is good
     folder = out_dir.resolve()
     with _turn(folder):
         if line := set_aside_damaged(folder):

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 from mmchar.files import atomic_write, read_sealed, sealed
 from mmchar.locks import is_held, run_lock
-from mmchar.runs.records import read_result
+from mmchar.runs.records import attempt_folder, read_result
 
 KILLED = "the batch was killed"
 
@@ -15,11 +15,6 @@ KILLED = "the batch was killed"
 class _Status(TypedDict):
     status: str
     sha256: str
-
-
-def attempt_folder(out_dir: Path) -> Path:
-    """Where a run works until it is over, beside the folder of its result."""
-    return out_dir.with_name(f".{out_dir.name}.new")
 
 
 def write_status(folder: Path, status: dict[str, Any]) -> None:
