@@ -91,11 +91,9 @@ def run_notebook(
             if out_dir.exists() and not os.access(out_dir, os.W_OK):  # seen before the hours of the run, not after
                 raise PermissionError(errno.EACCES, "it is read-only")
             recover(out_dir, notebook.stem)
-            identity = notebook_identity(notebook, given)
-            why = "forced" if force else why_run(out_dir, identity, notebook)
-            if not why:
-                return RunStatus(notebook.stem, "ok", 0.0, message=KEPT, id=run_id(identity))
-            return _run(notebook, out_dir, given, identity, why, timeout_s, stop)
+            run = Run(notebook, out_dir, given, force)
+            planned = plan_one(run)
+            return planned if planned.message == KEPT else _run(run, planned.message, timeout_s, stop)
     except InterruptedError:
         return RunStatus(notebook.stem, "interrupted", 0.0, message="not started")
     except OSError as error:
@@ -113,10 +111,10 @@ def run_one(run: Run, *, timeout_s: float, stop: threading.Event) -> RunStatus:
 
 
 def plan_one(run: Run, *, any_hardware: bool = False) -> RunStatus:
-    """The status "kept", or "to run" with the reason; writes nothing. For ``any_hardware`` see `why_run`."""
+    """The status "ok" with the message "kept", or "to run" with the reason; writes nothing. See `why_run`."""
     identity = notebook_identity(run.notebook, run.parameters)
     why = "forced" if run.force else why_run(run.out_dir.resolve(), identity, run.notebook, any_hardware=any_hardware)
-    return RunStatus(run.notebook.stem, "to run" if why else KEPT, 0.0, message=why, id=run_id(identity))
+    return RunStatus(run.notebook.stem, "to run" if why else "ok", 0.0, message=why or KEPT, id=run_id(identity))
 
 
 def why_run(
@@ -144,17 +142,10 @@ def why_run(
     return f"last time it {_ENDED.get(state, f'was {state}')}" + (f": {message}" if message else "")
 
 
-def _run(
-    notebook: Path,
-    out_dir: Path,
-    given: dict[str, Any],
-    identity: dict[str, Any],
-    why: str,
-    timeout_s: float,
-    stop: threading.Event,
-) -> RunStatus:
+def _run(wanted: Run, why: str, timeout_s: float, stop: threading.Event) -> RunStatus:
     """How the run ended, after it was run in a new folder and that was filed."""
-    new, name = attempt_folder(out_dir), notebook.stem
+    notebook, out_dir, given = wanted.notebook, wanted.out_dir, wanted.parameters
+    new, name, identity = attempt_folder(out_dir), notebook.stem, notebook_identity(notebook, given)
     run = RunStatus(name, "running", 0.0, id=run_id(identity))
     known = {"parameters": given, "identity": identity, "why": why, "provenance": provenance()}
     new.mkdir(parents=True)

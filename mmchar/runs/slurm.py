@@ -26,6 +26,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from tqdm import tqdm
+
 from mmchar.files import atomic_write, checksum
 from mmchar.runs.batch import Run, RunStatus, run_one
 from mmchar.runs.own_process import on_signals
@@ -179,8 +181,6 @@ def _job(run: Run, timeout_s: float, ended: Path) -> None:
 
 def _wait(jobs: list[str], stop: threading.Event) -> dict[str, str]:
     """The last state of each job, when all are over; shows progress on stderr."""
-    from tqdm import tqdm
-
     states = dict.fromkeys(jobs, "PENDING")
     array, cancelled = jobs[0].split("_")[0], False
     with tqdm(total=len(jobs), unit="run", desc=f"slurm job {array}", file=sys.stderr) as bar:

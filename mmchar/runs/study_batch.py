@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from mmchar.files import atomic_write
 from mmchar.projection.data_sheets import get_gpu
 from mmchar.runs.batch import KEPT, Run, RunStatus, plan_one, run_one
@@ -117,8 +119,8 @@ def _wanted(notebooks: list[Path], results_dir: Path, everywhere: dict[str, Any]
 
 def _plan_text(statuses: list[RunStatus]) -> str:
     width = max(len(run.name) for run in statuses)
-    lines = [f"{run.name:<{width}}  {run.status:<6}  {run.message}".rstrip() for run in statuses]
     wanted = sum(run.status == "to run" for run in statuses)
+    lines = [f"{run.name:<{width}}  {f'to run  {run.message}' if run.status == 'to run' else KEPT}" for run in statuses]
     lines.append(f"{wanted} of {len(statuses)} would run, {len(statuses) - wanted} kept; nothing was done")
     return "\n".join(lines)
 
@@ -128,15 +130,13 @@ def _run_in_slurm(runs: list[Run], timeout_s: float, options: "SlurmOptions") ->
     from mmchar.runs import slurm
 
     plan = [plan_one(run, any_hardware=True) for run in runs]
-    wanted = [run for run, status in zip(runs, plan, strict=True) if status.status != KEPT]
+    wanted = [run for run, planned in zip(runs, plan, strict=True) if planned.message != KEPT]
     ended = iter(slurm.run_all(wanted, timeout_s=timeout_s, options=options))
-    return [next(ended) if one.status != KEPT else replace(one, status="ok", message=KEPT) for one in plan]
+    return [planned if planned.message == KEPT else next(ended) for planned in plan]
 
 
 def _run_all(runs: list[Run], jobs: int, timeout_s: float) -> list[RunStatus]:
     """Statuses in the order of the runs; on Ctrl-C what runs is killed and the rest does not start."""
-    from tqdm import tqdm
-
     stop = threading.Event()
     bar = tqdm(total=len(runs), unit="run", desc="study", file=sys.stderr)
     stopping = on_signals(lambda _: stop.set(), signal.SIGINT, signal.SIGTERM)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from mmchar.locks import held, run_lock
 from mmchar.provenance import provenance
 from mmchar.runs.campaign.expected import correction, why_skipped
@@ -93,6 +95,14 @@ def _made_by() -> dict[str, Any]:
     return {key: value for key, value in provenance().items() if key != "utc"}
 
 
+class _LeftOut(Exception):
+    """A point is not measured: the status and reason of its row, and what else changes in that."""
+
+    def __init__(self, status: str, reason: str, **more: Any) -> None:
+        super().__init__(reason)
+        self.status, self.reason, self.more = status, reason, more
+
+
 @dataclass
 class _Campaign:
     """What a campaign knows so far; ``have`` are the rows of earlier ones, ``rows`` are what it comes to."""
@@ -114,8 +124,6 @@ class _Campaign:
 
     def run(self, points: list[Point], *, retry: bool) -> None:
         """Measure what is missing, and pack what is there."""
-        from tqdm import tqdm
-
         bar = tqdm(total=len(points), desc="campaign", unit="point", file=sys.stderr, disable=not self.progress)
         with bar:
             try:
@@ -132,8 +140,6 @@ class _Campaign:
 
     def say(self, line: str) -> None:
         """Tell the user, beside the bar."""
-        from tqdm import tqdm
-
         if self.progress:
             tqdm.write(line, file=sys.stderr)
 
@@ -171,15 +177,15 @@ class _Campaign:
     def measure(self, name: str, point: Point) -> None:
         """Measure one point, or say why not; its row is in the rows and on disk afterwards."""
         row = self._new_row(name, point)
-        reason = why_skipped(point, self.machine)
-        if reason:
-            self._keep(row, "skipped", reason)
-            return
         try:
-            if self._fits(point, row):
-                self._measure(point, row)
+            if reason := why_skipped(point, self.machine):
+                raise _LeftOut("skipped", reason)
+            self._expect(point, row)
+            self._measure(point, row)
+        except _LeftOut as left_out:
+            self._keep(row | left_out.more, left_out.status, left_out.reason)
         except ProcessDied as died:
-            self._keep(row, "died", str(died), attempts=row["attempts"] + 1)
+            self._keep(row | {"attempts": row["attempts"] + 1}, "died", str(died))
             self.end_worker()
 
     def finish(self, points: list[Point]) -> None:
@@ -211,74 +217,61 @@ class _Campaign:
         row |= {"hardware": self.machine["hardware"][point.device], "versions": self.machine["versions"]}
         return row | {"took_s": before.get("took_s"), "attempts": before.get("attempts", 0)}
 
-    def _keep(self, row: dict[str, Any], status: str, reason: str, **more: Any) -> None:
-        self.rows[row["id"]] = row = {**row, "status": status, "reason": reason, **more}
+    def _keep(self, row: dict[str, Any], status: str, reason: str) -> None:
+        self.rows[row["id"]] = row = {**row, "status": status, "reason": reason}
         try:
             write_point(self.out, row)
         except OSError as error:
             self.stopped = f"{_UNWRITTEN}: {error.strerror or error}"
 
-    def _fits(self, point: Point, row: dict[str, Any]) -> bool:
-        """Whether a point can be measured in the time that is left; if not, its row says why. Sets ``expect_s``."""
+    def _expect(self, point: Point, row: dict[str, Any]) -> None:
+        """Leave the point out that cannot be measured here, or in the time that is left; sets ``expect_s``."""
         factor = correction(self.ratios[point.device])
         least = _LONGER * (row["took_s"] or 0.0) if self._before(row["id"]) == "not reached" else 0.0
-        if self._too_long(row, max(least, (row["expect_s"] or 0.0) * factor)):
-            return False
-        guess = self._guess(point)
-        if guess and guess.get("tight") and self.used:  # by what was measured before, perhaps
+        self._check_time(max(least, (row["expect_s"] or 0.0) * factor))
+        guess = self._ask(expect_point, point)
+        if guess.get("tight") and self.used:  # by what was measured before, perhaps
             self.end_worker()
-            guess = self._guess(point)
-        if guess is None:
-            self._keep(row, "not reached", self.stopped or "the budget ended while it was counted")
-            self.end_worker()
-            return False
+            guess = self._ask(expect_point, point)
         if guess["status"]:
-            self._keep(row, guess["status"], guess["reason"], attempts=row["attempts"] + 1)
-            return False
+            raise _LeftOut(guess["status"], guess["reason"], attempts=row["attempts"] + 1)
         row["expect_s"] = row["expect_s"] or guess["expect_s"]
-        return not self._too_long(row, max(least, row["expect_s"] * factor))
+        self._check_time(max(least, row["expect_s"] * factor))
 
-    def _guess(self, point: Point) -> dict[str, Any] | None:
-        try:
-            if self.worker is None:
-                self.start_worker()
-        except ValueError as error:
-            self.stopped = str(error)
-            return None
-        self.worker.ask((expect_point, point))
-        return self._answer()
-
-    def _too_long(self, row: dict[str, Any], expect_s: float) -> bool:
+    def _check_time(self, expect_s: float) -> None:
         left = self.left_s()
-        if not self.stopped and left > 0 and expect_s <= left:
-            return False
-        why = self.stopped or f"expected {expect_s:.0f} s, and {max(left, 0):.0f} s were left"
-        self._keep(row, "not reached", why)
-        return True
+        if self.stopped or left <= 0 or expect_s > left:
+            why = f"expected {expect_s:.0f} s, and {max(left, 0):.0f} s were left"
+            raise _LeftOut("not reached", self.stopped or why)
 
     def _measure(self, point: Point, row: dict[str, Any]) -> None:
         started, self.used = self.clock(), True
         given = {**row, "attempts": row["attempts"] + 1, "made_by": self.made_by}
-        self.worker.ask((measure_point, point, str(self.out), given))
-        answer = self._answer()
-        took = round(self.clock() - started, 3)
-        if answer is None:
-            cut_off = f"stopped at the end of the budget after {took:.0f} s"
-            self._keep(row, "not reached", self.stopped or cut_off, took_s=None if self.stopped else took)
-            self.end_worker()
-            return
+        answer = self._ask(measure_point, point, str(self.out), given)
         self.rows[row["id"]] = {**given, **answer}
         if answer["status"] == "ok" and row["expect_s"]:
-            self.ratios[point.device].append(took / row["expect_s"])
+            self.ratios[point.device].append((self.clock() - started) / row["expect_s"])
         if answer.get("unwritten"):
             self.stopped = answer["reason"]
         if not answer["again"]:
             self.end_worker()
 
-    def _answer(self) -> dict[str, Any] | None:
-        """The worker's answer; None when the budget has ended, or the campaign was told to stop."""
+    def _ask(self, function: Callable[..., Any], *given: Any) -> dict[str, Any]:
+        """The worker's answer; leaves the point out when the budget ends, or the campaign is told to stop."""
+        try:
+            if self.worker is None:
+                self.start_worker()
+        except ValueError as error:
+            self.stopped = str(error)
+        started = self.clock()
+        if not self.stopped:
+            self.worker.ask((function, *given))
         while not self.stopped and self.left_s() > 0:
             answer = self.worker.answer(min(_TICK_S, max(self.left_s(), 0.01)))
             if answer is not None:
                 return answer
-        return None
+        self.end_worker()
+        took_s = round(self.clock() - started, 3)
+        measured = {"took_s": None if self.stopped else took_s} if function is measure_point else {}
+        why = f"stopped at the end of the budget after {took_s:.0f} s"
+        raise _LeftOut("not reached", self.stopped or why, **measured)
