@@ -18,7 +18,7 @@ from mmchar.runs.records import read_result, save_measured, save_result
 from mmchar.runs.scorecard import as_markdown
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted([*ROOT.glob("mmchar/*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("notebooks/*.ipynb")])
+SOURCES = sorted([*ROOT.glob("mmchar/**/*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("notebooks/*.ipynb")])
 
 # modules that load code, or objects that may be code
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal", "jsonpickle"}

@@ -80,11 +80,10 @@ def _print_listed(rows: list[dict[str, Any]]) -> None:
 def run_grid(args: argparse.Namespace) -> int:
     """Measure what is missing of a grid, or list it."""
     from mmchar.runs.campaign import grid_run as campaign
-    from mmchar.runs.campaign.plan import list_campaign
 
     if args.list:
         own = [args.out] if args.out and Path(args.out).is_dir() else []  # a first campaign has no folder yet
-        listed = list_campaign(args.grid, have=[*(args.have or ()), *own])
+        listed = campaign.list_campaign(args.grid, have=[*(args.have or ()), *own])
         print_json({"points": listed}) if args.json else _print_listed(listed)
         return 0
     if not args.out:

@@ -14,6 +14,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 _END_S = 3.0  # for a process that is told to stop, before it is killed
 _START = multiprocessing.get_context("spawn")
 
@@ -57,10 +59,7 @@ class OwnProcess:
     def answer(self, wait_s: float) -> Any:
         """What the function sent next, None if nothing within so many seconds.
 
-        Raises
-        ------
-        ProcessDied
-            With the signal or exit code that it ended with, and the last line of its log.
+        `ProcessDied` has the signal or exit code that it ended with, and the last line of its log.
         """
         ready = wait([self._pipe, self._process.sentinel], max(wait_s, 0.0))
         if not ready:
@@ -97,8 +96,6 @@ class OwnProcess:
 
 
 def _begin(function: Callable[..., None], pipe: Connection, log: Path, arguments: tuple[Any, ...]) -> None:
-    from tqdm import tqdm
-
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):

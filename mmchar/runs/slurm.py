@@ -2,7 +2,7 @@
 
 Each job ends its run as a batch on one machine does and leaves its status as JSON, which is all that is read back.
 submitit itself pickles what a job is to do (a run: paths and plain values), and loads that in the job; those files lie
-in the folder ``.slurm`` beside the runs, which nobody else may write to. mmchar opens no pickle.
+in the folder ``.slurm`` beside the runs, which nobody else may write to. mmchar opens no pickle that lies in a file.
 
 Ctrl-C cancels the array; the next start does what is missing. A batch process that is killed leaves its array to
 Slurm; the next start on the same folder then refuses, naming the array, so that nothing runs twice.

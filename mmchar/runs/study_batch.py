@@ -120,7 +120,8 @@ def _wanted(notebooks: list[Path], results_dir: Path, everywhere: dict[str, Any]
 def _plan_text(statuses: list[RunStatus]) -> str:
     width = max(len(run.name) for run in statuses)
     wanted = sum(run.status == "to run" for run in statuses)
-    lines = [f"{run.name:<{width}}  {f'to run  {run.message}' if run.status == 'to run' else KEPT}" for run in statuses]
+    said = ["to run  " + run.message if run.status == "to run" else KEPT for run in statuses]
+    lines = [f"{run.name:<{width}}  {what}" for run, what in zip(statuses, said, strict=True)]
     lines.append(f"{wanted} of {len(statuses)} would run, {len(statuses) - wanted} kept; nothing was done")
     return "\n".join(lines)
 

@@ -13,11 +13,10 @@ from samples import break_stage, files_in, one_line
 
 from mmchar import locks
 from mmchar.cli.main import main
-from mmchar.runs.campaign import grid_run as campaign
-from mmchar.runs.campaign.grid_run import exit_code, run_campaign
+from mmchar.runs.campaign import campaign
+from mmchar.runs.campaign.grid_run import exit_code, list_campaign, run_campaign
 from mmchar.runs.campaign.grids import read_grid
 from mmchar.runs.campaign.measured import read_measured, stage_points, write_point
-from mmchar.runs.campaign.plan import list_campaign
 from mmchar.runs.campaign.worker import expect_point, measure_point, start_worker
 from mmchar.runs.own_process import OwnProcess, ProcessDied
 

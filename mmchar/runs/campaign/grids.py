@@ -88,10 +88,7 @@ def _built(spec: ModelSpec) -> dict[str, Any]:
 def read_grid(path: str | Path) -> list[Point]:
     """The points of a grid file, the most valuable first, all checked; what stands in it twice is one point.
 
-    Raises
-    ------
-    ValueError
-        The file is no grid, or a point of it is not possible; names the file and the entry.
+    ValueError, with the file and the entry, if that is no grid or asks for what is not possible.
     """
     path = Path(path)
     try:

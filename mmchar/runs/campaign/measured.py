@@ -61,16 +61,10 @@ def write_point(folder: str | Path, row: dict[str, Any], table: "pd.DataFrame | 
 def read_measured(folder: str | Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """All points of a folder, one row each, and the operator tables of those that were measured, one below the other.
 
-    A damaged file is left out, with a warning that names it. ValueError if there is no such folder.
-
-    Returns
-    -------
-    points : DataFrame
-        id, status, reason, what was asked (model, request, device, dtype, attention, tiny, levers, stages, samples,
-        warmup), hardware, ``time_s`` (sum of median * repeats over its stages; only where ok), ``doubts`` (lines),
-        ``facts`` (the ``attrs`` of the table, per stage), expect_s, took_s, utc.
-    rows : DataFrame
-        The columns of ``data/README.md``, and ``id``.
+    The points have id, status, reason, what was asked (model, request, device, dtype, attention, tiny, levers, stages,
+    samples, warmup), hardware, ``time_s`` (sum of median * repeats over its stages; only where ok), ``doubts`` (lines),
+    ``facts`` (the ``attrs`` of the table, per stage), expect_s, took_s, utc; the tables the columns of
+    ``data/README.md``, and ``id``. A damaged file is left out, with a warning. ValueError if there is no such folder.
     """
     import pandas as pd
 
