@@ -16,12 +16,11 @@ from typing import Any
 
 from mmchar.locks import held, run_lock
 from mmchar.provenance import provenance
-from mmchar.runs.attempts import file_run, keep_executed, keep_only_log, recover
 from mmchar.runs.identity import differences, notebook_identity, run_id
 from mmchar.runs.papermill_process import execute, relative_path, require_papermill
 from mmchar.runs.parameters import check_parameters, read_parameters
 from mmchar.runs.records import attempt_folder, read_result
-from mmchar.runs.run_state import run_state, write_status
+from mmchar.runs.run_state import file_run, keep_executed, keep_only_log, recover, run_state, write_status
 
 KEPT = "kept"
 _ENDED = {"failed": "failed", "died": "died", "timed out": "timed out"}  # the others: "was ..."

@@ -9,11 +9,11 @@ import time
 import pytest
 from samples import SAVE, SLEEP, files_in, is_gone, make_notebook, make_table, one_line, wait_for
 
-from mmchar.runs import attempts, batch, papermill_process
+from mmchar.runs import batch, papermill_process
 from mmchar.runs.batch import run_notebook, why_run
 from mmchar.runs.identity import notebook_identity
 from mmchar.runs.records import read_result, save_result
-from mmchar.runs.run_state import run_state, write_status
+from mmchar.runs.run_state import file_run, recover, run_state, write_status
 
 
 @pytest.mark.notebook
@@ -84,7 +84,7 @@ def test_what_a_killed_batch_left_is_filed_as_died_and_the_good_result_stays(tmp
     write_status(new, {"name": "02_x", "status": "running", "mark": "", "id": "new", "identity": {}})
     (new / "run.log").write_text("a log")
     make_notebook(new / ".02_x.part.ipynb", "print(1)")
-    attempts.recover(out_dir, "02_x")
+    recover(out_dir, "02_x")
     status, result = run_state(out_dir)
     assert (status["status"], status["message"]) == ("died", "the batch was killed") and result["tables"]
     good = ["result.json", "run.log", "status.json", "tables/t.csv", "tables/t.parquet"]
@@ -93,11 +93,11 @@ def test_what_a_killed_batch_left_is_filed_as_died_and_the_good_result_stays(tmp
     write_status(new, {"name": "02_x", "status": "running", "mark": "", "id": "new", "identity": {}})
     (new / ".02_x.part.ipynb").write_text('{"cells": [')
     damage(out_dir / "status.json")
-    attempts.recover(out_dir, "02_x")
+    recover(out_dir, "02_x")
     assert "02_x/status.json is damaged" in capsys.readouterr().err and run_state(out_dir)[1]["tables"]
     assert len(list(out_dir.glob("status.json.damaged-*"))) == 1
     damage(out_dir / "result.json")
-    attempts.recover(out_dir, "02_x")
+    recover(out_dir, "02_x")
     assert not out_dir.exists() and len(list(tmp_path.glob("02_x.damaged-*"))) == 1
     assert "02_x/result.json is damaged" in capsys.readouterr().err
 
@@ -109,7 +109,7 @@ def test_files_of_the_user_in_the_folder_of_a_run_stay_through_a_new_result(tmp_
     (out_dir / "notes").mkdir()
     (out_dir / "notes" / "mine.txt").write_text("mine")
     (out_dir / "run.log").write_text("old")
-    attempts.file_run(out_dir, new, "02_x", {"name": "02_x", "status": "ok", "id": "a", "identity": {}})
+    file_run(out_dir, new, "02_x", {"name": "02_x", "status": "ok", "id": "a", "identity": {}})
     kept = ["notes/mine.txt", "result.json", "status.json", "tables/new.csv", "tables/new.parquet"]
     assert files_in(out_dir) == kept and not new.exists()
 
@@ -127,7 +127,7 @@ def test_a_disk_that_is_full_at_the_end_is_named_and_the_good_result_stays(tmp_p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(batch, "execute", execute)
-    monkeypatch.setattr(attempts, "replace_result", full)
+    monkeypatch.setattr("mmchar.runs.run_state.replace_result", full)
     run = run_notebook(notebook, out_dir)
     assert (run.status, run.message) == ("failed", "No space left on device")
     status, result = run_state(out_dir)

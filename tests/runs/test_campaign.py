@@ -106,7 +106,6 @@ def scripted(tmp_path, points, *, costs=None, fail=None, tight=None, budget_s=10
         grid(tmp_path, points),
         tmp_path / out,
         budget_s=budget_s,
-        progress=False,
         clock=clock,
         start=worker.start,
         **options,
@@ -189,9 +188,7 @@ def test_a_worker_that_cannot_be_started_again_ends_the_campaign_with_its_rows(t
         once.append(device)
         return Scripted(clock, {}, {1: "failed"}).start(device)
 
-    rows = run_campaign(
-        grid(tmp_path, batches(1, 2)), tmp_path / "out", budget_s=99, progress=False, clock=clock, start=start
-    )
+    rows = run_campaign(grid(tmp_path, batches(1, 2)), tmp_path / "out", budget_s=99, clock=clock, start=start)
     assert statuses(rows) == {1: "failed", 2: "not reached"} and exit_code(rows) == 1
     assert "nothing can be measured" in rows[1]["reason"]
 
@@ -319,7 +316,7 @@ def test_out_of_memory_is_a_row_and_the_next_point_runs_in_the_same_process(tmp_
     points = "  - {model: stable-diffusion-1.5, request: {batch: 384}, stages: decode_image, value: 9}\n"
     points += "  - {model: clip-vit-l-14, value: 8}\n"
     start = limited(resource.RLIMIT_AS, 2000 << 20)  # libraries and threads that come later take up to 1 GB of it
-    rows = run_campaign(grid(tmp_path, points), tmp_path / "out", budget_s=200, progress=False, start=start)
+    rows = run_campaign(grid(tmp_path, points), tmp_path / "out", budget_s=200, start=start)
     assert [row["status"] for row in rows] == ["failed", "ok"]
     assert "memory" in rows[0]["reason"]
 
@@ -327,7 +324,7 @@ def test_out_of_memory_is_a_row_and_the_next_point_runs_in_the_same_process(tmp_
 def test_a_result_that_cannot_be_written_stops_the_campaign(tmp_path):
     start = limited(resource.RLIMIT_FSIZE, 2000)
     two = CLIP + "  - {model: llama-2-7b, value: 8}\n"
-    rows = run_campaign(grid(tmp_path, two), tmp_path / "out", budget_s=200, progress=False, start=start)
+    rows = run_campaign(grid(tmp_path, two), tmp_path / "out", budget_s=200, start=start)
     assert [row["status"] for row in rows] == ["failed", "not reached"]
     assert "could not be written" in rows[0]["reason"] and exit_code(rows) == 1
 

@@ -32,8 +32,7 @@ def is_done(row: dict[str, Any] | None, *, retry: bool) -> bool:
     return row["status"] == "ok" or (gave_up and not retry)
 
 
-def line_of(point: Point, row: dict[str, Any]) -> str:
-    """How a point ended, for people."""
+def _line(point: Point, row: dict[str, Any]) -> str:
     parts = [row["reason"]] if row["reason"] else []
     if row["status"] in MEASURED:
         stages = ", ".join(f"{stage} {seconds:.4g} s" for stage, seconds in row["median_s"].items())
@@ -41,7 +40,7 @@ def line_of(point: Point, row: dict[str, Any]) -> str:
     return f"{row['status']:<11}  {point.title()}: {'; '.join(parts)}"
 
 
-class LeftOut(Exception):
+class _LeftOut(Exception):
     """A point is not measured: the status and reason of its row, and what else changes in that."""
 
     def __init__(self, status: str, reason: str, **more: Any) -> None:
@@ -58,8 +57,7 @@ class Campaign:
     clock: Callable[[], float]
     start: Callable[[str], Any]
     device: str
-    progress: bool
-    have: dict[str, dict[str, Any]] = field(default_factory=dict)
+    have: dict[str, dict[str, Any]]
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     ratios: dict[str, list[float]] = field(default_factory=lambda: {"cpu": [], "cuda": []})  # took / expected
     machine: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +67,7 @@ class Campaign:
 
     def run(self, points: list[Point], *, retry: bool) -> None:
         """Measure what is missing, and pack what is there."""
-        bar = tqdm(total=len(points), desc="campaign", unit="point", file=sys.stderr, disable=not self.progress)
+        bar = tqdm(total=len(points), desc="campaign", unit="point", file=sys.stderr)
         with bar:
             try:
                 self.start_worker()
@@ -77,7 +75,7 @@ class Campaign:
                 bar.update(len(points) - len(queue))
                 for name, point in queue:
                     self.measure(name, point)
-                    self.say(line_of(point, self.rows[name]))
+                    self.say(_line(point, self.rows[name]))
                     bar.update()
             finally:
                 self.end_worker()
@@ -85,8 +83,7 @@ class Campaign:
 
     def say(self, line: str) -> None:
         """Tell the user, beside the bar."""
-        if self.progress:
-            tqdm.write(line, file=sys.stderr)
+        tqdm.write(line, file=sys.stderr)
 
     def stop(self, signal_name: str) -> None:
         """End at the next tick."""
@@ -130,10 +127,10 @@ class Campaign:
         row = self._new_row(name, point)
         try:
             if reason := why_skipped(point, self.machine):
-                raise LeftOut("skipped", reason)
+                raise _LeftOut("skipped", reason)
             self._expect(point, row)
             self._measure(point, row)
-        except LeftOut as left_out:
+        except _LeftOut as left_out:
             self._keep(row | left_out.more, left_out.status, left_out.reason)
         except ProcessDied as died:
             self._keep(row | {"attempts": row["attempts"] + 1}, "died", str(died))
@@ -201,7 +198,7 @@ class Campaign:
             self.end_worker()
             guess = self._ask(expect_point, point)
         if guess["status"]:
-            raise LeftOut(guess["status"], guess["reason"], attempts=row["attempts"] + 1)
+            raise _LeftOut(guess["status"], guess["reason"], attempts=row["attempts"] + 1)
         row["expect_s"] = row["expect_s"] or guess["expect_s"]
         self._check_time(max(least, row["expect_s"] * factor))
 
@@ -209,7 +206,7 @@ class Campaign:
         left = self.left_s()
         if self.stopped or left <= 0 or expect_s > left:
             why = f"expected {expect_s:.0f} s, and {max(left, 0):.0f} s were left"
-            raise LeftOut("not reached", self.stopped or why)
+            raise _LeftOut("not reached", self.stopped or why)
 
     def _measure(self, point: Point, row: dict[str, Any]) -> None:
         started, self.used = self.clock(), True
@@ -241,4 +238,4 @@ class Campaign:
         took_s = round(self.clock() - started, 3)
         measured = {"took_s": None if self.stopped else took_s} if function is measure_point else {}
         why = f"stopped at the end of the budget after {took_s:.0f} s"
-        raise LeftOut("not reached", self.stopped or why, **measured)
+        raise _LeftOut("not reached", self.stopped or why, **measured)

@@ -6,6 +6,7 @@ this machine or another.
 
 import math
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,7 +30,6 @@ def run_campaign(
     budget_s: float,
     have: Sequence[str | Path] = (),
     retry: bool = False,
-    progress: bool = True,
     clock: Callable[[], float] = time.monotonic,
     start: Callable[[str], Any] = start_worker,
 ) -> list[dict[str, Any]]:
@@ -45,7 +45,8 @@ def run_campaign(
     if not budget_s > PACK_S:
         raise ValueError(f"a budget of {budget_s:g} s is too short; give more than {PACK_S:g}")
     try:
-        (out / "points").mkdir(parents=True, exist_ok=True)
+        for folder in (out / "points", run_lock(out).parent):
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write to {out}: {error.strerror}; choose another folder") from error
 
@@ -53,10 +54,10 @@ def run_campaign(
         raise ValueError(f"another campaign works on {out}; wait for it, or choose another folder")
 
     with held(run_lock(out), waits=refuse):
-        campaign = Campaign(out, began + budget_s - PACK_S, clock, start, _device_of(points), progress=progress)
         for line in set_aside(out):
-            campaign.say(f"{line}; set aside, what is missing is measured again")
-        campaign.have = _known_rows([*have, out])
+            print(f"{line}; set aside, what is missing is measured again", file=sys.stderr)
+        known, ends_s = _known_rows([*have, out]), began + budget_s - PACK_S
+        campaign = Campaign(out, ends_s, clock, start, _device_of(points), known)
         with on_signals(campaign.stop, signal.SIGINT, signal.SIGTERM):
             campaign.run(points, retry=retry)
     return list(campaign.rows.values())
@@ -81,8 +82,7 @@ def list_campaign(grid: str | Path, *, have: Sequence[str | Path] = ()) -> list[
     ``state`` is have, missing or skipped. Every model is counted, which takes seconds the first time.
     """
     points = read_grid(grid)
-    campaign = Campaign(Path(), math.inf, time.monotonic, start_worker, _device_of(points), progress=False)
-    campaign.have = _known_rows(have)
+    campaign = Campaign(Path(), math.inf, time.monotonic, start_worker, _device_of(points), _known_rows(have))
     try:
         campaign.start_worker()
         return [campaign.look(point) for point in points]
