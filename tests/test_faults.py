@@ -47,7 +47,7 @@ from mmchar.runs.study_batch import study, study_exit_code
 os.environ["BATCH"] = str(os.getpid())
 watch, hangs = papermill_process._watch, pathlib.Path("hangs")
 def patient(process, timeout_s, stop):
-    while process.exit_code is None and not hangs.exists():
+    while process.exit_code() is None and not hangs.exists():
         papermill_process.time.sleep(0.02)
     try:
         return watch(process, 0.1 if hangs.exists() else timeout_s, stop)

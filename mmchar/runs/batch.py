@@ -170,7 +170,6 @@ def _run(wanted: Run, why: str, timeout_s: float, stop: threading.Event) -> RunS
 
 
 def _judge(new: Path, name: str, code: int | None, ended: str, error: str) -> tuple[str, str]:
-    """Status and message of a run that is over."""
     if ended:
         return ended, ""
     if code == 0:

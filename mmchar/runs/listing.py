@@ -130,7 +130,6 @@ def _changed(what: str, one: dict[str, Any], two: dict[str, Any]) -> list[dict[s
 
 
 def _judged(checks: list[dict[str, Any]]) -> dict[str, str]:
-    """What each check got, with its verdict."""
     names = [" ".join(filter(None, (check.get("claim"), check.get("name")))) for check in checks]
     return {name: f"{check['got']} ({check['verdict']})" for name, check in zip(names, checks, strict=True)}
 

@@ -4,20 +4,34 @@ A notebook is run in one, and so are the points of a campaign; what crashes ther
 """
 
 import contextlib
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import tempfile
-import threading
+import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection, wait
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 _END_S = 3.0  # for a process that is told to stop, before it is killed
-_START = multiprocessing.get_context("spawn")
+_TICK_S = 0.5
+# Its standard input is a pipe that only its parent holds. Unlike `multiprocessing` this imports no script of the user.
+_CHILD = """
+import os, sys, threading
+from multiprocessing.connection import Connection
+
+def end_with_the_parent():
+    os.read(0, 1)
+    os._exit(1)
+
+threading.Thread(target=end_with_the_parent, daemon=True).start()
+pipe = Connection(int(sys.argv[1]))
+sys.path[:] = pipe.recv()
+function, *arguments = pipe.recv()
+function(pipe, *arguments)
+"""
 
 
 class ProcessDied(RuntimeError):
@@ -27,27 +41,36 @@ class ProcessDied(RuntimeError):
 class OwnProcess:
     """A running ``function(pipe, *arguments)``: its output goes to a log, its answers through the pipe.
 
-    It has a session of its own: Ctrl-C is for the batch, which ends it.
+    `environment` is added to ours. It has a session of its own: Ctrl-C is for the batch, which ends it.
     """
 
-    def __init__(self, function: Callable[..., None], *arguments: Any, log: Path | None = None) -> None:
-        self._unnamed = None if log else tempfile.NamedTemporaryFile()  # noqa: SIM115  closed with the process
-        self._log = Path(log or self._unnamed.name)  # type: ignore[union-attr]
-        self._log.touch()
-        self._pipe, theirs = _START.Pipe()
-        self._process = _START.Process(target=_begin, args=(function, theirs, self._log, arguments))
-        self._process.start()
+    def __init__(
+        self,
+        function: Callable[..., None],
+        *arguments: Any,
+        log: Path | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self._log = open(log, "w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
+        self._pipe, theirs = Pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, str(theirs.fileno())],
+            stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, pass_fds=(theirs.fileno(),),
+            start_new_session=True, env={**os.environ, **(environment or {})},
+        )  # fmt: skip
         theirs.close()
+        with contextlib.suppress(ProcessDied):  # the next answer, or the exit code, tells
+            self.ask(sys.path)
+            self.ask((function, *arguments))
 
     @property
     def pid(self) -> int:
         """Number of the process."""
-        return self._process.pid  # type: ignore[return-value]  # it has been started
+        return self._process.pid
 
-    @property
     def exit_code(self) -> int | None:
         """None while it runs; negative where a signal ended it."""
-        return self._process.exitcode
+        return self._process.poll()
 
     def ask(self, order: Any) -> None:
         """Send something; its answer is fetched with `answer`."""
@@ -61,55 +84,40 @@ class OwnProcess:
 
         `ProcessDied` has the signal or exit code that it ended with, and the last line of its log.
         """
-        ready = wait([self._pipe, self._process.sentinel], max(wait_s, 0.0))
-        if not ready:
-            return None
+        end = time.monotonic() + wait_s
+        while not self._pipe.poll(max(0.0, min(_TICK_S, end - time.monotonic()))):
+            if self._process.poll() is not None:  # its children may still hold the pipe open
+                raise ProcessDied(self._last_words())
+            if time.monotonic() >= end:
+                return None
         try:
-            if self._pipe in ready:
-                return self._pipe.recv()
-        except (EOFError, OSError):
-            pass
-        raise ProcessDied(self._last_words())
+            return self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise ProcessDied(self._last_words()) from error
 
     def close(self) -> None:
         """End the process and its session, whatever they do."""
-        for number, end in ((signal.SIGTERM, self._process.terminate), (signal.SIGKILL, self._process.kill)):
-            end()
+        for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)  # a compiler's own processes too
-            self._process.join(_END_S)
-            if self._process.exitcode is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_S)
                 break
+        self._process.stdin.close()  # type: ignore[union-attr]  # it is a pipe
         self._pipe.close()
-        if self._unnamed:
-            self._unnamed.close()
+        self._log.close()
 
     def _last_words(self) -> str:
-        self._process.join(_END_S)
-        code = self._process.exitcode
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_S)
+        code = self._process.returncode
         how = f"exit code {code}"
         if code is not None and code < 0:
             how = f"signal {signal.Signals(-code).name}"
             how += ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
-        lines = self._log.read_text(errors="replace").strip().splitlines()
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
         return f"the worker ended ({how})" + (f": {' '.join(lines[-1].split())[:200]}" if lines else "")
-
-
-def _begin(function: Callable[..., None], pipe: Connection, log: Path, arguments: tuple[Any, ...]) -> None:
-    os.setsid()
-    output = os.open(log, os.O_WRONLY | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(output, stream)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    tqdm.set_lock(threading.RLock())  # its own lock is a semaphore, which a process that is killed leaves behind
-    function(pipe, *arguments)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-    os._exit(1)
 
 
 @contextlib.contextmanager

@@ -36,24 +36,24 @@ def execute(
     The notebook is run in its own folder. The folder `new` gets the log, and the executed notebook as `part_file`.
     Every process of the run has ``MMCHAR_RUN``, that folder, and ``MMCHAR_RUN_ID`` in its environment.
     """
-    marks = {"MMCHAR_RUN": str(new), "MMCHAR_RUN_ID": id_}
-    process = OwnProcess(_papermill, notebook, part_file(new, notebook.stem), given, marks, log=new / "run.log")
+    environment = {"HF_HUB_OFFLINE": "1", **os.environ, "MMCHAR_RUN": str(new), "MMCHAR_RUN_ID": id_}
+    environment |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "JUPYTER_PREFER_ENV_PATH": "1"}
+    environment |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    part = part_file(new, notebook.stem)
+    process = OwnProcess(_papermill, notebook, part, given, log=new / "run.log", environment=environment)
     try:
         ended = _watch(process, timeout_s, stop)
     finally:
         process.close()
         kill_marked(str(new))
-    return process.exit_code, ended
+    return process.exit_code(), ended
 
 
-def _papermill(_pipe: Connection, notebook: Path, part: Path, given: dict[str, Any], marks: dict[str, str]) -> None:
+def _papermill(_pipe: Connection, notebook: Path, part: Path, given: dict[str, Any]) -> None:
     import logging
 
     import papermill
 
-    fixed = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "JUPYTER_PREFER_ENV_PATH": "1"}
-    os.environ.update(fixed | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"} | marks)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.chdir(notebook.parent)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     papermill.execute_notebook(
@@ -63,7 +63,7 @@ def _papermill(_pipe: Connection, notebook: Path, part: Path, given: dict[str, A
 
 def _watch(process: OwnProcess, timeout_s: float, stop: threading.Event) -> str:
     end = time.monotonic() + timeout_s
-    while process.exit_code is None:
+    while process.exit_code() is None:
         if stop.is_set():
             return "interrupted"
         if time.monotonic() > end:

@@ -44,22 +44,24 @@ def read_parameters(notebook: str | Path) -> dict[str, Parameter]:
 
 
 def _comments(source: str) -> dict[int, str]:
-    """Comment text by line number."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
 
 
 def _parameter(statement: ast.stmt, helps: dict[int, str]) -> Parameter:
-    target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-    value = getattr(statement, "value", None)
-    if not isinstance(statement, ast.Assign | ast.AnnAssign) or not isinstance(target, ast.Name) or value is None:
-        raise ValueError(f"line {statement.lineno} is no assignment")
+    match statement:
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            pass
+        case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+            pass
+        case _:
+            raise ValueError(f"line {statement.lineno} is no assignment")
     try:
         default = ast.literal_eval(value)
     except ValueError:
-        raise ValueError(f"{target.id} = {ast.unparse(value)} is no literal") from None
+        raise ValueError(f"{name} = {ast.unparse(value)} is no literal") from None
     lines = range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
-    return Parameter(target.id, default, type(default), next((helps[n] for n in reversed(lines) if n in helps), ""))
+    return Parameter(name, default, type(default), next((helps[n] for n in reversed(lines) if n in helps), ""))
 
 
 def check_parameters(notebook: str | Path, given: dict[str, Any]) -> dict[str, Any]:

@@ -139,7 +139,6 @@ def _private_folder(parent: Path) -> Path:
 def _submit(
     runs: list[tuple[Run, Path]], name: str, folder: Path, timeout_s: float, options: SlurmOptions
 ) -> list[str]:
-    """The ids of the runs' jobs."""
     import submitit
 
     minutes, seconds = options.limits(timeout_s)

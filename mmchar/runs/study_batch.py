@@ -106,7 +106,6 @@ def _selected(folder: Path, only: str | Iterable[str] | None) -> list[Path]:
 
 
 def _wanted(notebooks: list[Path], results_dir: Path, everywhere: dict[str, Any], *, force: bool) -> list[Run]:
-    """The runs, with every parameter checked."""
     runs = []
     for path in notebooks:
         given = {key: value for key, value in everywhere.items() if key in read_parameters(path)}
@@ -159,7 +158,6 @@ def _share_figures(out_dir: Path, figures: Path) -> None:
 
 
 def _render(run: RunStatus, results_dir: Path, render_dir: Path) -> RunStatus:
-    """The status after copying the executed notebook of a good run for readers."""
     if run.status != "ok":
         return run
     try:
@@ -173,7 +171,6 @@ def _render(run: RunStatus, results_dir: Path, render_dir: Path) -> RunStatus:
 
 
 def _summary(statuses: list[RunStatus], results_dir: Path) -> str:
-    """A table, one line per run, and a last line that counts the good ones."""
     width = max(len(run.name) for run in statuses)
     lines = [f"{'run':<{width}}  {'status':<12}  {'seconds':>7}  message"]
     for run in statuses:

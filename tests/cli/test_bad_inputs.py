@@ -515,7 +515,7 @@ def _no_heavy_work(request, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("heavy work was started for a bad input")
 
-    for module, name in ((models, "build"), (counting, "count_subject"), (own_process._START, "Process")):
+    for module, name in ((models, "build"), (counting, "count_subject"), (own_process.subprocess, "Popen")):
         monkeypatch.setattr(module, name, refuse)
 
 

@@ -58,7 +58,6 @@ def expected(point: Point) -> dict[str, float]:
 
 
 def _counted(point: Point) -> pd.DataFrame:
-    """The operator table of a point, counted."""
     kernel, request = byte_model(point.attention), from_mapping(point.request)
     return counting.count(point.model, request, dtype=point.dtype, attention=kernel, tiny=point.tiny)
 

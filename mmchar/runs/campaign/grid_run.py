@@ -93,7 +93,6 @@ def list_campaign(grid: str | Path, *, have: Sequence[str | Path] = ()) -> list[
 
 
 def _device_of(points: list[Point]) -> str:
-    """The device that a worker must be able to use for all of them."""
     return "cuda" if any(point.device == "cuda" for point in points) else "cpu"
 
 
