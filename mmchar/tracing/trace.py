@@ -18,8 +18,7 @@ from torch.nn.modules import module as nn_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmchar.tracing import attention, by_shape, known_values, operators
-from mmchar.tracing.operator_flop import core_sizes, distinct_bytes, flop, mask_of, read_bytes
-from mmchar.tracing.operator_flop import tensors as _tensors
+from mmchar.tracing.operator_flop import core_sizes, distinct_bytes, flop, mask_of, read_bytes, tensors as _tensors
 from mmchar.tracing.plain_paths import plain_paths
 from mmchar.tracing.token_sources import CONTEXT, IMAGE, TokenSources
 

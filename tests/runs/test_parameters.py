@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from samples import SAVE, make_notebook, one_line
 
 from mmchar.runs.parameters import Parameter, check_parameters, read_parameters
