@@ -3,21 +3,21 @@
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
 
 UNSET: Any = None  # the model's own default, filled in by resolve
-_COUNTS = (
-    "batch",
-    "prompt_tokens",
-    "height",
-    "width",
-    "frames",
-    "new_tokens",
-    "classes",
-    "candidates",
-    "beams",
-    "audio_s",
-)
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class Limit(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a model takes for a field: from ``min`` to ``max``, in steps of ``multiple_of``, or ``a*k + b``."""
+
+    min: int = 1
+    max: int | None = None
+    multiple_of: Positive = 1
+    of_form: tuple[Positive, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Request:
     audio_s: int = UNSET
 
     def __post_init__(self) -> None:
-        for name in _COUNTS:
+        for name in set(FIELDS) - {"steps", "guidance"}:
             _check_count(name, getattr(self, name))
         if isinstance(self.steps, list | tuple):
             object.__setattr__(self, "steps", tuple(self.steps))
@@ -93,7 +93,9 @@ class Request:
 FIELDS = tuple(f.name for f in fields(Request))
 
 
-def resolve(request: Request | None, *, model: str, defaults: Mapping[str, Any], limits: Mapping[str, Any]) -> Request:
+def resolve(
+    request: Request | None, *, model: str, defaults: Mapping[str, Any], limits: Mapping[str, Limit]
+) -> Request:
     """Fill a request with a model's defaults and check it against the model's limits.
 
     Parameters
@@ -101,7 +103,7 @@ def resolve(request: Request | None, *, model: str, defaults: Mapping[str, Any],
     defaults : mapping
         Default of every request field that the model has; other fields are refused.
     limits : mapping
-        ``{field: {"min", "max", "multiple_of", "of_form": [a, b] (a*k+b)}}``; a key may be a sum, ``"a+b"``.
+        Of a field, or of a sum of fields, ``"a+b"``.
 
     Raises
     ------
@@ -146,12 +148,12 @@ def _check_steps(request: Request, model: str, defaults: Mapping[str, Any]) -> N
         raise ValueError(f"steps={','.join(map(str, request.steps))} does not fit {model}; give {want}")
 
 
-def _check_limit(model: str, key: str, value: int, limit: Mapping[str, Any]) -> None:
-    low, high = limit.get("min", 1), limit.get("max")
+def _check_limit(model: str, key: str, value: int, limit: Limit) -> None:
+    low, high = limit.min, limit.max
     if value < low or (high is not None and value > high):
         reach = f"from {low} to {high}" if high is not None else f"at least {low}"
         raise ValueError(f"{key}={value} is outside the reach of {model}; it takes {reach}")
-    step, offset = limit.get("of_form", (limit.get("multiple_of", 1), 0))
+    step, offset = limit.of_form or (limit.multiple_of, 0)
     if (value - offset) % step:
         want = f"a multiple of {step}" if not offset else f"{step}k+{offset}"
         below = (value - offset) // step * step + offset

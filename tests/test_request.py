@@ -1,13 +1,12 @@
 """Requests: defaults, limits, and one clear line for everything that cannot be."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from mmchar.request import FIELDS, Request, from_mapping, resolve
+from mmchar.request import FIELDS, Limit, Request, from_mapping, resolve
 
 DEFAULTS = {"batch": 1, "prompt_tokens": 77, "height": 512, "width": 512, "steps": 50, "guidance": 7.5}
-LIMITS = {"prompt_tokens": {"max": 77}, "height": {"multiple_of": 8, "max": 2048}, "width": {"multiple_of": 8}}
+LIMITS = {"prompt_tokens": Limit(max=77), "height": Limit(multiple_of=8, max=2048), "width": Limit(multiple_of=8)}
 
 
 def full(**asked):
@@ -59,7 +58,7 @@ def test_outside_the_models_reach_names_the_limit(asked, line):
 
 def test_a_form_and_a_sum_can_be_limits():
     defaults = {"frames": 76, "prompt_tokens": 10, "new_tokens": 5}
-    limits = {"frames": {"of_form": [5, 1]}, "prompt_tokens+new_tokens": {"max": 16}}
+    limits = {"frames": Limit(of_form=(5, 1)), "prompt_tokens+new_tokens": Limit(max=16)}
     assert resolve(None, model="m", defaults=defaults, limits=limits).frames == 76
     with pytest.raises(ValueError, match=r"frames=75 does not fit m; it must be 5k\+1, e.g. 71 or 76"):
         resolve(Request(frames=75), model="m", defaults=defaults, limits=limits)

@@ -4,8 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from mmchar.measuring.optimization.ladder import EXECUTIONS, GUIDANCES, QUANTIZATIONS, Levers
-from mmchar.measuring.optimization.ladder import FIELDS as LEVERS
+from mmchar.measuring.optimization.ladder import EXECUTIONS, FIELDS as LEVERS, GUIDANCES, QUANTIZATIONS, Levers
 from mmchar.request import FIELDS, Request, from_mapping
 
 if TYPE_CHECKING:

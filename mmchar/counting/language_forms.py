@@ -5,8 +5,17 @@ A class that holds several networks has a form for the language model, and one f
 
 from collections.abc import Iterator
 
-from mmchar.counting.closed_forms import Config, Form, Site, Sizes, causal_lm, clip_text, inside, nothing
-from mmchar.counting.closed_forms import patches as patches_of
+from mmchar.counting.closed_forms import (
+    Config,
+    Form,
+    Site,
+    Sizes,
+    causal_lm,
+    clip_text,
+    inside,
+    nothing,
+    patches as patches_of,
+)
 
 
 def patches(vision: Config) -> int:

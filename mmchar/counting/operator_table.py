@@ -10,6 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 
@@ -310,7 +311,7 @@ def _cached(spec: Any, request: Request, more: Mapping[str, Any], dtype: str, fr
     from mmchar.provenance import package_versions
 
     key = {
-        "spec": {**asdict(spec)},
+        "spec": msgspec.to_builtins(spec),
         "request": request.given(),
         **({"call": dict(more)} if more else {}),
         "dtype": dtype,

@@ -2,11 +2,11 @@
 
 import re
 from dataclasses import replace
-from typing import Any
 
+import msgspec
 from torch import nn
 
-from mmchar.models.specs import Model, ModelSpec
+from mmchar.models.specs import Model, ModelSpec, Pipeline
 
 _DENOISERS = ("unet", "transformer")
 # Classes of diffusers whose pipeline is not called after them.
@@ -21,15 +21,15 @@ def with_pipeline(model: Model) -> Model:
     ValueError
         Networks that no pipeline is called after.
     """
-    if model.spec.pipeline:
+    if model.spec.pipeline.cls:
         return model
-    return replace(model, spec=replace(model.spec, pipeline=_pipeline(model)))
+    return replace(model, spec=msgspec.structs.replace(model.spec, pipeline=_pipeline(model)))
 
 
-def _pipeline(model: Model) -> dict[str, Any]:
+def _pipeline(model: Model) -> Pipeline:
     networks = list(model.components.values())
     if len(networks) == 1 and hasattr(networks[0], "main_input_name") and hasattr(networks[0], "_from_config"):
-        return {"library": "transformers", "class": "generate" if _writes(networks[0]) else "forward"}
+        return Pipeline("transformers", "generate" if _writes(networks[0]) else "forward")
     name = _name(model.spec)
     import diffusers
 
@@ -38,7 +38,7 @@ def _pipeline(model: Model) -> dict[str, Any]:
             f"{model.spec.name}: nothing says what generates with {', '.join(model.spec.components)}; "
             'name it in the file, e.g. "pipeline": {"library": "diffusers", "class": "FluxPipeline"}'
         )
-    return {"library": "diffusers", "class": name}
+    return Pipeline("diffusers", name)
 
 
 def _writes(network: nn.Module) -> bool:

@@ -2,10 +2,11 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
+import msgspec
 from transformers import GenerationConfig
 
 from mmchar.files import canonical_json
@@ -57,14 +58,14 @@ def subject_of_zoo(model: Model, request: Request, more: Mapping[str, Any] | Non
     """
     with one_line(model.spec.name):
         model = with_pipeline(model)
-        return _SUBJECTS.get(model.spec.pipeline["library"], _piped)(model, request, more or {})
+        return _SUBJECTS.get(model.spec.pipeline.library, _piped)(model, request, more or {})
 
 
 def check_call(spec: ModelSpec, more: Mapping[str, Any]) -> None:
     """Refuse what a model's own call does not take, as far as its class tells, before any network is built."""
     made = spec.pipeline
-    if made.get("library") == "diffusers":
-        pipelines.check_arguments(class_of("diffusers", made["class"]).__call__, more, owner=made["class"])
+    if made.cls and made.library == "diffusers":
+        pipelines.check_arguments(class_of("diffusers", made.cls).__call__, more, owner=made.cls)
 
 
 def plan(spec: ModelSpec, request: Request) -> tuple[Stage, ...]:
@@ -85,7 +86,7 @@ def remember(spec: ModelSpec, request: Request, stages: tuple[Stage, ...]) -> No
 
 
 def _key(spec: ModelSpec, request: Request) -> str:
-    return canonical_json([asdict(spec), request.given()])
+    return canonical_json([msgspec.to_builtins(spec), request.given()])
 
 
 def _piped(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
@@ -99,7 +100,7 @@ def _piped(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
         {**model.components, **pipelines.networks_of(pipe)},
         pipelines.work(pipe, call),
         request.given(),
-        renamed=model.spec.pipeline.get("stages", {}),
+        renamed=model.spec.pipeline.stages,
         makes=makes,
     )
 
@@ -108,21 +109,21 @@ def _written(model: Model, request: Request, more: Mapping[str, Any]) -> Subject
     """What a language model writes, after a text or after an image and a text; or one forward of another model."""
     made = model.spec.pipeline
     ((role, network),) = model.components.items()
-    if "generation" in made:
-        network.generation_config = GenerationConfig.from_dict(dict(made["generation"]))
-    writes = made["class"] == "generate"
-    tokens = (request.prompt_tokens or 1) + made.get("arguments", {}).get("marks", 0)
-    call = {**made.get("call", {}), **inputs_of(network, request, prompt_tokens=tokens)}
-    if made.get("any_request"):
+    if made.generation:
+        network.generation_config = GenerationConfig.from_dict(dict(made.generation))
+    writes = made.cls == "generate"
+    tokens = (request.prompt_tokens or 1) + made.arguments.get("marks", 0)
+    call = {**made.call, **inputs_of(network, request, prompt_tokens=tokens)}
+    if made.any_request:
         _check_taken(model.spec, request, call, writes=writes)
     if writes and getattr(network.config, "is_encoder_decoder", False):
         call |= _first_token(network.generation_config)
     if writes:
         call["new_tokens"] = request.new_tokens
-        call |= {"num_beams": request.beams} if request.beams and made.get("any_request") else {}
+        call |= {"num_beams": request.beams} if request.beams and made.any_request else {}
         pipelines.check_names(more, generation_names(network), owner=model.spec.name)
     found = subject_of(network, (), {**call, **more}, device=model.device, role=role)
-    return replace(found, name=model.spec.name, asked=request.given(), renamed=made.get("stages", {}))
+    return replace(found, name=model.spec.name, asked=request.given(), renamed=made.stages)
 
 
 def _first_token(settings: Any) -> dict[str, int]:
@@ -144,17 +145,17 @@ def _check_taken(spec: ModelSpec, request: Request, call: Mapping[str, Any], *, 
 def _own(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
     """A model that no library generates with, run by a pipeline of this package."""
     made = model.spec.pipeline
-    cls = class_of("mmchar.generation.own", made["class"])
+    cls = class_of("mmchar.generation.own", made.cls)
     inputs = Inputs("cpu" if model.device == "meta" else model.device, model.dtype)
-    pipe = cls(model.components, inputs, **made.get("arguments", {}))
-    call = {**made.get("call", {}), **request.given(), **more}
+    pipe = cls(model.components, inputs, **made.arguments)
+    call = {**made.call, **request.given(), **more}
     pipelines.check_arguments(pipe.__call__, call, owner=model.spec.name)
     return Subject(
         model.spec.name,
         model.components,
         lambda: pipe(**call),
         request.given(),
-        renamed=made.get("stages", {}),
+        renamed=made.stages,
         makes="video" if request.frames else "image",
     )
 
@@ -165,20 +166,20 @@ _SUBJECTS = {"transformers": _written, "mmchar": _own}
 def pipeline_of(model: Model, request: Request) -> Any:
     """The pipeline of a model's spec, around its networks."""
     made = model.spec.pipeline
-    cls = class_of(made["library"], made["class"])
-    tokens = dict(made.get("tokens", {}))
+    cls = class_of(made.library, made.cls)
+    tokens = dict(made.tokens)
     if request.prompt_tokens and not set(_CALLED["prompt_tokens"]) & set(inspect.signature(cls.__call__).parameters):
         tokens.setdefault("*", {"most": request.prompt_tokens})  # it pads a prompt to what its tokenizers say
-    parts = {**_objects(made.get("schedulers", {})), **loaded(made.get("files", {}))}
-    arguments = {**parts, **made.get("arguments", {})}
+    parts = {**_objects(made.schedulers), **loaded(made.files)}
+    arguments = {**parts, **made.arguments}
     pipe = pipelines.build(cls, model.components, arguments=arguments, tokens=tokens)
-    if made.get("any_request"):
+    if made.any_request:
         _fit_tokenizers(pipe, model.spec.name, tokens.get("*", {}).get("most"))
-    for field, place in made.get("request", {}).items():
+    for field, place in made.request.items():
         if "." in place:  # a guider's scale is its own
             owner, _, name = place.partition(".")
             setattr(getattr(pipe, owner), name, getattr(request, field))
-    for method in made.get("methods", ()):  # e.g. vae.enable_tiling
+    for method in made.methods:  # e.g. vae.enable_tiling
         owner, _, name = method.rpartition(".")
         getattr(getattr(pipe, owner) if owner else pipe, name)()
     return pipe
@@ -212,9 +213,9 @@ def call_of(pipe: Any, request: Request, spec: ModelSpec, more: Mapping[str, Any
     """
     takes = inspect.signature(pipe.__call__).parameters
     request = _both_sides(pipe, request)
-    renamed = spec.pipeline.get("request", {})
+    renamed = spec.pipeline.request
     more = {name: picture(value) if is_picture(name) else value for name, value in more.items()}
-    found = {**_batch(takes, request), **spec.pipeline.get("call", {})}
+    found = {**_batch(takes, request), **spec.pipeline.call}
     made = wanted(pipe, request, {**found, **more})
     for field, value in request.given().items():
         named = renamed.get(field, field)

@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from mmchar.generation import caches, parts
 from mmchar.generation.recording import Call, Growth, Stage, signature
-from mmchar.generation.structure import is_cache, mapped
+from mmchar.generation.structure import is_cache, mapped, tensors
+from mmchar.tracing import known_values
 from mmchar.tracing.trace import Row
 
 # Methods besides ``forward`` that pipelines call networks by; ``generate`` is a loop of calls and no call itself.
@@ -57,11 +58,17 @@ class Seen:
     touched: tuple[int, ...] = ()  # what the cache held after the last call
     quiet: int = 0  # calls in a row between which nothing else touched the cache
     inner: dict[str, Any] = field(default_factory=dict)  # what parts with stages of their own returned, by method
+    inside: list[tuple["Seen", tuple[int, ...]]] = field(default_factory=list)  # their calls, made with each of these
+    values: list[list[Tensor]] | None = None  # what its masks and places said, of a network that reads them
 
     @property
     def repeats(self) -> int:
         """How often it was called."""
         return len(self.numbers)
+
+    def is_for(self, values: list[Tensor]) -> bool:
+        """Whether a call with such masks and places does the same, as far as its network reads them."""
+        return self.values is None or any(_equal(values, one) for one in self.values)
 
     def stage(self, name: str) -> Stage:
         """The calls as a stage of a generation."""
@@ -81,11 +88,9 @@ class Watch:
         self.networks = networks
         self.seen: list[Seen] = []
         self._execution = execution
-        self._running: list[
-            tuple[str, dict[str, Any]]
-        ] = []  # methods that are being executed, and their parts' outputs
+        self._running: list[_Running] = []
         self._parts = {id(part) for network in networks.values() for part in parts.parts_of(network)}
-        self._index: dict[Any, Seen] = {}
+        self._index: dict[Any, list[Seen]] = {}
         self._owners: dict[int, tuple[str, str]] = {}
         for role, network in networks.items():
             for path, module in network.named_modules():
@@ -118,7 +123,7 @@ class Watch:
                 return original(module, *args, **kwargs)
             role, path = owner
             method = f"{path}.forward" if path else "forward"
-            if self._running and method == self._running[-1][0]:
+            if self._running and method == self._running[-1].method:
                 return original(module, *args, **kwargs)
             return self._caught(role, method, functools.partial(original, module), args, kwargs)
 
@@ -153,19 +158,33 @@ class Watch:
     def _caught(self, role: str, method: str, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         with _disable_current_modes():  # what is done here is no part of the generation
             structure, numbers = signature(args, kwargs)
-            found = self._find(role, method, structure, numbers)
+            found = self._find(role, method, structure, numbers, whole_numbers((args, kwargs)))
             if found is None:
                 return self._first(role, method, func, args, kwargs, structure, numbers)
-            found.numbers.append(numbers)
+            self._count(found, numbers)
+            self._inside(found, numbers)
             return self._answer(found, args, kwargs, grown=numbers != found.numbers[0])
+
+    def _count(self, seen: Seen, numbers: tuple[int, ...]) -> None:
+        """One more call of a signature, and of what it calls inside."""
+        seen.numbers.append(numbers)
+        for part, its_numbers in seen.inside:
+            self._count(part, its_numbers)
+
+    def _inside(self, seen: Seen, numbers: tuple[int, ...]) -> None:
+        """Note a call as one of what is running around it."""
+        if self._running:
+            self._running[-1].calls.append((seen, numbers))
 
     def _noted(self, method: str, output: Any) -> Any:
         """An output, noted as a part's where a network around it is running."""
         if self._running:  # copied, as the network around may write to it
-            self._running[-1][1][method] = mapped(output, self._execution.kept)
+            self._running[-1].outputs[method] = mapped(output, self._execution.kept)
         return output
 
-    def _find(self, role: str, method: str, structure: tuple, numbers: tuple[int, ...]) -> Seen | None:
+    def _find(
+        self, role: str, method: str, structure: tuple, numbers: tuple[int, ...], values: list[Tensor]
+    ) -> Seen | None:
         followed = [
             seen
             for seen in self.seen
@@ -174,7 +193,8 @@ class Watch:
             and all(0 <= new - old <= seen.tokens for new, old in zip(numbers, seen.numbers[-1], strict=True))
         ]
         if not followed:  # the same call again, or the first step of another text of the same length
-            return self._index.get((role, method, structure, numbers))
+            alike = self._index.get((role, method, structure, numbers), ())
+            return next((seen for seen in alike if seen.is_for(values)), None)
         return min(followed, key=lambda seen: sum(numbers) - sum(seen.numbers[-1]))
 
     def _first(
@@ -188,8 +208,8 @@ class Watch:
             self._execution.given((), cache)
         kept = Call(*mapped(given, self._execution.kept))
         before = caches.lengths(cache) if cache is not None else ()
-        inner: dict[str, Any] = {}
-        self._running.append((method, inner))
+        running, reads = _Running(method), known_values.reads()
+        self._running.append(running)
         try:
             out, rows = self._execution.run(self.networks[role], lambda: func(*given[0], **given[1]))
         except Exception as error:
@@ -197,7 +217,9 @@ class Watch:
             raise
         finally:
             self._running.pop()
-        seen = Seen(role, method, kept, key[0], [key[1]], rows, inner=inner)
+        seen = Seen(role, method, kept, key[0], [key[1]], rows, inner=running.outputs, inside=running.calls)
+        if known_values.reads() > reads:
+            seen.values = [whole_numbers((kept.args, kept.kwargs))]
         if cache is not None:
             after = caches.lengths(cache)
             seen.layers = caches.growing(before, after)
@@ -206,8 +228,16 @@ class Watch:
         seen.output = out if self._running else mapped(out, self._execution.returned, keep=is_cache)
         if before:
             seen.layers = seen.layers if any(before) else ()
-        self.seen.append(seen)
-        self._index[role, method, *key] = seen
+        alike = self._index.setdefault((role, method, *key), [])
+        twin = next((one for one in alike if cache is None and one.rows == rows), None)
+        if twin is not None and twin.values is not None:  # other values, and still the same operators
+            twin.values += seen.values or []
+            twin.numbers.append(key[1])
+            seen = twin
+        else:
+            self.seen.append(seen)
+            alike.append(seen)
+        self._inside(seen, key[1])
         return self._noted(method, self._given_back(seen, cache))
 
     def _answer(self, seen: Seen, args: tuple, kwargs: dict[str, Any], *, grown: bool) -> Any:
@@ -241,6 +271,27 @@ class Watch:
         """The output of a signature, with the cache of this call in it."""
         out = mapped(seen.output, self._execution.kept, keep=is_cache)
         return _with_cache(out, cache) if cache is not None else mapped(out, lambda _path, leaf: leaf)
+
+
+@dataclass
+class _Running:
+    """A method that is being executed, and what its parts with stages of their own were called with and returned."""
+
+    method: str
+    outputs: dict[str, Any] = field(default_factory=dict)
+    calls: list[tuple[Seen, tuple[int, ...]]] = field(default_factory=list)
+
+
+def whole_numbers(arguments: Any) -> list[Tensor]:
+    """Values of the masks, places and sizes among arguments, as far as they are known; of rows, not of single times."""
+    found = [known_values.known(tensor) for tensor in tensors(arguments) if tensor.dim() > 1]
+    return [values for values in found if values is not None and not values.is_floating_point()]
+
+
+def _equal(one: list[Tensor], other: list[Tensor]) -> bool:
+    return len(one) == len(other) and all(
+        a.shape == b.shape and bool((a == b).all()) for a, b in zip(one, other, strict=True)
+    )
 
 
 def _with_cache(value: Any, cache: Any) -> Any:

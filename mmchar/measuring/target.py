@@ -74,7 +74,7 @@ def named(
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     check_device(device, dtype)
     _check(settings, device=device, dtype=dtype)
-    whole = _is_whole(settings, spec) and bool(spec.pipeline)
+    whole = _is_whole(settings, spec) and bool(spec.pipeline.cls)
     plan = _chosen(spec.name, _planned(spec, full, more), full, settings)
     if not isinstance(model, Model):
         kind = byte_model(settings.attention)
@@ -193,7 +193,7 @@ def _zoo_generation(model: Model, request: Request, more: Mapping[str, Any]) -> 
 
     from mmchar.generation.programs import subject_of_zoo
 
-    writes = model.spec.pipeline["library"] == "transformers"  # schedulers want their tables on the CPU
+    writes = model.spec.pipeline.library == "transformers"  # schedulers want their tables on the CPU
     with torch.device(model.device if writes else "cpu"):
         return subject_of_zoo(model, request, more).work
 

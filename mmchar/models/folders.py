@@ -19,7 +19,7 @@ LIBRARIES = ("diffusers", "transformers")
 _FOR_LOADING = ("auto_map", "trust_remote_code", "quantization_config", "attn_implementation")
 
 
-def make_spec(name: str, cls: str, family: str, components: Mapping[str, Component], **more: Any) -> ModelSpec:
+def make_spec(name: str, cls: str, family: str, components: dict[str, Component], **more: Any) -> ModelSpec:
     """A spec of what is known of a folder: it has no year, no papers and no scaled-down variant."""
     return ModelSpec(
         name=name,

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mmchar.models.folders import library_class, make_spec, network_config, read_object
-from mmchar.models.specs import Component, ModelSpec, copied
+from mmchar.models.specs import Component, ModelSpec, Pipeline, copied
+from mmchar.request import Limit
 
 # Where a class is looked for by its model type, if a configuration names none: those that write first.
 _MAPPINGS = ("CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT")
@@ -29,16 +30,15 @@ def network_spec(folder: Path, name: str) -> ModelSpec:
     settings = _config_object(file, cls, config)
     writes = bool(hasattr(cls, "generate") and (cls.can_generate() or "generate" in vars(cls)))
     role = _role(settings, writes)
-    made: dict[str, Any] = {"library": "transformers", "class": "generate" if writes else "forward"}
-    if (folder / "generation_config.json").is_file():
-        made["generation"] = _generation(read_object(folder / "generation_config.json"))
+    settings_file = folder / "generation_config.json"
+    generation = _generation(read_object(settings_file)) if settings_file.is_file() else {}
     request = dict(_ANSWERED if _senses(settings) else _WRITTEN)
     if not writes:
         del request["new_tokens"]
     limits = _limits(settings, request)
     for key, limit in limits.items():
         for part in key.split("+"):
-            request[part] = min(request[part], max(1, limit["max"] // 2))
+            request[part] = min(request[part], max(1, (limit.max or 2) // 2))
     return make_spec(
         name,
         cls.__name__,
@@ -47,7 +47,7 @@ def network_spec(folder: Path, name: str) -> ModelSpec:
         request=request,
         request_source="our choice; sizes of images and sound are those of the configuration",
         limits=limits,
-        pipeline={**made, "any_request": True},
+        pipeline=Pipeline("transformers", "generate" if writes else "forward", generation=generation, any_request=True),
         notes=tuple(notes),
     )
 
@@ -114,7 +114,7 @@ def _senses(settings: Any) -> bool:
     return any(getattr(settings, name, None) is not None for name in ("vision_config", "audio_config", "vq_config"))
 
 
-def _limits(settings: Any, request: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+def _limits(settings: Any, request: Mapping[str, Any]) -> dict[str, Limit]:
     """The positions that a decoder has; an encoder and its decoder have them each for themselves."""
     try:
         text = settings.get_text_config(decoder=True)
@@ -125,7 +125,7 @@ def _limits(settings: Any, request: Mapping[str, Any]) -> dict[str, dict[str, in
         return {}
     fields = [name for name in ("prompt_tokens", "new_tokens") if name in request]
     keys = fields if getattr(settings, "is_encoder_decoder", False) else ["+".join(fields)]
-    return {key: {"max": most} for key in keys}
+    return {key: Limit(max=most) for key in keys}
 
 
 def _generation(raw: Mapping[str, Any]) -> dict[str, Any]:

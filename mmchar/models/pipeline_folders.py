@@ -9,7 +9,7 @@ from typing import Any
 
 from mmchar.files import checksum
 from mmchar.models.folders import library_class, make_spec, module_of, network_config, read_object
-from mmchar.models.specs import Component, ModelSpec
+from mmchar.models.specs import Component, Library, ModelSpec, Pipeline
 
 # Files without which a tokenizer or a processor cannot be loaded.
 _VOCABULARY = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
@@ -54,12 +54,7 @@ def pipeline_spec(folder: Path, name: str) -> ModelSpec:
         else:
             _add(found, folder, cls, role, entry)
     _complete(found, file, cls, takes)
-    made = {
-        "library": "diffusers",
-        "class": cls.__name__,
-        "any_request": True,
-        **{key: getattr(found, key) for key in ("schedulers", "arguments", "tokens", "files")},
-    }
+    parts = {key: getattr(found, key) for key in ("schedulers", "arguments", "tokens", "files")}
     return make_spec(
         name,
         cls.__name__,
@@ -67,7 +62,7 @@ def pipeline_spec(folder: Path, name: str) -> ModelSpec:
         found.components,
         request={},
         request_source=f"the defaults of {cls.__name__}'s own call",
-        pipeline=made,
+        pipeline=Pipeline("diffusers", cls.__name__, any_request=True, **parts),
         notes=tuple(found.notes),
     )
 
@@ -129,8 +124,8 @@ def _add_network(found: _Found, folder: Path, role: str, library: str, cls: Any)
     config = network_config(f"component {role!r}", cls, raw, found.notes)
     module = (module_of(library) or "").removeprefix("diffusers").lstrip(".")
     inner = f"{module}." if module.startswith("pipelines") else ""
-    library = "transformers" if library == "transformers" else "diffusers"
-    found.components[role] = Component(library, f"{inner}{cls.__name__}", config, str(folder / role / "config.json"))
+    owner: Library = "transformers" if library == "transformers" else "diffusers"
+    found.components[role] = Component(owner, f"{inner}{cls.__name__}", config, str(folder / role / "config.json"))
 
 
 def _class_of_today(cls: Any, raw: Mapping[str, Any]) -> Any:

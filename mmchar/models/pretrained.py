@@ -17,9 +17,9 @@ def load_pretrained(path: str, spec: ModelSpec, *, device: str, dtype: str) -> M
     ValueError
         A path without weights, or a library error (no safetensors, no network), in one line.
     """
-    if not spec.pipeline.get("any_request"):
+    if not spec.pipeline.any_request:
         raise ValueError(f"weights='pretrained' needs a folder or a hub id, and {path!r} has configurations only")
-    load = _pipeline if spec.pipeline["library"] == "diffusers" else _network
+    load = _pipeline if spec.pipeline.library == "diffusers" else _network
     modules = load(path, spec, dtype)
     return Model(
         spec,
@@ -34,9 +34,9 @@ def _pipeline(path: str, spec: ModelSpec, dtype: str) -> dict[str, Any]:
     import diffusers
     import torch
 
-    cls = getattr(diffusers, spec.pipeline["class"])
+    cls = getattr(diffusers, spec.pipeline.cls)
     modules, others = cls._get_signature_keys(cls)
-    unused = {role: None for role in modules if role not in spec.components and role not in spec.pipeline["schedulers"]}
+    unused = {role: None for role in modules if role not in spec.components and role not in spec.pipeline.schedulers}
     options = {"dtype": getattr(torch, dtype), "use_safetensors": True, **unused}
     if "requires_safety_checker" in others:
         options["requires_safety_checker"] = False

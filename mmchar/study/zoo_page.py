@@ -161,7 +161,7 @@ def _adaptor_rows(spec: ModelSpec) -> Iterator[dict[str, Any]]:
     yield {
         "model": spec.name,
         "adaptor": adaptor,
-        "image_tokens": _image_tokens(seen, request.prompt_tokens + spec.pipeline.get("arguments", {}).get("marks", 0)),
+        "image_tokens": _image_tokens(seen, request.prompt_tokens + spec.pipeline.arguments.get("marks", 0)),
         "adaptor_tflop": float(flop[stage.str.startswith("project_image") | merging].sum()) / 1e12,
         "prefill_tflop": float(flop[stage == "prefill"].sum()) / 1e12,
         **_kv_bytes(spec.components[prefill.component].config, seen),

@@ -39,6 +39,20 @@ _SHAPED_BY_VALUES = frozenset(
 )
 
 
+_reads = 0  # how often values decided something so far
+
+
+def reads() -> int:
+    """How often code has read the values of a tensor so far, in this process."""
+    return _reads
+
+
+def note_read() -> None:
+    """Say that values were read, so that another call with other values may do another thing."""
+    global _reads
+    _reads += 1
+
+
 def given(tensor: Tensor) -> Tensor:
     """A tensor on ``meta`` in place of one with values, which are kept if they are few; ``(…)`` as given, but dense."""
     if tensor.is_meta:
@@ -71,6 +85,7 @@ def run(func: Callable[..., Any], name: str, args: tuple, kwargs: dict, inputs: 
         return _with_constant(func, name, args, kwargs, out) if not inputs else out
     values = all_known(inputs)
     if values and (name in _SHAPED_BY_VALUES or (name == "index" and _has_mask(args[1]))):
+        note_read()
         return tree_map(given_if_tensor, _compute(func, args, kwargs))
     if not values and selects_by_mask(name, args):
         return pick_by_mask(func, args)
@@ -207,6 +222,7 @@ _own_tolist, _own_tensor, _own_numpy = Tensor.tolist, torch.tensor, Tensor.numpy
 
 def _tolist(tensor: Tensor) -> Any:
     values = known(tensor)
+    note_read()
     if values is None:
         raise NotImplementedError(f"reads the values of a tensor {tuple(tensor.shape)} that the networks computed")
     return _own_tolist(values)

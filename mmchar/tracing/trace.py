@@ -18,8 +18,7 @@ from torch.nn.modules import module as nn_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmchar.tracing import attention, by_shape, known_values, operators
-from mmchar.tracing.operator_flop import core_sizes, distinct_bytes, flop, mask_of, read_bytes
-from mmchar.tracing.operator_flop import tensors as _tensors
+from mmchar.tracing.operator_flop import core_sizes, distinct_bytes, flop, mask_of, read_bytes, tensors as _tensors
 from mmchar.tracing.plain_paths import plain_paths
 from mmchar.tracing.token_sources import CONTEXT, IMAGE, TokenSources
 
@@ -165,6 +164,7 @@ class Recorder(TorchDispatchMode):
         """A free operator; on meta a scalar that nobody knows is read as of a mask of all ones, or as zero."""
         if name == "_local_scalar_dense" and args[0].is_meta:
             values = known_values.known(args[0])
+            known_values.note_read()
             return values.item() if values is not None else args[0].dtype == torch.bool or 0
         return self._compute(func, name, args, kwargs, inputs)
 

@@ -11,8 +11,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import mmchar
 from mmchar.cli.main import main
@@ -162,16 +161,16 @@ count naïve-模型 => unknown model
 count %s%n => unknown model
 count nothing.json => no model file nothing.json
 count $F/../nothing.json => no model file
-count $F/empty.json => empty.json is not a readable model file
-count $F/half.json => half.json is not a readable model file
-count $F/list.json => list.json: expected an object, found list
-count $F/text.json => expected an object, found str
-count $F/null.json => expected an object, found NoneType
-count $F/number.json => expected an object, found float
-count $F/deep.json => deep.json is not a readable model file
-count $F/latin.json => latin.json is not a readable model file
-count $F/object.json => the field 'components' is missing
-count $F/folder.json => folder.json is not a readable model file
+count $F/empty.json => empty.json is no model file
+count $F/half.json => half.json is no model file
+count $F/list.json => list.json is no model file: Expected `object`, got `array`
+count $F/text.json => text.json is no model file: Expected `object`, got `str`
+count $F/null.json => null.json is no model file: Expected `object`, got `null`
+count $F/number.json => Number out of range
+count $F/deep.json => deep.json is no model file
+count $F/latin.json => latin.json is no model file
+count $F/object.json => missing required field `name`
+count $F/folder.json => folder.json is no model file
 count $F/file => unknown model
 count $F/empty => holds neither model_index.json (diffusers) nor config.json (transformers)
 count $F/no_class => '_class_name' is None
@@ -197,10 +196,10 @@ count $F/half_config => is not readable JSON
 count $F/list_config => expected an object, found list
 count $F/no_class --tiny => no scaled-down variant
 project nothing --gpu h100-sxm => unknown model 'nothing'
-project $F/half.json --gpu h100-sxm => is not a readable model file
+project $F/half.json --gpu h100-sxm => is no model file
 project $F/empty --gpu h100-sxm => holds neither
 measure nothing => unknown model 'nothing'
-measure $F/list.json => expected an object
+measure $F/list.json => Expected `object`, got `array`
 measure $F/odd_class --tiny => no scaled-down variant
 """
 REQUESTS = """
@@ -388,57 +387,57 @@ study --slurm --partition "a;b" => partition = 'a;b' is no name
 """
 # one field of a good model file changed; "-" removes it
 MODEL_FIELDS = """
-name = - => the field 'name' is missing
+name = - => missing required field `name`
 name = 5 => name
 name = null => name
 name = "" => name
 name = "../up" => name
 name = ["x"] => name
-family = - => the field 'family' is missing
+family = - => missing required field `family`
 family = 5 => family
 family = null => family
 family = ["latent_diffusion"] => family
 year = "2022" => year
 year = null => year
 summary = 5 => summary
-components = - => the field 'components' is missing
+components = - => missing required field `components`
 components = [] => components
 components = null => components
 components = {} => components
 components = "unet" => components
-components.unet = null => expected an object, found NoneType
-components.unet = 5 => expected an object, found int
-components.unet = [] => expected an object, found list
-components.unet.library = - => the field 'library' is missing
-components.unet.library = "os" => library 'os' is not one of
-components.unet.library = null => 'library' is null; expected a text
-components.unet.library = ["diffusers"] => 'library' is ["diffusers"]; expected a text
-components.unet.class = - => the field 'class' is missing
+components.unet = null => component 'unet': Expected `object`, got `null`
+components.unet = 5 => component 'unet': Expected `object`, got `int`
+components.unet = [] => component 'unet': Expected `object`, got `array`
+components.unet.library = - => missing required field `library`
+components.unet.library = "os" => Invalid enum value 'os' - at `$.library`
+components.unet.library = null => Expected `str`, got `null` - at `$.library`
+components.unet.library = ["diffusers"] => Expected `str`, got `array` - at `$.library`
+components.unet.class = - => missing required field `class`
 components.unet.class = 5 => class
 components.unet.class = null => class
 components.unet.class = "" => class
 components.unet.class = "..utils.x" => class
 components.unet.class = "utils/x" => class
-components.unet.config = - => the field 'config' is missing
+components.unet.config = - => missing required field `config`
 components.unet.config = [] => config
 components.unet.config = null => config
 components.unet.config = "file.json" => config
-components.unet.source = "" => 'source' is empty
+components.unet.source = "" => Expected `str` of length >= 1 - at `$.source`
 components.unet.source = 5 => source
 components.unet.tiny = [] => tiny
 components.unet.tiny = null => tiny
 components.unet.published_params = "1B" => published_params
 components.unet.published_params = -1 => published_params
 components.unet.params_source = 5 => params_source
-components.unet.weights = "x.bin" => unknown field 'weights'
-components.unet.clas = "x" => unknown field 'clas'; did you mean 'class'?
-options = {} => unknown field 'options'
+components.unet.weights = "x.bin" => unknown field `weights`
+components.unet.clas = "x" => unknown field `clas`
+options = {} => unknown field `options`
 pipeline = [] => pipeline
 pipeline = null => pipeline
-pipeline.library = "vllm" => pipeline: library 'vllm' is not one of
-pipeline.class = "os.system('x')" => pipeline: class
-pipeline.scheduler = {} => unknown field 'scheduler'; did you mean 'schedulers'?
-request = - => the field 'request' is missing
+pipeline.library = "vllm" => Invalid enum value 'vllm' - at `$.pipeline.library`
+pipeline.class = "os.system('x')" => matching regex
+pipeline.scheduler = {} => unknown field `scheduler`
+request = - => missing required field `request`
 request = [] => request
 request = null => request
 request = 5 => request
@@ -478,9 +477,9 @@ notes = 5 => notes
 notes = [5] => notes
 papers = "arXiv" => papers
 papers = {} => papers
-extra = 1 => unknown field 'extra'
-familly = "x" => unknown field 'familly'; did you mean 'family'?
-trust_remote_code = true => unknown field 'trust_remote_code'
+extra = 1 => unknown field `extra`
+familly = "x" => unknown field `familly`
+trust_remote_code = true => unknown field `trust_remote_code`
 """
 
 

@@ -8,8 +8,7 @@ from unittest.mock import patch
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mmchar.counting.operator_table import count, rows_frame
 from mmchar.counting.planned_stages import stages
@@ -31,7 +30,7 @@ from mmchar.generation import run
 from mmchar.generation.on_device import record_on_device
 from mmchar.generation.programs import subject_of_zoo
 from mmchar.models.loading import get_spec, load, zoo_names
-from mmchar.request import Request
+from mmchar.request import Limit, Request
 from mmchar.study.temporal import OVER_TIME
 
 NAMES = zoo_names()
@@ -44,12 +43,12 @@ REAL = ["llama-2-7b", "llava-1.5-7b", "llama-3.2-11b-vision", "qwen2.5-vl-7b", "
         "flux.1-dev", "mochi-1", "latte-1", "svd-xt", "muse-3b", "make-a-video", "phenaki-1.8b"]  # fmt: skip
 
 
-def fitting(value: int, limit: dict) -> int:
+def fitting(value: int, limit: Limit) -> int:
     """The smallest number from ``value`` on that a limit allows, or else the largest below it."""
-    step, offset = limit.get("of_form", (limit.get("multiple_of", 1), 0))
-    low = max(value, limit.get("min", 1))
+    step, offset = limit.of_form or (limit.multiple_of, 0)
+    low = max(value, limit.min)
     up = low + (offset - low) % step
-    high = limit.get("max", up)
+    high = limit.max or up
     return up if up <= high else high - (high - offset) % step
 
 
@@ -57,9 +56,9 @@ def awkward(spec) -> Request:
     """A request far from the defaults: three samples, no guidance, an odd prompt, few frames, an odd oblong image."""
     wanted = dict(AWKWARD)
     for side, many in () if spec.name in ONE_SIZE else (("height", 5), ("width", 3)):
-        wanted[side] = many * spec.limits.get(side, {}).get("multiple_of", 1)
+        wanted[side] = many * spec.limits.get(side, Limit()).multiple_of
     chosen = {name: value for name, value in wanted.items() if name in spec.request}
-    return Request(**{name: fitting(value, spec.limits.get(name, {})) for name, value in chosen.items()})
+    return Request(**{name: fitting(value, spec.limits.get(name, Limit())) for name, value in chosen.items()})
 
 
 @cache

@@ -157,3 +157,48 @@ def test_a_twin_on_meta_shares_nothing_that_a_run_changes():
     assert all(parameter.is_meta for parameter in twin.parameters())
     assert twin.lm_head.weight.shape == model.lm_head.weight.shape
     assert type(twin) is type(model) and twin.config is not model.config
+
+
+class Reader(nn.Module):
+    """Runs a layer over as many tokens as its mask says."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, tokens, mask):
+        return self.layer(tokens[:, : int(mask.sum(dim=1).max())])
+
+
+def test_calls_of_one_shape_are_told_apart_by_what_a_network_reads():
+    network = Reader().to("meta")
+    masks = [torch.tensor([[1, 1, 0, 0, 0]]), torch.tensor([[1, 1, 1, 1, 1]]), torch.tensor([[0, 0, 0, 1, 1]])]
+
+    def work():
+        for mask in masks + masks[:1]:
+            network(torch.zeros(1, 5, 4), mask)
+
+    found = record({"reader": network}, work)
+    assert [stage.repeats for stage in found.stages] == [3, 1]  # two masks of two tokens do the same
+    # 2 FLOP * tokens * 4 * 4
+    assert [sum(row.flop for row in rows) for rows in found.rows.values()] == [2 * 2 * 16, 2 * 5 * 16]
+
+
+class Seeing(nn.Module):
+    """A network with a part that is a stage of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.visual, self.text = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def generate(self):
+        """Makes it a model that writes, of which parts are told apart."""
+
+    def forward(self, pixels):
+        return self.text(self.visual(pixels))
+
+
+def test_what_a_part_does_counts_with_every_call_around_it():
+    network = Seeing().to("meta")
+    found = record({"lm": network}, lambda: [network(torch.zeros(1, 3, 4)) for _ in range(5)])
+    assert {stage.name: stage.repeats for stage in found.stages} == {"encode_image": 5, "lm": 5}

@@ -61,8 +61,8 @@ def pipeline(name, device="cpu", dtype="float32", *, tiny=True, **more):
     """A model's pipeline around networks with random weights; ``more`` overrides what the zoo file gives it."""
     model = load(name, device=device, dtype=dtype, tiny=tiny)
     made = model.spec.pipeline
-    cls = class_of("mmchar.generation", made["class"])
-    return cls(model.components, Inputs(device, dtype), **{**made.get("arguments", {}), **more})
+    cls = class_of("mmchar.generation.own", made.cls)
+    return cls(model.components, Inputs(device, dtype), **{**made.arguments, **more})
 
 
 def generate(name, pipe, *, tiny=True, **asked):
@@ -90,7 +90,7 @@ def watching(module):
 
 
 def test_every_model_with_an_own_pipeline_is_here():
-    own = [name for name in zoo_names() if get_spec(name).pipeline.get("library") == "mmchar"]
+    own = [name for name in zoo_names() if get_spec(name).pipeline.library == "mmchar"]
     spoken = {"janus-pro-7b", "qwen2.5-omni-7b"}  # these are in test_own_speech.py
     assert sorted(TINY) == [name for name in own if name not in spoken and not name.startswith("seamless")]
 

@@ -16,7 +16,7 @@ from mmchar.generation.programs import plan
 from mmchar.models.hub import nearest
 from mmchar.models.loading import get_spec, load, zoo_names
 from mmchar.provenance import SOURCE
-from mmchar.request import Request
+from mmchar.request import Limit, Request
 
 PAGE = (SOURCE / "docs" / "add_a_model.md").read_text(encoding="utf-8")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -41,15 +41,15 @@ def save_configs(folder, zoo, cls=None, **index):
     """What is left of a saved pipeline without its weights: networks and schedulers of a scaled-down zoo model."""
     spec = get_spec(zoo, tiny=True)
     model, made = load(zoo, tiny=True), spec.pipeline
-    entries = {"_class_name": cls or made["class"], "tokenizer": ["transformers", "CLIPTokenizer"]}
+    entries = {"_class_name": cls or made.cls, "tokenizer": ["transformers", "CLIPTokenizer"]}
     for role, module in model.components.items():
         save = module.save_config if hasattr(module, "save_config") else module.config.save_pretrained
         save(folder / role)
         entries[role] = [spec.components[role].library, spec.components[role].cls]
-    for role, scheduler in made["schedulers"].items():
+    for role, scheduler in made.schedulers.items():
         write(folder / role / "scheduler_config.json", {"_class_name": scheduler["class"], **scheduler["config"]})
         entries[role] = ["diffusers", scheduler["class"]]
-    write(folder / "model_index.json", {**entries, **made.get("arguments", {}), **index})
+    write(folder / "model_index.json", {**entries, **made.arguments, **index})
     return folder
 
 
@@ -118,7 +118,7 @@ def test_a_folder_of_configurations_counts_like_the_zoo(tmp_path, zoo):
     folder = save_configs(tmp_path / "mine", zoo)
     assert not list(folder.rglob("*.safetensors")) and not list(folder.rglob("*.bin"))
     model = load(zoo, tiny=True)
-    table = count(str(folder), model.spec.resolve(), cache=False, **model.spec.pipeline.get("call", {}))
+    table = count(str(folder), model.spec.resolve(), cache=False, **model.spec.pipeline.call)
     assert total(table) == total(count(model))
     params = {role: many for role, many in table.attrs["params"].items() if role != "pipeline"}
     assert params == model.params and set(table["model"]) == {"mine"}
@@ -393,7 +393,7 @@ def test_a_published_language_model_has_its_parameters_and_its_reach(tmp_path, c
     config, params, most = PUBLISHED[cls]
     save_model(tmp_path, cls, torch_dtype="bfloat16", tie_word_embeddings=False, **config)
     assert sum(load(str(tmp_path)).params.values()) == params
-    assert get_spec(str(tmp_path)).limits == {"prompt_tokens+new_tokens": {"max": most}}
+    assert get_spec(str(tmp_path)).limits == {"prompt_tokens+new_tokens": Limit(max=most)}
 
 
 SMALL = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, vocab_size=1000)
@@ -487,7 +487,7 @@ def test_a_vision_language_model_counts_like_the_zoo(tmp_path):
     model = load("llava-1.5-7b", tiny=True)
     model.components["vlm"].config.save_pretrained(tmp_path)
     edit(tmp_path / "config.json", architectures=["LlavaForConditionalGeneration"])
-    asked = {**model.spec.request, **model.spec.pipeline.get("call", {})}
+    asked = {**model.spec.request, **model.spec.pipeline.call}
     assert total(count(str(tmp_path), cache=False, **asked)) == total(count(model))
 
 

@@ -81,7 +81,7 @@ def identity(point: Point, hardware: str, versions: dict[str, str | None]) -> st
 def _built(spec: ModelSpec) -> dict[str, Any]:
     """What decides which networks are built and how they are run; not their sources and notes."""
     parts = {role: [part.library, part.cls, dict(part.config)] for role, part in spec.components.items()}
-    run = {key: value for key, value in spec.pipeline.items() if key != "source"}
+    run = {key: value for key, value in msgspec.to_builtins(spec.pipeline).items() if key != "source"}
     return {"family": spec.family, "components": parts, "pipeline": run}
 
 
