@@ -23,7 +23,6 @@ from mmchar.runs.records import attempt_folder, read_result
 from mmchar.runs.run_state import file_run, keep_executed, keep_only_log, recover, run_state, write_status
 
 KEPT = "kept"
-_ENDED = {"failed": "failed", "died": "died", "timed out": "timed out"}  # the others: "was ..."
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,8 @@ def why_run(
             before = result["identity"]
             now = identity | ({"hardware": before["hardware"]} if any_hardware else {})
             return "; ".join(differences(before, now, notebook))
-    return f"last time it {_ENDED.get(state, f'was {state}')}" + (f": {message}" if message else "")
+    ended = state if state in ("failed", "died", "timed out") else f"was {state}"
+    return f"last time it {ended}" + (f": {message}" if message else "")
 
 
 def _run(wanted: Run, why: str, timeout_s: float, stop: threading.Event) -> RunStatus:
