@@ -141,6 +141,7 @@ class Seen:
     layers: tuple[int, ...] = ()
     tokens: int = 0
     after: Any = None  # the call's cache, as it was left
+    wraps: bool = False  # whether it gives back another cache than it was given, e.g. one with the encoder's beside it
     touched: tuple[int, ...] = ()  # what the cache held after the last call
     quiet: int = 0  # calls in a row between which nothing else touched the cache
     inner: dict[str, Any] = field(default_factory=dict)  # what parts with stages of their own returned, by method

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from mmchar.generation import caches, parts
 from mmchar.generation.recording import Call, Seen, signature, whole_numbers
-from mmchar.generation.structure import is_cache, mapped
+from mmchar.generation.structure import is_cache, leaves, mapped
 from mmchar.tracing import known_values
 from mmchar.tracing.trace import Row
 
@@ -189,6 +189,8 @@ class Watch:
             seen.layers = caches.growing(before, after)
             seen.tokens = max((b - a for a, b in zip(before, after, strict=False)), default=0)
             seen.after = mapped(cache, self._execution.kept)
+            returned = [part for _, part in leaves(out, whole=is_cache) if is_cache(part)]
+            seen.wraps = bool(returned) and all(part is not cache for part in returned)
         seen.output = out if self._running else mapped(out, self._execution.returned, keep=is_cache)
         if before:
             seen.layers = seen.layers if any(before) else ()
@@ -234,7 +236,9 @@ class Watch:
     def _given_back(self, seen: Seen, cache: Any) -> Any:
         """The output of a signature, with the cache of this call in it."""
         out = mapped(seen.output, self._execution.kept, keep=is_cache)
-        return _with_cache(out, cache) if cache is not None else mapped(out, lambda _path, leaf: leaf)
+        return (
+            _with_cache(out, cache) if cache is not None and not seen.wraps else mapped(out, lambda _path, leaf: leaf)
+        )
 
 
 @dataclass
