@@ -55,6 +55,8 @@ def advance(cache: Any, tokens: int, which: tuple[int, ...]) -> None:
                 layer.keys, layer.values = (_longer(part, tokens) for part in (layer.keys, layer.values))
             else:
                 layer.update(*(_more(part, tokens) for part in (layer.keys, layer.values)))
+                if isinstance(getattr(layer, "indexer_keys", None), Tensor):  # of sparse attention, beside its keys
+                    layer.update_indexer(_more(layer.indexer_keys, tokens))
 
 
 def advance_first(cache: Any, tokens: int, which: tuple[int, ...]) -> None:
