@@ -9,9 +9,10 @@ from mmchar.tracing.known_values import given
 
 
 def length(cache: Any) -> int:
-    """Tokens that a cache has seen, as it says itself; 0 of one that remembers a state and no tokens."""
+    """Tokens that a cache has seen, as it says itself or as a layer holds; 0 where it remembers no tokens."""
     every = layers(cache)
-    return int(cache.get_seq_length()) if any(hasattr(layer, "get_seq_length") for layer in every) else 0
+    said = int(cache.get_seq_length()) if any(hasattr(layer, "get_seq_length") for layer in every) else 0
+    return said or next((held for layer in every if (held := _layer_length(layer))), 0)  # some ask a layer without
 
 
 def layers(cache: Any) -> list[Any]:
@@ -54,6 +55,8 @@ def advance(cache: Any, tokens: int, which: tuple[int, ...]) -> None:
                 layer.keys, layer.values = (_longer(part, tokens) for part in (layer.keys, layer.values))
             else:
                 layer.update(*(_more(part, tokens) for part in (layer.keys, layer.values)))
+                if isinstance(getattr(layer, "indexer_keys", None), Tensor):  # of sparse attention, beside its keys
+                    layer.update_indexer(_more(layer.indexer_keys, tokens))
 
 
 def advance_first(cache: Any, tokens: int, which: tuple[int, ...]) -> None:

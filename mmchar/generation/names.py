@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from mmchar.generation import parts
+from mmchar.generation.recording import Seen
 from mmchar.generation.structure import tensors
-from mmchar.generation.watch import Seen
 
 # The first rule whose role and method fit gives the name; \g<n> takes a role's number along.
 _RULES = tuple(

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mmchar.generation import caches, parts
-from mmchar.generation.structure import is_cache, leaves, mapped
+from mmchar.generation.structure import is_cache, leaves, mapped, tensors
+from mmchar.tracing import known_values
 from mmchar.tracing.trace import Row
 
 
@@ -126,6 +127,43 @@ class Stage:
         return found
 
 
+@dataclass
+class Seen:
+    """All calls of one signature, or of a cache that grows from call to call."""
+
+    role: str
+    method: str
+    call: Call
+    structure: tuple
+    numbers: list[tuple[int, ...]]
+    rows: list[Row]
+    output: Any = None
+    layers: tuple[int, ...] = ()
+    tokens: int = 0
+    after: Any = None  # the call's cache, as it was left
+    wraps: bool = False  # whether it gives back another cache than it was given, e.g. one with the encoder's beside it
+    touched: tuple[int, ...] = ()  # what the cache held after the last call
+    quiet: int = 0  # calls in a row between which nothing else touched the cache
+    inner: dict[str, Any] = field(default_factory=dict)  # what parts with stages of their own returned, by method
+    inside: list[tuple["Seen", tuple[int, ...]]] = field(default_factory=list)  # their calls, made with each of these
+    values: list[list[Tensor]] | None = None  # what its masks and places said, of a network that reads them
+
+    @property
+    def repeats(self) -> int:
+        """How often it was called."""
+        return len(self.numbers)
+
+    def is_for(self, values: list[Tensor]) -> bool:
+        """Whether a call with such masks and places does the same, as far as its network reads them."""
+        return self.values is None or any(_equal(values, one) for one in self.values)
+
+    def stage(self, name: str) -> Stage:
+        """The calls as a stage of a generation."""
+        grows = self.numbers if len(set(self.numbers)) > 1 else None
+        growth = Growth.between(self.structure, self.numbers, self.layers) if grows else None
+        return Stage(name, self.role, self.method, self.repeats, self.call, growth, inner=self.inner)
+
+
 @dataclass(frozen=True)
 class Recording:
     """The stages of a generation in the order of their first calls, and the rows of those that were traced.
@@ -171,3 +209,15 @@ def signature(args: tuple, kwargs: Mapping[str, Any]) -> tuple[tuple, tuple[int,
         else:
             structure.append((path, type(leaf).__name__))
     return tuple(structure), tuple(numbers)
+
+
+def whole_numbers(arguments: Any) -> list[Tensor]:
+    """Values of the masks, places and sizes among arguments, as far as they are known; of rows, not of single times."""
+    found = [known_values.known(tensor) for tensor in tensors(arguments) if tensor.dim() > 1]
+    return [values for values in found if values is not None and not values.is_floating_point()]
+
+
+def _equal(one: list[Tensor], other: list[Tensor]) -> bool:
+    return len(one) == len(other) and all(
+        a.shape == b.shape and bool((a == b).all()) for a, b in zip(one, other, strict=True)
+    )

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from mmchar.generation import caches, parts
-from mmchar.generation.recording import Call, Growth, Stage, signature
-from mmchar.generation.structure import is_cache, mapped, tensors
+from mmchar.generation.recording import Call, Seen, signature, whole_numbers
+from mmchar.generation.structure import is_cache, leaves, mapped
 from mmchar.tracing import known_values
 from mmchar.tracing.trace import Row
 
@@ -39,42 +39,6 @@ class Execution(Protocol):
 
     def run(self, network: nn.Module, work: Callable[[], Any]) -> tuple[Any, list[Row]]:
         """What a call returns, and its operators' rows where they are written down."""
-
-
-@dataclass
-class Seen:
-    """All calls of one signature, or of a cache that grows from call to call."""
-
-    role: str
-    method: str
-    call: Call
-    structure: tuple
-    numbers: list[tuple[int, ...]]
-    rows: list[Row]
-    output: Any = None
-    layers: tuple[int, ...] = ()
-    tokens: int = 0
-    after: Any = None  # the call's cache, as it was left
-    touched: tuple[int, ...] = ()  # what the cache held after the last call
-    quiet: int = 0  # calls in a row between which nothing else touched the cache
-    inner: dict[str, Any] = field(default_factory=dict)  # what parts with stages of their own returned, by method
-    inside: list[tuple["Seen", tuple[int, ...]]] = field(default_factory=list)  # their calls, made with each of these
-    values: list[list[Tensor]] | None = None  # what its masks and places said, of a network that reads them
-
-    @property
-    def repeats(self) -> int:
-        """How often it was called."""
-        return len(self.numbers)
-
-    def is_for(self, values: list[Tensor]) -> bool:
-        """Whether a call with such masks and places does the same, as far as its network reads them."""
-        return self.values is None or any(_equal(values, one) for one in self.values)
-
-    def stage(self, name: str) -> Stage:
-        """The calls as a stage of a generation."""
-        grows = self.numbers if len(set(self.numbers)) > 1 else None
-        growth = Growth.between(self.structure, self.numbers, self.layers) if grows else None
-        return Stage(name, self.role, self.method, self.repeats, self.call, growth, inner=self.inner)
 
 
 class Watch:
@@ -225,6 +189,8 @@ class Watch:
             seen.layers = caches.growing(before, after)
             seen.tokens = max((b - a for a, b in zip(before, after, strict=False)), default=0)
             seen.after = mapped(cache, self._execution.kept)
+            returned = [part for _, part in leaves(out, whole=is_cache) if is_cache(part)]
+            seen.wraps = bool(returned) and all(part is not cache for part in returned)
         seen.output = out if self._running else mapped(out, self._execution.returned, keep=is_cache)
         if before:
             seen.layers = seen.layers if any(before) else ()
@@ -270,7 +236,9 @@ class Watch:
     def _given_back(self, seen: Seen, cache: Any) -> Any:
         """The output of a signature, with the cache of this call in it."""
         out = mapped(seen.output, self._execution.kept, keep=is_cache)
-        return _with_cache(out, cache) if cache is not None else mapped(out, lambda _path, leaf: leaf)
+        return (
+            _with_cache(out, cache) if cache is not None and not seen.wraps else mapped(out, lambda _path, leaf: leaf)
+        )
 
 
 @dataclass
@@ -280,18 +248,6 @@ class _Running:
     method: str
     outputs: dict[str, Any] = field(default_factory=dict)
     calls: list[tuple[Seen, tuple[int, ...]]] = field(default_factory=list)
-
-
-def whole_numbers(arguments: Any) -> list[Tensor]:
-    """Values of the masks, places and sizes among arguments, as far as they are known; of rows, not of single times."""
-    found = [known_values.known(tensor) for tensor in tensors(arguments) if tensor.dim() > 1]
-    return [values for values in found if values is not None and not values.is_floating_point()]
-
-
-def _equal(one: list[Tensor], other: list[Tensor]) -> bool:
-    return len(one) == len(other) and all(
-        a.shape == b.shape and bool((a == b).all()) for a, b in zip(one, other, strict=True)
-    )
 
 
 def _with_cache(value: Any, cache: Any) -> Any:
