@@ -49,10 +49,7 @@ class Request:
     audio_s : int
         Length of the speech that goes in, in whole seconds.
 
-    Raises
-    ------
-    ValueError
-        A field is not a positive number.
+    Raises ValueError for a field that is not a positive number.
     """
 
     batch: int = UNSET
@@ -105,10 +102,7 @@ def resolve(
     limits : mapping
         Of a field, or of a sum of fields, ``"a+b"``.
 
-    Raises
-    ------
-    ValueError
-        A field that the model does not have, or a value outside its limits; the message names the limit.
+    Raises ValueError for a field that the model does not have, or a value outside its limits.
     """
     asked = (request or Request()).given()
     for name in asked:

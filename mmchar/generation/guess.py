@@ -16,10 +16,7 @@ _CALLED = {"SD3": "StableDiffusion3", "UNet2D": "DDPM"}
 def with_pipeline(model: Model) -> Model:
     """A model whose spec says what generates with it.
 
-    Raises
-    ------
-    ValueError
-        Networks that no pipeline is called after.
+    Raises ValueError for networks that no pipeline is called after.
     """
     if model.spec.pipeline.cls:
         return model

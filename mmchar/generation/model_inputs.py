@@ -19,10 +19,7 @@ _FRAMES_S = 100  # spectra per second of sound, one every 10 ms
 def inputs_of(model: nn.Module, request: Request, *, prompt_tokens: int) -> dict[str, Any]:
     """What a model's forward or ``generate()`` is given, made up: sizes as asked, else as the configuration says.
 
-    Raises
-    ------
-    ValueError
-        A main input that nothing is known of.
+    Raises ValueError for a main input that nothing is known of.
     """
     main, batch = model.main_input_name, request.batch or 1
     if main == "input_ids" or _writes_about_images(model):

@@ -51,10 +51,7 @@ def subject_of_zoo(model: Model, request: Request, more: Mapping[str, Any] | Non
     more : mapping, optional
         Further arguments of the pipeline's call.
 
-    Raises
-    ------
-    ValueError
-        A field that the pipeline does not take, or a network that it lacks.
+    Raises ValueError for a field that the pipeline does not take, or a network that it lacks.
     """
     with one_line(model.spec.name):
         model = with_pipeline(model)
@@ -188,10 +185,7 @@ def pipeline_of(model: Model, request: Request) -> Any:
 def _fit_tokenizers(pipe: Any, name: str, most: int | None) -> None:
     """Let tokenizers pad a prompt to the length asked for, as no argument of the call says it.
 
-    Raises
-    ------
-    ValueError
-        None of them takes so many tokens.
+    Raises ValueError where none of them takes so many tokens.
     """
     found = [part for role, part in pipe.components.items() if "tokenizer" in role and part is not None]
     longest = max((part.model_max_length for part in found), default=most)
@@ -206,10 +200,7 @@ def _fit_tokenizers(pipe: Any, name: str, most: int | None) -> None:
 def call_of(pipe: Any, request: Request, spec: ModelSpec, more: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a pipeline's call that a request stands for.
 
-    Raises
-    ------
-    ValueError
-        A field of the request for which the call has no argument, unless it says what the networks make anyway.
+    Raises ValueError for a field that the call has no argument for, unless it says what the networks make anyway.
     """
     takes = inspect.signature(pipe.__call__).parameters
     request = _both_sides(pipe, request)

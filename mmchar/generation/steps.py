@@ -27,10 +27,7 @@ def steps_table(stage: Stage, rows_at: Callable[[int], pd.DataFrame], numbers: l
     numbers : list of str
         The columns that may grow; ``live_bytes`` is a maximum, and interpolated without a check.
 
-    Raises
-    ------
-    ValueError
-        Two steps between which no kink is seen call different operators.
+    Raises ValueError where two steps between which no kink is seen call different operators.
     """
     firsts, many = _distinct(stage)
     known: dict[int, pd.DataFrame] = {}

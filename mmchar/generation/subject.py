@@ -48,10 +48,7 @@ def subject_of(
     role : str
         What the network of a model with ``generate()`` is called.
 
-    Raises
-    ------
-    ValueError
-        An argument that the call does not take.
+    Raises ValueError for an argument that the call does not take.
     """
     if hasattr(model, "components") and hasattr(model, "register_modules"):
         return _pipeline(model, inputs, call, device)

@@ -48,10 +48,7 @@ def read_object(file: Path) -> dict[str, Any]:
 def library_class(where: str, library: str, name: str) -> Any:
     """A class of diffusers or transformers; as in an index, a library may be a pipeline's module of diffusers.
 
-    Raises
-    ------
-    ValueError
-        Another library, or a class that it does not have: code of others is never run.
+    Raises ValueError for another library, or a class that it does not have: code of others is never run.
     """
     if not name.isidentifier():
         raise ValueError(f"{where}: {name!r} is no class name")

@@ -25,10 +25,7 @@ def is_id(name: str) -> bool:
 def download_configs(name: str, *, zoo: Iterable[str]) -> Path:
     """The folder with the configurations of a model on the hub, kept in the hub's own cache.
 
-    Raises
-    ------
-    ValueError
-        No such model or no network; the line names the model of the zoo that is called most alike.
+    Raises ValueError without such a model or a network, naming the model of the zoo that is called most alike.
     """
     from huggingface_hub import snapshot_download
 

@@ -40,10 +40,7 @@ def get_spec(name: str, *, tiny: bool = False) -> ModelSpec:
     (``organization/model``) those are downloaded first. A zoo name stands for the zoo, also where a folder is called
     the same (``./name`` is the folder). What of a folder is left out is a warning, and in the spec's ``notes``.
 
-    Raises
-    ------
-    ValueError
-        Unknown name (with the nearest ones), or a file that is not a valid spec (with the file and the field).
+    Raises ValueError for an unknown name (with the nearest), or a file that is no valid spec (with file and field).
     """
     if str(name).endswith(".json"):
         path = Path(name)
@@ -151,10 +148,7 @@ def load(
     roles : collection of str, optional
         Build only these components, with random weights; all unless given.
 
-    Raises
-    ------
-    ValueError
-        Unknown name, device or dtype; a config that its class rejects (with component and class).
+    Raises ValueError for an unknown name, device or dtype; a config that its class rejects (with component and class).
     """
     check_device(device, dtype)
     if weights == "pretrained":

@@ -17,10 +17,7 @@ _ANSWERED = {"batch": 1, "prompt_tokens": 64, "new_tokens": 64}  # of a model th
 def network_spec(folder: Path, name: str) -> ModelSpec:
     """The spec of a saved transformers model: any class that the library exports.
 
-    Raises
-    ------
-    ValueError
-        As `folders.folder_spec`.
+    Raises ValueError as `loading.folder_spec`.
     """
     file = folder / "config.json"
     raw = read_object(file)

@@ -34,10 +34,7 @@ class _Found:
 def pipeline_spec(folder: Path, name: str) -> ModelSpec:
     """The spec of a saved pipeline: any class that diffusers exports.
 
-    Raises
-    ------
-    ValueError
-        As `folders.folder_spec`.
+    Raises ValueError as `loading.folder_spec`.
     """
     file = folder / "model_index.json"
     index = read_object(file)

@@ -12,10 +12,7 @@ def load_pretrained(path: str, spec: ModelSpec, *, device: str, dtype: str) -> M
     The spec is that of the configurations alone (`loading.get_spec`), so the model is counted and measured
     like one without weights.
 
-    Raises
-    ------
-    ValueError
-        A path without weights, or a library error (no safetensors, no network), in one line.
+    Raises ValueError for a path without weights, or a library error (no safetensors, no network), in one line.
     """
     if not spec.pipeline.any_request:
         raise ValueError(f"weights='pretrained' needs a folder or a hub id, and {path!r} has configurations only")

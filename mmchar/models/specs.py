@@ -125,10 +125,7 @@ class Model:
 def read_spec(path: Path) -> ModelSpec:
     """The spec in a model file.
 
-    Raises
-    ------
-    ValueError
-        No such file, or a field that is missing, unknown, of another type or out of range: one line that names both.
+    Raises ValueError for a file that is not there, or a field that is missing, unknown or does not fit: one line.
     """
     try:
         raw = msgspec.json.decode(path.read_bytes())

@@ -118,10 +118,7 @@ def distinct_bytes(tensor: Tensor) -> int:
 def tensors(values: Iterable[object]) -> list[Tensor]:
     """The tensors among an operator's arguments or results, those in lists too, in order.
 
-    Raises
-    ------
-    ValueError
-        One of them is nested.
+    Raises ValueError where one of them is nested.
     """
     found: list[Tensor] = []
     for value in values:

@@ -59,10 +59,7 @@ def build(
     tokens : mapping, optional
         By tokenizer, the arguments of `standins.tokenizer`.
 
-    Raises
-    ------
-    ValueError
-        A network that the class does not take, or lacks.
+    Raises ValueError for a network that the class does not take, or lacks.
     """
     parameters = dict(inspect.signature(cls).parameters)
     for role in networks:
@@ -100,10 +97,7 @@ def _where_networks_are(cls: Any, networks: Mapping[str, nn.Module]) -> Iterator
 def check_arguments(call: Callable[..., Any], arguments: Mapping[str, Any], *, owner: str) -> None:
     """Refuse an argument that a call does not take, with the nearest that it does.
 
-    Raises
-    ------
-    ValueError
-        One line, before anything runs.
+    Raises ValueError: one line, before anything runs.
     """
     parameters = inspect.signature(call).parameters
     plain = {name for name, part in parameters.items() if part.kind is not part.VAR_KEYWORD}

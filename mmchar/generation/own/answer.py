@@ -20,14 +20,9 @@ class SpokenAnswerPipeline:
 
     **Source**: Qwen2.5-Omni, arXiv 2503.20215, sec. 2; transformers' ``Qwen2_5OmniForConditionalGeneration.generate``.
 
-    Parameters
-    ----------
-    networks : mapping
-        ``omni``.
-    frames_per_second : int
-        Mel frames of a second of the question.
-    codes_per_token : int
-        Codes of sound that a written token becomes.
+    - Networks: ``omni``.
+    - ``frames_per_second``: mel frames of a second of the question.
+    - ``codes_per_token``: codes of sound that a written token becomes.
     """
 
     def __init__(
@@ -132,10 +127,7 @@ class JanusPipeline:
 
     **Source**: Janus-Pro, arXiv 2501.17811, sec. 2; transformers' ``JanusForConditionalGeneration.generate``.
 
-    Parameters
-    ----------
-    networks : mapping
-        ``lm``.
+    Networks: ``lm``.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, **_: Any) -> None:

@@ -29,10 +29,7 @@ class DeepFloydPipeline:
 
     **Source**: deep-floyd/IF's README, which has Stable Diffusion's x4 upscaler in place of the unreleased third stage.
 
-    Parameters
-    ----------
-    networks : mapping
-        ``text_encoder``, ``unet_64``, ``unet_256``, ``x4_text_encoder``, ``x4_unet`` and ``x4_vae``.
+    Networks: ``text_encoder``, ``unet_64``, ``unet_256``, ``x4_text_encoder``, ``x4_unet`` and ``x4_vae``.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, **_: Any) -> None:

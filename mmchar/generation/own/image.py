@@ -19,12 +19,9 @@ class ImagenPipeline:
 
     **Source**: Imagen, arXiv 2205.11487, sec. 2.2 to 2.4.
 
-    Parameters
-    ----------
-    networks : mapping
-        ``text_encoder`` and the denoisers.
-    denoisers : sequence of mapping
-        From small to large: ``component`` is a denoiser's role, ``divisor`` the final side over its own.
+    - Networks: ``text_encoder`` and the denoisers.
+    - ``denoisers``: from small to large: ``component`` is a denoiser's role, ``divisor`` the final side over its
+      own.
     """
 
     def __init__(
@@ -62,12 +59,8 @@ class EmuPipeline:
 
     **Source**: Emu, arXiv 2309.15807, sec. 3.1.
 
-    Parameters
-    ----------
-    networks : mapping
-        The text encoders, ``unet`` and ``vae``.
-    context : sequence of str
-        Roles of the text encoders, in the order of their tokens.
+    - Networks: The text encoders, ``unet`` and ``vae``.
+    - ``context``: roles of the text encoders, in the order of their tokens.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, *, context: Sequence[str], **_: Any) -> None:
@@ -105,10 +98,7 @@ class ADMPipeline:
 
     **Source**: ADM, arXiv 2105.05233, sec. 3 and 4; openai/guided-diffusion ``scripts/image_sample.py``.
 
-    Parameters
-    ----------
-    networks : mapping
-        ``unet``.
+    Networks: ``unet``.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, **_: Any) -> None:

@@ -19,12 +19,8 @@ class LinearAdaptorPipeline:
 
     **Source**: LLaVA, arXiv 2304.08485, sec. 4.1; here the features after the encoder's last layer.
 
-    Parameters
-    ----------
-    networks : mapping
-        ``image_encoder``, ``adaptor`` and ``lm``.
-    image_tokens : {"patches", "one"}
-        Tokens that an image becomes: one per patch, or one for the whole.
+    - Networks: ``image_encoder``, ``adaptor`` and ``lm``.
+    - ``image_tokens``: tokens that an image becomes: one per patch, or one for the whole.
     """
 
     def __init__(
@@ -69,12 +65,8 @@ class NextGPTPipeline:
 
     **Source**: NExT-GPT, arXiv 2309.05519, sec. 3 and 4; NExT-GPT/NExT-GPT ``code/model/anyToImageVideoAudio.py``.
 
-    Parameters
-    ----------
-    networks : mapping
-        ``image_encoder``, ``adaptor``, ``lm``, ``output_projector``, ``unet`` and ``vae``.
-    signal_tokens : int
-        Tokens at the end of an answer that stand for what to draw.
+    - Networks: ``image_encoder``, ``adaptor``, ``lm``, ``output_projector``, ``unet`` and ``vae``.
+    - ``signal_tokens``: tokens at the end of an answer that stand for what to draw.
     """
 
     def __init__(

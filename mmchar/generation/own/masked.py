@@ -19,10 +19,7 @@ class MusePipeline:
 
     **Source**: Muse, arXiv 2301.00704, sec. 2.
 
-    Parameters
-    ----------
-    networks : mapping
-        ``text_encoder``, ``base``, ``lowres_encoder``, ``superres`` and ``detokenizer``.
+    Networks: ``text_encoder``, ``base``, ``lowres_encoder``, ``superres`` and ``detokenizer``.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, **_: Any) -> None:
@@ -69,10 +66,7 @@ class PhenakiPipeline:
 
     **Source**: Phenaki, arXiv 2210.02399, sec. 2; one window of frames from text alone.
 
-    Parameters
-    ----------
-    networks : mapping
-        ``text_encoder``, ``maskgit`` and ``cvivit``.
+    Networks: ``text_encoder``, ``maskgit`` and ``cvivit``.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, **_: Any) -> None:

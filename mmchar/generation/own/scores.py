@@ -16,10 +16,7 @@ class ZeroShotPipeline:
 
     **Source**: CLIP, arXiv 2103.00020, sec. 3.1 and Fig. 3.
 
-    Parameters
-    ----------
-    networks : mapping
-        ``clip``.
+    Networks: ``clip``.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, **_: Any) -> None:
@@ -41,10 +38,7 @@ class RankingPipeline:
 
     **Source**: HSTU, arXiv 2402.17152, sec. 3.4 (M-FALCON, with all candidates in one micro-batch).
 
-    Parameters
-    ----------
-    networks : mapping
-        ``model``.
+    Networks: ``model``.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, **_: Any) -> None:
@@ -61,12 +55,8 @@ class RetrievalPipeline:
 
     **Source**: HSTU, arXiv 2402.17152, sec. 4.1; facebookresearch/generative-recommenders (brute-force search).
 
-    Parameters
-    ----------
-    networks : mapping
-        ``model``.
-    most : int
-        Items to find.
+    - Networks: ``model``.
+    - ``most``: items to find.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, *, most: int, **_: Any) -> None:

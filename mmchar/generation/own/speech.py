@@ -21,16 +21,10 @@ class SeamlessPipeline:
 
     **Source**: Seamless, arXiv 2312.05187, sec. 3; transformers' ``SeamlessM4Tv2Model.generate``.
 
-    Parameters
-    ----------
-    networks : mapping
-        ``model``.
-    speaks : bool
-        Whether the translation is spoken; else it is written.
-    frames_per_second : int
-        Frames of speech that the encoder takes.
-    chars_per_token, units_per_char : int
-        Letters of a written token, and units of sound of a letter.
+    - Networks: ``model``.
+    - ``speaks``: whether the translation is spoken; else it is written.
+    - ``frames_per_second``: frames of speech that the encoder takes.
+    - ``chars_per_token``, ``units_per_char``: letters of a written token, and units of sound of a letter.
     """
 
     def __init__(

@@ -19,10 +19,7 @@ class PartiPipeline:
 
     **Source**: Parti, arXiv 2206.10789, sec. 2.1 to 2.3.
 
-    Parameters
-    ----------
-    networks : mapping
-        ``seq2seq`` and ``detokenizer``.
+    Networks: ``seq2seq`` and ``detokenizer``.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, **_: Any) -> None:
@@ -68,16 +65,10 @@ class TokenImagePipeline:
 
     **Source**: Chameleon, arXiv 2405.09818, sec. 2.1; Emu3, arXiv 2409.18869, sec. 2, and baaivision/Emu3's example.
 
-    Parameters
-    ----------
-    networks : mapping
-        ``lm``, and ``vq_decoder`` where the language model's own class has none (Chameleon's).
-    guidance : {"sequential", "batch"}
-        How a step sees the prompt and nothing.
-    unconditional_tokens : int
-        Tokens in place of a prompt, where both are decoded one after the other.
-    row_marks : int
-        Tokens that end a row of the image.
+    - Networks: ``lm``, and ``vq_decoder`` where the language model's own class has none (Chameleon's).
+    - ``guidance``: how a step sees the prompt and nothing.
+    - ``unconditional_tokens``: tokens in place of a prompt, where both are decoded one after the other.
+    - ``row_marks``: tokens that end a row of the image.
     """
 
     def __init__(

@@ -20,14 +20,10 @@ class MakeAVideoPipeline:
 
     **Source**: Make-A-Video, arXiv 2209.14792, sec. 3.
 
-    Parameters
-    ----------
-    networks : mapping
-        ``text_encoder``, ``prior``, ``decoder_t``, ``interp``, ``sr_l`` and ``sr_h``.
-    frame_skip : int
-        Frames from one key frame to the next.
-    keyframe_divisor, superres_divisor : int
-        The final side over that of the key frames, and over that of the first super-resolution.
+    - Networks: ``text_encoder``, ``prior``, ``decoder_t``, ``interp``, ``sr_l`` and ``sr_h``.
+    - ``frame_skip``: frames from one key frame to the next.
+    - ``keyframe_divisor``, ``superres_divisor``: the final side over that of the key frames, and over that of the
+      first super-resolution.
     """
 
     def __init__(
@@ -129,18 +125,11 @@ class OpenSoraPipeline:
 
     **Source**: Open-Sora 2.0, arXiv 2503.09642; hpcaitech/Open-Sora ``opensora/utils/sampling.py`` (recalled).
 
-    Parameters
-    ----------
-    networks : mapping
-        ``text_encoder`` (T5), ``text_encoder_2`` (CLIP), ``transformer`` and ``vae``.
-    latent_scale, frame_scale : int
-        The side of a frame over its latent's, and the same of frames.
-    guided_batch : int
-        Rows of the batch per video where guidance is on.
-    text_tokens : mapping
-        Tokens of a text encoder whose prompts have a length of their own.
-    decode_tiles : mapping
-        Size and stride of the decoder's tiles in latent places, by axis (``height``, ``width``).
+    - Networks: ``text_encoder`` (T5), ``text_encoder_2`` (CLIP), ``transformer`` and ``vae``.
+    - ``latent_scale``, ``frame_scale``: the side of a frame over its latent's, and the same of frames.
+    - ``guided_batch``: rows of the batch per video where guidance is on.
+    - ``text_tokens``: tokens of a text encoder whose prompts have a length of their own.
+    - ``decode_tiles``: size and stride of the decoder's tiles in latent places, by axis (``height``, ``width``).
     """
 
     def __init__(
