@@ -66,7 +66,7 @@ class TokenImagePipeline:
     **Source**: Chameleon, arXiv 2405.09818, sec. 2.1; Emu3, arXiv 2409.18869, sec. 2, and baaivision/Emu3's example.
 
     - Networks: ``lm``, and ``vq_decoder`` where the language model's own class has none (Chameleon's).
-    - ``guidance``: how a step sees the prompt and nothing.
+    - ``guidance``: how a step sees the prompt and nothing, ``"sequential"`` or in one ``"batch"``.
     - ``unconditional_tokens``: tokens in place of a prompt, where both are decoded one after the other.
     - ``row_marks``: tokens that end a row of the image.
     """
