@@ -12,10 +12,12 @@ from collections.abc import Callable
 import torch
 
 from mmchar.counting.planned_stages import stages
-from mmchar.measuring.idle import span_s
-from mmchar.measuring.kernels import run_kernels
-from mmchar.measuring.profiling import attention_backend, measure, measure_stage
-from mmchar.measuring.timing import measure_time, profile_once
+from mmchar.measuring.kernels import run_kernels, span_s
+from mmchar.measuring.optimization.backends import attention_backend
+from mmchar.measuring.profiles import profile_once
+from mmchar.measuring.profiling import measure
+from mmchar.measuring.stage_runs import measure_stage
+from mmchar.measuring.timing import measure_time
 from mmchar.models.loading import load
 
 ROUNDS = 15

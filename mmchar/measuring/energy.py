@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 POWERCAP = Path("/sys/class/powercap")
 LONG_ENOUGH_S = 1.0  # the GPU's counter moves every 20 to 100 ms: a second is read to within some percent
 MOST = 2000
@@ -29,17 +31,9 @@ def run_energy(
     """Joules of one execution: of as many, one after the other, as take a second, divided by their number.
 
     The counter is of the whole device: what else runs there, and what it draws when idle, is in it. None where it did
-    not move meanwhile.
-
-    Parameters
-    ----------
-    expected_s : float
-        Seconds of one execution, as timed before.
-    most : int
-        Executions at most. The tokens that they add to a KV cache stay there meanwhile.
+    not move meanwhile. One execution was timed to take ``expected_s``; there are ``most`` at most, as the tokens that
+    they add to a KV cache stay there meanwhile.
     """
-    import torch
-
     times = min(most, MOST, max(1, math.ceil(LONG_ENOUGH_S / max(expected_s, 1e-6))))
     before = counter()
     with torch.inference_mode():
@@ -53,8 +47,6 @@ def run_energy(
 
 def _nvml_counter(device: str) -> Counter | None:
     """Joules of the GPU that PyTorch calls ``device``, found by its UUID, as the two may number GPUs differently."""
-    import torch
-
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:

@@ -78,7 +78,8 @@ def temporal_readings(timed: pd.DataFrame) -> pd.DataFrame:
 def measure_one_stage(model: "Model", stage: Any, *, attention: str, samples: int = 3) -> pd.DataFrame:
     """The operator rows of one stage of a model on a real device, with measured time (seconds of one execution)."""
     from mmchar.counting.operator_table import rows_frame, stage_table
-    from mmchar.measuring.profiling import attention_backend, measure_stage
+    from mmchar.measuring.optimization.backends import attention_backend
+    from mmchar.measuring.stage_runs import measure_stage
 
     with attention_backend(attention):
         timed, profiles = measure_stage(model, stage, samples=samples, warmup=1)
@@ -120,7 +121,7 @@ def _measure_core(shape: tuple[int, ...], samples: int) -> "list[Measurement]":
     import torch
     from torch.nn.functional import scaled_dot_product_attention as attend
 
-    from mmchar.measuring.profiling import attention_backend
+    from mmchar.measuring.optimization.backends import attention_backend
     from mmchar.measuring.timing import measure_time
 
     batch, heads, q_len, kv_len, head_dim = shape

@@ -6,7 +6,7 @@ import time
 
 from samples import wait_for
 
-from mmchar.measuring.cpu_load import other_cores
+from mmchar.measuring.machine import other_cores
 
 BUSY = """
 import sys, time

@@ -16,19 +16,18 @@ from mmchar.counting.planned_stages import stages
 from mmchar.generation.structure import tensors
 from mmchar.measuring.kernels import Kernel
 from mmchar.measuring.optimization import cuda_graphs, execution
+from mmchar.measuring.optimization.chosen_stages import choose_stages, split_guidance
 from mmchar.measuring.optimization.execution import (
     apply_levers,
     check_levers,
-    choose_stages,
     preparer,
     repeated_blocks,
     with_values,
 )
 from mmchar.measuring.optimization.ladder import Levers
-from mmchar.measuring.optimization.split_guidance import split_guidance
 from mmchar.measuring.optimization.static_cache import make_static, rewind
+from mmchar.measuring.profiles import kernel_profiles
 from mmchar.measuring.speculation import find_layers, skipped, time_per_token_s, tokens_per_round
-from mmchar.measuring.stage_facts import kernel_profiles
 from mmchar.measuring.stage_runs import middle_step
 from mmchar.models.loading import get_spec, load
 from mmchar.request import Request

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmchar.measuring import energy, gpu_state
+from mmchar.measuring import energy, machine
 from mmchar.measuring.energy import energy_counter, run_energy
 from mmchar.measuring.memory import run_memory, timeline
 
@@ -122,24 +122,24 @@ def test_a_gpu_without_nvml_has_no_counter(monkeypatch):
 
 def test_the_line_of_nvidia_smi_becomes_facts():
     line = "NVIDIA H200, 570.172.08, 1980, 3201, 1980, 3201, 700.00, 131.52, 34, 1024, Disabled"
-    found = gpu_state.parse_state(line)
+    found = machine.parse_state(line)
     assert (found["name"], found["driver"], found["sm_clock_mhz"]) == ("NVIDIA H200", "570.172.08", 1980.0)
     assert (found["power_limit_w"], found["power_draw_w"], found["mig"]) == (700.0, 131.52, "Disabled")
-    lacking = gpu_state.parse_state(line.replace("700.00", "[N/A]").replace("131.52", "[Insufficient Permissions]"))
+    lacking = machine.parse_state(line.replace("700.00", "[N/A]").replace("131.52", "[Insufficient Permissions]"))
     assert (lacking["power_limit_w"], lacking["power_draw_w"]) == (None, None)
 
 
 def test_other_processes_are_counted_without_our_own():
-    assert set(gpu_state.parse_state("Unable to determine the device handle").values()) == {None}
-    assert gpu_state.others("", 7) == 0
-    assert gpu_state.others("7\n", 7) == 0
-    assert gpu_state.others("7\n8\n9\n", 7) == 2
-    assert gpu_state.others("1234\n", 7) == 0, "ourselves, under the number outside the container"
-    assert gpu_state.others("[N/A]\n", 7) == 0
+    assert set(machine.parse_state("Unable to determine the device handle").values()) == {None}
+    assert machine.others("", 7) == 0
+    assert machine.others("7\n", 7) == 0
+    assert machine.others("7\n8\n9\n", 7) == 2
+    assert machine.others("1234\n", 7) == 0, "ourselves, under the number outside the container"
+    assert machine.others("[N/A]\n", 7) == 0
 
 
 def test_a_cpu_has_no_gpu_state():
-    assert gpu_state.gpu_state("cpu") is None
+    assert machine.gpu_state("cpu") is None
 
 
 @pytest.mark.gpu
@@ -148,7 +148,7 @@ def test_on_a_gpu_memory_state_and_energy_are_known():
     found = run_memory(lambda: x @ x, "cuda")
     assert found["peak_bytes"] >= 2048 * 2048 * 4
     assert found["reserved_bytes"] >= found["allocated_bytes"] > 0
-    assert gpu_state.gpu_state("cuda")["driver"]
+    assert machine.gpu_state("cuda")["driver"]
     counter = energy_counter("cuda")
     if counter is not None:
         joules = run_energy(lambda: x @ x, "cuda", expected_s=1e-3, counter=counter)

@@ -15,10 +15,15 @@ import mmchar
 from mmchar.counting.planned_stages import stages
 from mmchar.generation.on_device import realized
 from mmchar.measuring import profiling, stage_runs, target
+from mmchar.measuring.machine import available_bytes
+from mmchar.measuring.optimization.backends import attention_backend
 from mmchar.measuring.optimization.ladder import Levers
-from mmchar.measuring.profiling import attention_backend, measure, measure_stage, summarize_measured
+from mmchar.measuring.profiles import Profile
+from mmchar.measuring.profiling import measure, summarize_measured
 from mmchar.measuring.stage_facts import stage_facts
-from mmchar.measuring.timing import Measurement, Profile
+from mmchar.measuring.stage_runs import measure_stage
+from mmchar.measuring.target import Settings
+from mmchar.measuring.timing import Measurement
 from mmchar.models.loading import Model, get_spec, load
 from mmchar.tables import read_table, write_table
 
@@ -135,7 +140,7 @@ def test_two_texts_that_are_decoded_in_turn_have_one_middle_length():
     stage = SimpleNamespace(grows=True, repeats=8, call=None, growth=SimpleNamespace(dims=lengths))
     # by length 22 22 23 23 24 24 25 25: the fifth is 24 long, which is the call of index 2, and 4 are shorter
     assert (stage_runs.middle_step(stage), stage_runs._middle(stage)) == (2, (2, 4))
-    assert stage_runs.middle_step(SimpleNamespace(grows=False)) == 0
+    assert stage_runs.middle_step(SimpleNamespace(growth=None)) == 0
 
 
 def test_what_was_measured_and_how_is_kept_with_the_table(tables):
@@ -250,7 +255,7 @@ def test_a_model_too_big_for_memory_is_refused_before_it_is_built(monkeypatch):
 
 
 def test_available_memory_is_known_here():
-    assert profiling.available_bytes("cpu") > 0
+    assert available_bytes("cpu") > 0
 
 
 class OddAttention(nn.Module):
@@ -311,12 +316,12 @@ def test_what_a_gpu_profiler_fails_at_costs_no_timing(monkeypatch):
     own = stage_runs._profile
     with pytest.raises(ValueError, match="saw no GPU kernel"):
         monkeypatch.setattr(stage_runs, "_profile", lost)
-        stage_runs.measure_fully(model, stage, Levers(), "flash", 2, 0, None)
+        stage_runs.measure_fully(model, stage, Settings(2, 0), None)
     model, timed = replace(model, device="cuda"), Measurement((0.5, 0.5), 0, "cuda", "llama prefill")
     monkeypatch.setattr(stage_runs, "preparer", lambda *_given: None)
     idle = {"idle_share": None, "idle": None, "memory": None, "energy_j": None, "doubts": ["idle time is not known"]}
     monkeypatch.setattr(stage_runs, "run_extras", lambda *_given, **_more: idle)
-    table, facts = stage_runs.measure_fully(model, stage, Levers(), "flash", 2, 0, None, timed)
+    table, facts = stage_runs.measure_fully(model, stage, Settings(2, 0), None, timed)
     assert list(zip(table["op"], table["category"], table["time_s"], strict=True)) == [
         ("unattributed kernels", "Uncounted", 0.5)
     ]
@@ -333,7 +338,7 @@ def test_what_a_gpu_profiler_fails_at_costs_no_timing(monkeypatch):
         return own(on_cpu, stage, lambda: prompt.work(on_cpu.components["lm"]), Levers(), 1)
 
     monkeypatch.setattr(stage_runs, "_profile", no_kernel_at_first)
-    table, facts = stage_runs.measure_fully(model, stage, Levers(), "flash", 2, 0, None, timed)
+    table, facts = stage_runs.measure_fully(model, stage, Settings(2, 0), None, timed)
     assert not [line for line in facts["doubts"] if "not profiled" in line], "tried again with the math path"
 
 
@@ -345,7 +350,7 @@ def test_energy_is_read_over_executions_that_each_find_an_empty_cache():
     )
     plan = {stage.name: stage for stage in stages(model.spec)}
     _, facts = stage_runs.measure_fully(
-        model, plan["prefill"], Levers(), "flash", 2, 0, lambda: next(joules), Measurement((0.4, 0.4), 0, "cpu")
+        model, plan["prefill"], Settings(2, 0), lambda: next(joules), Measurement((0.4, 0.4), 0, "cpu")
     )
     assert facts["energy_j"] == 2.0  # 6 J of as many executions of 0.4 s as take a second: 3
     assert lengths == [0] * len(lengths)
