@@ -52,7 +52,7 @@ def _nvml_counter(device: str) -> Counter | None:
     except OSError:
         return None
     handle, uuid = ctypes.c_void_p(), str(torch.cuda.get_device_properties(device).uuid)
-    name = uuid if uuid.startswith("GPU-") else f"GPU-{uuid}"
+    name = f"GPU-{uuid.removeprefix('GPU-')}"
     if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByUUID(name.encode(), ctypes.byref(handle)):
         return None
 
@@ -66,21 +66,22 @@ def _nvml_counter(device: str) -> Counter | None:
 
 def _rapl_counter() -> Counter | None:
     """Joules of all processor packages, by the sum of what each has added since the last reading (they wrap)."""
-    packages = sorted(POWERCAP.glob("intel-rapl:[0-9]")) + sorted(POWERCAP.glob("intel-rapl:[0-9][0-9]"))
+    packages = [zone for zone in POWERCAP.glob("intel-rapl:*") if zone.name.count(":") == 1]  # not their parts
+
+    def microjoules(name: str) -> list[int]:
+        return [int((package / name).read_text()) for package in packages]
+
     try:
-        wraps = [int((package / "max_energy_range_uj").read_text()) for package in packages]
-        last = [int((package / "energy_uj").read_text()) for package in packages]
+        wraps, last = microjoules("max_energy_range_uj"), microjoules("energy_uj")
     except (OSError, ValueError):
         return None
-    if not packages:
-        return None
-    total = [0]
+    total = 0
 
     def read() -> float:
-        for index, (package, wrap) in enumerate(zip(packages, wraps, strict=True)):
-            now = int((package / "energy_uj").read_text())
-            total[0] += now - last[index] + (wrap if now < last[index] else 0)
-            last[index] = now
-        return total[0] / 1e6
+        nonlocal total, last
+        now = microjoules("energy_uj")
+        total += sum(new - old + wrap * (new < old) for new, old, wrap in zip(now, last, wraps, strict=True))
+        last = now
+        return total / 1e6
 
-    return read
+    return read if packages else None

@@ -51,7 +51,7 @@ def run_kernels(work: Callable[[], Any], device: str) -> list[Kernel]:
     found = [
         Kernel(event.name(), event.start_ns() / 1e9, event.end_ns() / 1e9)
         for event in seen.profiler.kineto_results.events()
-        if (_of_gpu(event) if on_gpu else _is_operator(event.name()))
+        if (_of_gpu(event) if on_gpu else event.name().startswith("aten::") or "cpp_fused" in event.name())
     ]
     found.sort(key=lambda kernel: (kernel.start_s, -kernel.end_s))
     return without_head(found) if on_gpu else _outermost(found)
@@ -88,10 +88,6 @@ def without_head(kernels: Sequence[Kernel]) -> list[Kernel]:
 
 def _of_gpu(event: Any) -> bool:
     return event.device_type() == DeviceType.CUDA and not event.is_user_annotation()
-
-
-def _is_operator(name: str) -> bool:
-    return name.startswith("aten::") or "cpp_fused" in name
 
 
 def _outermost(events: Sequence[Kernel]) -> list[Kernel]:

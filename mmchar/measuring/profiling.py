@@ -21,13 +21,15 @@ from mmchar.measuring.machine import gpu_state, is_usable, other_cores, torch_se
 from mmchar.measuring.optimization.backends import attention_backend, byte_model
 from mmchar.measuring.optimization.execution import apply_levers
 from mmchar.measuring.optimization.ladder import Levers
-from mmchar.measuring.stage_runs import measure_fully, time_stage, with_any_kernel
+from mmchar.measuring.stage_runs import measure_stage, time_stage, with_any_kernel
 from mmchar.measuring.target import Settings, Target, named, of_object
 from mmchar.measuring.timing import Measurement
 from mmchar.measuring.whole_generation import generation_doubts, generation_facts, rest_row, time_generation
 from mmchar.models.specs import Model
 from mmchar.provenance import package_versions
 from mmchar.tracing.attention import use_backend
+
+_SUMMARIZED = ("median_s", "iqr_s", "samples", "idle_share", "energy_j", "memory", "changed", "speculation")
 
 
 def measure(
@@ -49,19 +51,14 @@ def measure(
     """The operator table of one generation with measured time, from running every stage on a device.
 
     ``measure("sdxl-base-1.0", steps=4)``, ``measure(pipe, prompt="a cat")``,
-    ``measure(llm, prompt_tokens=512, new_tokens=64)``, ``measure(module, x)``. One process at a time measures on a
-    device; others wait, and say so on stderr.
+    ``measure(llm, prompt_tokens=512, new_tokens=64)``, ``measure(module, x)``: called as `mmchar.count` is. Inputs of a
+    zoo name, a model file or a model from `mmchar.load` are made up; the calls of an object of your own are recorded on
+    its device, with their real inputs. One process at a time measures on a device; others wait, and say so on stderr.
 
     Parameters
     ----------
-    model : str, Model, DiffusionPipeline, PreTrainedModel or Module
-        A zoo name, a model file, or a model from `mmchar.load` on a real device, with inputs that are made up;
-        or an object of your own, whose calls are recorded on its device with their real inputs. An object's device and
-        number type are used.
-    *inputs, **call
-        What the generation is called with, as for `mmchar.count`.
-    dtype : {"float32", "bfloat16", "float16"}, optional
-        Default: float32 on a CPU, bfloat16 on a GPU.
+    device, dtype : str, optional
+        ``"cpu"`` or ``"cuda"``, and unless given float32 on a CPU, bfloat16 on a GPU. An object has its own.
     attention : {"flash", "eager", "math", "mem-efficient", "cudnn", "flash-attn"}
         ``"flash"`` lets PyTorch choose among its fused kernels only. A stage with a call that none of them takes (a few
         models attend without a heads dimension) may use the math path too, and says so in ``backend`` and doubts.
@@ -85,7 +82,7 @@ def measure(
     -------
     DataFrame
         Rows, columns and ``attrs`` as in ``data/README.md``. A stage that grows a KV cache is measured at its middle
-        step: ``step`` names it, and its rows stand for all ``repeats`` steps.
+        step, and its rows stand for all ``repeats`` steps.
 
     Raises
     ------
@@ -93,16 +90,15 @@ def measure(
         Bad name, request, device, dtype, attention, levers or stages, or a model that does not fit into memory, before
         anything is built; an execution that fails, with its stage.
     """
-    settings = Settings(samples, warmup, attention, levers or Levers(), stages, whole)
+    settings = Settings(samples, warmup, attention, levers or Levers(), stages, whole, keep_going, progress)
     if isinstance(model, str | Path | Model):
         target = named(model, inputs, call, settings, device=device, dtype=dtype, tiny=tiny)
     else:
         target = of_object(model, inputs, call, settings)
-    return _measured(target, settings, keep_going, progress)
+    return _measured(target, settings)
 
 
-def _measured(target: Target, settings: Settings, keep_going: bool, progress: bool) -> pd.DataFrame:
-    """Every stage of a target measured, one process at a time."""
+def _measured(target: Target, settings: Settings) -> pd.DataFrame:
     attention, name, before = settings.attention, target.model.spec.name, gpu_state(target.model.device)
     model, changed = apply_levers(target.model, settings.levers, target.plan, own=target.own)
     whole: Measurement | None = None
@@ -112,10 +108,10 @@ def _measured(target: Target, settings: Settings, keep_going: bool, progress: bo
         try:
             whole = _time_whole(target, settings)
         except ValueError as error:
-            if not keep_going:
+            if not settings.keep_going:
                 raise
             failed[counting.OUTSIDE] = said_by(error)
-        tables, facts, lost = _measure_stages(model, target, settings, first, changed, keep_going, progress)
+        tables, facts, lost = _measure_stages(model, target, settings, first, changed)
     failed |= lost
     if not tables:
         raise ValueError("; ".join(failed.values()))
@@ -178,13 +174,7 @@ def _time_whole(target: Target, settings: Settings) -> Measurement | None:
 
 
 def _measure_stages(
-    model: Model,
-    target: Target,
-    settings: Settings,
-    first: Mapping[str, Measurement],
-    changed: Mapping[str, Any],
-    keep_going: bool,
-    progress: bool,
+    model: Model, target: Target, settings: Settings, first: Mapping[str, Measurement], changed: Mapping[str, Any]
 ) -> tuple[list[pd.DataFrame], dict[str, dict[str, Any]], dict[str, str]]:
     """Rows and facts of every stage, and why those that failed have none."""
     tables: list[pd.DataFrame] = []
@@ -192,14 +182,15 @@ def _measure_stages(
     failed: dict[str, str] = {}
     broken = ""
     name, counter = model.spec.name, energy_counter(model.device)
-    for stage in tqdm(target.plan, desc=f"measure {name}", unit="stage", file=sys.stderr, disable=not progress):
+    bar = {"desc": f"measure {name}", "unit": "stage", "file": sys.stderr, "disable": not settings.progress}
+    for stage in tqdm(target.plan, **bar):
         if broken:
             failed[stage.name] = f"the GPU was left unusable by {broken}"
             continue
         try:
-            table, found = measure_fully(model, stage, settings, counter, first.get(stage.name))
+            table, found = measure_stage(model, stage, settings, counter, first.get(stage.name))
         except Exception as error:  # whatever the libraries raise belongs into the table's attrs
-            if not keep_going:
+            if not settings.keep_going:
                 raise
             failed[stage.name] = said_by(error)
             broken = "" if is_usable(model.device) else stage.name
@@ -247,11 +238,8 @@ def _stage_summary(facts: Mapping[str, Any], name: str, repeats: int) -> dict[st
     return {
         "stage": name,
         "repeats": repeats,
-        "median_s": facts["median_s"][name],
-        "iqr_s": facts["iqr_s"][name],
-        "samples": list(facts["samples"][name]),
+        **{key: facts[key][name] for key in _SUMMARIZED},
         "coverage": covered["of_operators"],
         "coverage_of_run": covered["of_run"],
-        **{key: facts[key][name] for key in ("idle_share", "energy_j", "memory", "changed", "speculation")},
         "launch_bound": idle and idle["launch_bound"],
     }

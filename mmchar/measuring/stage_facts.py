@@ -1,10 +1,12 @@
 """What one stage's passes add to its time: idle time, memory, energy, coverage, and doubts."""
 
 import statistics
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from mmchar.generation.faults import text_of
+from mmchar.generation.recording import Stage
 from mmchar.measuring.energy import Counter, run_energy
 from mmchar.measuring.kernels import LAUNCH_BOUND, Kernel, idle_facts, run_kernels
 from mmchar.measuring.memory import run_memory
@@ -17,19 +19,16 @@ _DISTURBED = 1.5  # operators that took this much longer under the profiler than
 
 def run_extras(
     prepare: Callable[[], Work],
+    stage: Stage,
     device: str,
     *,
     median_s: float,
-    most: int,
     counter: Counter | None,
     passes: list[list[Kernel]] | None = None,
-    anew: bool = False,
 ) -> dict[str, Any]:
     """Idle time, memory and energy of one execution, each from a pass of its own; None where there is none. And doubts.
 
-    One execution was timed to take ``median_s``; ``most`` may follow each other on the same inputs, those that a KV
-    cache has room for; with ``anew`` each needs arguments of its own, as one that fills a cache which has to be empty.
-    ``passes`` are the kernels of executions that were recorded already.
+    One execution was timed to take ``median_s``; ``passes`` are the kernels of executions that were recorded already.
     """
     idle, energy, doubts = None, None, []
     if device.startswith("cuda"):
@@ -39,7 +38,9 @@ def run_extras(
             doubts.append(f"idle time is not known: {text_of(error, most=200)}")
     memory = run_memory(prepare(), device)
     if counter:
-        work = (lambda: prepare()()) if anew else prepare()
+        fills = not stage.grows and stage.call.cache is not None  # a cache that the next one has to find as it was
+        work = (lambda: prepare()()) if fills else prepare()
+        most = stage.repeats if stage.grows else sys.maxsize  # a cache that grows has room for no more
         energy = run_energy(work, device, expected_s=median_s, counter=counter, most=most)
     return {"idle_share": idle and idle["share"], "idle": idle, "memory": memory, "energy_j": energy, "doubts": doubts}
 

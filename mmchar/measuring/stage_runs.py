@@ -1,7 +1,6 @@
 """One stage on a real device: timed, profiled, and run once more for each fact that a pass of its own tells."""
 
 import statistics
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,10 +13,12 @@ from mmchar.generation.recording import Stage
 from mmchar.measuring.energy import Counter
 from mmchar.measuring.kernels import Kernel, run_kernels
 from mmchar.measuring.optimization.backends import any_kernel
-from mmchar.measuring.optimization.execution import compiling, preparer, settle
+from mmchar.measuring.optimization.chosen_stages import decodes
+from mmchar.measuring.optimization.cuda_graphs import SETTLE
+from mmchar.measuring.optimization.execution import compiling, preparer
 from mmchar.measuring.optimization.ladder import Levers
 from mmchar.measuring.profiles import Profile, kernel_profiles, profile_once
-from mmchar.measuring.speculation import decodes, measure_speculation
+from mmchar.measuring.speculation import measure_speculation
 from mmchar.measuring.stage_facts import run_extras, stage_facts
 from mmchar.measuring.target import Settings
 from mmchar.measuring.timing import Measurement, Work, measure_time
@@ -30,20 +31,6 @@ PROFILED_PASSES = 3  # a row's time is its median over this many profiled execut
 _SHORT_S = 1.0  # a longer execution is profiled no more often than it is timed
 
 
-def measure_stage(
-    model: Model, stage: Stage, *, samples: int, warmup: int, attention: str = "flash", levers: Levers | None = None
-) -> tuple[Measurement, list[Profile]]:
-    """The timing of one stage without a profiler, and its profiled executions; a growing stage at its middle step."""
-    settings, stage = Settings(samples, warmup, attention, levers or Levers()), stage.at(middle_step(stage))
-    prepare = preparer(model, stage, settings.levers)
-
-    def run() -> tuple[Measurement, list[Profile]]:
-        timed = _time(model, stage, prepare, settings)
-        return timed, _profile(model, stage, prepare, settings.levers, _passes(timed))[0]
-
-    return _run(model, stage, attention, run)
-
-
 def time_stage(model: Model, stage: Stage, settings: Settings) -> Measurement:
     """The timing of one stage alone, in a process that may not have profiled yet.
 
@@ -54,8 +41,8 @@ def time_stage(model: Model, stage: Stage, settings: Settings) -> Measurement:
     return _run(model, stage, settings.attention, lambda: _time(model, stage, prepare, settings))
 
 
-def measure_fully(
-    model: Model, stage: Stage, settings: Settings, counter: Counter | None, timed: Measurement | None = None
+def measure_stage(
+    model: Model, stage: Stage, settings: Settings, counter: Counter | None = None, timed: Measurement | None = None
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Rows and facts of one stage, all from the same inputs, compiled or captured once; it may have been timed before.
 
@@ -68,25 +55,17 @@ def measure_fully(
         took = timed or _time(model, stage, prepare, settings)
         speculation, doubts, kernels = None, [], None
         if levers.layer_skip and decodes(stage):
-            speculation = measure_speculation(model, stage, levers, samples=settings.samples, warmup=settings.warmup)
+            speculation = measure_speculation(model, stage, settings)
         try:
             profiles, kernels = _profile(model, stage, prepare, levers, _passes(took))
         except RuntimeError as error:
             if not model.device.startswith("cuda") or _NO_KERNEL in str(error):
                 raise
-            doubts.append(f"{took.label}: not profiled, so its time is in no row: {_reason(error)}")
+            doubts.append(f"not profiled, so its time is in no row: {_reason(error)}")
             profiles = [Profile([], [], [], [], took.median_s, None)]
-        extras = run_extras(
-            prepare,
-            model.device,
-            median_s=took.median_s,
-            most=stage.repeats if stage.grows else sys.maxsize,
-            counter=counter,
-            passes=kernels,
-            anew=_fills(stage),
-        )
+        extras = run_extras(prepare, stage, model.device, median_s=took.median_s, counter=counter, passes=kernels)
+        extras["doubts"] = doubts + extras["doubts"]
         facts = stage_facts(took, profiles, extras, attention=settings.attention)
-        facts["doubts"] += doubts
         return _stage_rows(model, stage, profiles), {**facts, "speculation": speculation}
 
     with compiling(levers) as compiled:
@@ -95,7 +74,8 @@ def measure_fully(
 
 
 def _time(model: Model, stage: Stage, prepare: Callable[[], Work], settings: Settings) -> Measurement:
-    name, warmup = f"{model.spec.name} {stage.name}", settle(settings.levers, settings.warmup)
+    warmup = max(settings.warmup, SETTLE if settings.levers.settles else 0)
+    name = f"{model.spec.name} {stage.name}"
     return measure_time(prepare, device=model.device, samples=settings.samples, warmup=warmup, label=name)
 
 
@@ -157,11 +137,6 @@ def _middle(stage: Stage) -> tuple[int, int]:
     lengths = sorted(stage.growth.dims)
     middle = lengths[stage.repeats // 2]
     return stage.growth.dims.index(middle), lengths.index(middle)
-
-
-def _fills(stage: Stage) -> bool:
-    """Whether an execution fills a cache that has to be as it was for the next one."""
-    return not stage.grows and stage.call.cache is not None
 
 
 def _stage_rows(model: Model, stage: Stage, profiles: list[Profile]) -> pd.DataFrame:

@@ -22,10 +22,9 @@ from mmchar.generation.subject import subject_of
 from mmchar.locks import measuring
 from mmchar.measuring.machine import available_bytes
 from mmchar.measuring.optimization.backends import byte_model, check_backend, check_shapes
-from mmchar.measuring.optimization.chosen_stages import choose_stages, split_guidance
+from mmchar.measuring.optimization.chosen_stages import check_speculation, choose_stages, split_guidance
 from mmchar.measuring.optimization.execution import check_levers
 from mmchar.measuring.optimization.ladder import Levers
-from mmchar.measuring.speculation import check_speculation
 from mmchar.measuring.timing import check_counts
 from mmchar.models.loading import Model, ModelSpec, build_model, check_device, get_spec, load
 from mmchar.request import Request
@@ -42,6 +41,8 @@ class Settings:
     levers: Levers = field(default_factory=Levers)
     stages: Sequence[str] | None = None
     whole: bool | None = None
+    keep_going: bool = False
+    progress: bool = True
 
     def __post_init__(self) -> None:
         check_counts(self.samples, self.warmup)

@@ -292,7 +292,7 @@ def test_a_stage_that_fails_is_named_with_its_sizes(specs):
     # twice the batch for guidance; 24 x 16 pixels are 12 x 8 of a latent; 7 tokens of width 24
     says = r"failed on cpu in float32 \(0 \(2, 4, 12, 8\), 1 \(\), encoder_hidden_states \(2, 7, 24\)\): sizes do not"
     with attention_backend("flash"), pytest.raises(ValueError, match=says):
-        measure_stage(model, stage, samples=1, warmup=0)
+        measure_stage(model, stage, Settings(1, 0))
 
 
 def test_a_stage_that_fails_leaves_the_others_where_that_is_asked_for(monkeypatch):
@@ -316,12 +316,12 @@ def test_what_a_gpu_profiler_fails_at_costs_no_timing(monkeypatch):
     own = stage_runs._profile
     with pytest.raises(ValueError, match="saw no GPU kernel"):
         monkeypatch.setattr(stage_runs, "_profile", lost)
-        stage_runs.measure_fully(model, stage, Settings(2, 0), None)
+        measure_stage(model, stage, Settings(2, 0))
     model, timed = replace(model, device="cuda"), Measurement((0.5, 0.5), 0, "cuda", "llama prefill")
     monkeypatch.setattr(stage_runs, "preparer", lambda *_given: None)
     idle = {"idle_share": None, "idle": None, "memory": None, "energy_j": None, "doubts": ["idle time is not known"]}
-    monkeypatch.setattr(stage_runs, "run_extras", lambda *_given, **_more: idle)
-    table, facts = stage_runs.measure_fully(model, stage, Settings(2, 0), None, timed)
+    monkeypatch.setattr(stage_runs, "run_extras", lambda *_given, **_more: dict(idle))
+    table, facts = measure_stage(model, stage, Settings(2, 0), None, timed)
     assert list(zip(table["op"], table["category"], table["time_s"], strict=True)) == [
         ("unattributed kernels", "Uncounted", 0.5)
     ]
@@ -338,7 +338,7 @@ def test_what_a_gpu_profiler_fails_at_costs_no_timing(monkeypatch):
         return own(on_cpu, stage, lambda: prompt.work(on_cpu.components["lm"]), Levers(), 1)
 
     monkeypatch.setattr(stage_runs, "_profile", no_kernel_at_first)
-    table, facts = stage_runs.measure_fully(model, stage, Settings(2, 0), None, timed)
+    table, facts = measure_stage(model, stage, Settings(2, 0), None, timed)
     assert not [line for line in facts["doubts"] if "not profiled" in line], "tried again with the math path"
 
 
@@ -349,12 +349,14 @@ def test_energy_is_read_over_executions_that_each_find_an_empty_cache():
         lambda _module, _args, kwargs: lengths.append(kwargs["past_key_values"].get_seq_length()), with_kwargs=True
     )
     plan = {stage.name: stage for stage in stages(model.spec)}
-    _, facts = stage_runs.measure_fully(
+    _, facts = measure_stage(
         model, plan["prefill"], Settings(2, 0), lambda: next(joules), Measurement((0.4, 0.4), 0, "cpu")
     )
     assert facts["energy_j"] == 2.0  # 6 J of as many executions of 0.4 s as take a second: 3
     assert lengths == [0] * len(lengths)
-    assert not stage_runs._fills(plan["decode"]), "a step's cache may grow meanwhile"
+    lengths.clear()
+    measure_stage(model, plan["decode"], Settings(2, 0), lambda: 0.0, Measurement((0.4, 0.4), 0, "cpu"))
+    assert lengths[-1] > lengths[-2], "a step's cache may grow meanwhile"
 
 
 def test_only_the_networks_of_the_stages_are_built():

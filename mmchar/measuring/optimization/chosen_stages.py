@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mmchar.measuring.optimization.ladder import Levers
 from mmchar.request import Request
 
 if TYPE_CHECKING:
@@ -69,3 +70,15 @@ def _half(path: Any, leaf: Any, doubled: int) -> Any:
     if leaf.is_meta and values is not None:
         half.known = values[:many]
     return half
+
+
+def decodes(stage: "Stage") -> bool:
+    """Whether a stage decodes tokens with a causal language model alone; other decoders have no verify step here."""
+    runs = stage.name.startswith("decode") and stage.method.endswith("forward")
+    return runs and stage.grows and not hasattr(stage.call.cache, "cross_attention_cache")
+
+
+def check_speculation(levers: Levers, plan: "tuple[Stage, ...]", *, model: str) -> None:
+    """Refuse a layer skip where no stage decodes tokens one by one with a causal language model."""
+    if levers.layer_skip and not any(map(decodes, plan)):
+        raise ValueError(f"layer_skip is not possible: no stage of {model} decodes with a causal language model alone")

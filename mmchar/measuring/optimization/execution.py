@@ -6,11 +6,11 @@ counted: nothing is left out silently.
 
 import copy
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from mmchar.generation.on_device import realized
 from mmchar.generation.recording import Stage
 from mmchar.measuring.optimization.cuda_graphs import SETTLE, as_captured, capture, keep_indices
 from mmchar.measuring.optimization.ladder import Levers
+from mmchar.measuring.optimization.static_cache import make_static, rewind
 from mmchar.measuring.timing import Work
 from mmchar.models.specs import Model
 
@@ -140,33 +141,6 @@ def _compile_blocks(module: nn.Module) -> int:
     return len(blocks)
 
 
-class _Ready(NamedTuple):
-    """One execution: the arguments that it holds, the work, and what the work runs in that is no part of it.
-
-    With it the layers of its cache that grow, and the arguments as they were before.
-    """
-
-    held: Any
-    work: Work
-    around: Callable[[Work], Work]
-    growing: Collection[int] | None
-    before: Any
-
-
-def _ready(model: Model, stage: Stage) -> _Ready:
-    """An execution of a stage whose arguments have values, with caches of its own."""
-    network = model.components[stage.component]
-    args, kwargs = held = stage.call.copied()
-    run = stage.called(network)
-    return _Ready(
-        held,
-        lambda: run(*args, **kwargs),
-        lambda work: parts.answered(network, stage.inner, work),
-        stage.growth.layers if stage.growth else None,
-        (stage.call.args, dict(stage.call.kwargs)),
-    )
-
-
 def with_values(model: Model, stage: Stage) -> Stage:
     """A stage whose arguments have values on the model's device."""
     return realized(stage, model.components[stage.component], device=model.device, dtype=model.dtype)
@@ -178,27 +152,33 @@ def preparer(model: Model, stage: Stage, levers: Levers) -> Callable[[], Work]:
     Compiled and captured executions keep their KV cache, if they have one, in a static one of the stage's full length.
     A captured execution is captured once; its inputs are always the same.
     """
-    from mmchar.measuring.optimization.static_cache import make_static, rewind
-
+    network = model.components[stage.component]
     made = functools.cache(lambda: with_values(model, stage))
-    whole = levers.execution in ("compiled-full", "compiled-graphs")
 
-    def ready() -> tuple[_Ready, Work]:
-        one = _ready(model, made())
-        if levers.compiles or levers.on_graphs:
-            make_static(one.held, room=stage.repeats + SETTLE + 1, growing=one.growing)
-        return one, one.around(torch.compile(one.work, dynamic=False) if whole else one.work)
+    def ready() -> tuple[Any, Work]:
+        """The arguments of one execution, with caches of its own, and the work that runs it."""
+        one = made()
+        args, kwargs = held = one.call.copied()
+        if levers.settles:
+            make_static(held, room=one.repeats + SETTLE + 1, growing=one.growth.layers if one.growth else None)
+        run = one.called(network)
+
+        def work() -> Any:
+            return run(*args, **kwargs)
+
+        whole = levers.execution in ("compiled-full", "compiled-graphs")
+        return held, parts.answered(network, one.inner, torch.compile(work, dynamic=False) if whole else work)
 
     @functools.cache
     def captured() -> tuple[Work, Work]:
         """What is replayed, and how its cache is rewound."""
-        one, run = ready()
+        call, (held, work) = made().call, ready()
 
         def back() -> Any:
-            return rewind(one.held, one.before)
+            return rewind(held, (call.args, dict(call.kwargs)))
 
         with nullcontext() if levers.compiles else as_captured():
-            return capture(run, back, model.device), back
+            return capture(work, back, model.device), back
 
     def replayed() -> Work:
         replay, back = captured()
@@ -206,11 +186,6 @@ def preparer(model: Model, stage: Stage, levers: Levers) -> Callable[[], Work]:
         return replay
 
     return replayed if levers.on_graphs else lambda: ready()[1]
-
-
-def settle(levers: Levers, warmup: int) -> int:
-    """Untimed executions before the first sample: those asked for, and more where something is compiled or captured."""
-    return max(warmup, SETTLE) if levers.compiles or levers.on_graphs else warmup
 
 
 @contextmanager

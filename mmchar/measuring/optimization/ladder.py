@@ -7,7 +7,7 @@ optimization guides of diffusers; what each does to a model is in `execution`.
 
 import difflib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 EXECUTIONS = ("eager", "compiled", "compiled-full", "graphs", "compiled-graphs")
@@ -76,9 +76,14 @@ class Levers:
         return self.execution.startswith("compiled")
 
     @property
+    def settles(self) -> bool:
+        """Whether something is compiled or captured: that takes untimed executions first, and a static KV cache."""
+        return self.execution != "eager"
+
+    @property
     def by_kernel_name(self) -> bool:
         """Whether time can only be told by kernel: what is compiled, captured or quantized runs no eager operators."""
-        return self.execution != "eager" or self.quantization != "none"
+        return self.settles or self.quantization != "none"
 
     def given(self) -> dict[str, Any]:
         """The levers that are not at their defaults."""
@@ -112,44 +117,33 @@ def ladder(model: str) -> list[Rung]:
     """
     if model not in _LADDERS:
         raise ValueError(f"no ladder for {model!r}; {_hint(model, _LADDERS)}there is one for {', '.join(_LADDERS)}")
-    rungs = [
-        Rung("eager fp32", "float32", "eager", Levers()),
-        Rung("bf16", "bfloat16", "eager", Levers()),
-        Rung("SDPA", "bfloat16", "flash", Levers()),
-    ]
-    pulled: dict[str, Any] = {}
-    for name, more in _LADDERS[model].items():
-        pulled |= more
-        rungs.append(Rung(name, "bfloat16", "flash", Levers(**pulled)))
+    rungs = [Rung("eager fp32", "float32", "eager", Levers()), Rung("bf16", "bfloat16", "eager", Levers())]
+    for name, more in {"SDPA": {}, **_LADDERS[model]}.items():
+        rungs.append(Rung(name, "bfloat16", "flash", replace(rungs[-1].levers, **more)))
     return rungs
 
 
 # What each rung adds. Weight-only int8 halves the bytes of a decode, which is memory bound; fp8 with quantized
 # activations doubles the peak of a denoiser's matrix products, which are compute bound.
-_DECODER: dict[str, dict[str, Any]] = {
-    "compile": {"execution": "compiled-full"},  # the blocks one by one would be compiled once per layer number
-    "graphs": {"execution": "compiled-graphs"},
-    "quantized": {"quantization": "int8-weight-only"},
-}
+_GRAPHS = {"execution": "compiled-graphs"}
 _U_NET: dict[str, dict[str, Any]] = {
     "channels last": {"channels_last": True, "fused_qkv": True},
     "compile": {"execution": "compiled-full"},
-    "graphs": {"execution": "compiled-graphs"},
+    "graphs": _GRAPHS,
     "quantized": {"quantization": "fp8-dynamic"},
 }
 _TRANSFORMER: dict[str, dict[str, Any]] = {
     "compile": {"fused_qkv": True, "execution": "compiled"},
-    "graphs": {"execution": "compiled-graphs"},
+    "graphs": _GRAPHS,
     "quantized": {"quantization": "fp8-dynamic"},
 }
-_LADDERS = {
-    "sdxl-base-1.0": _U_NET,
-    "flux.1-dev": _TRANSFORMER,
-    "llama-2-7b": _DECODER,
-    "codellama-7b": _DECODER,
-    "chameleon-7b": _DECODER,
-    "seamless-m4t-v2-large": _DECODER,
+_DECODER: dict[str, dict[str, Any]] = {
+    "compile": {"execution": "compiled-full"},  # the blocks one by one would be compiled once per layer number
+    "graphs": _GRAPHS,
+    "quantized": {"quantization": "int8-weight-only"},
 }
+_DECODERS = ("llama-2-7b", "codellama-7b", "chameleon-7b", "seamless-m4t-v2-large")
+_LADDERS = {"sdxl-base-1.0": _U_NET, "flux.1-dev": _TRANSFORMER, **dict.fromkeys(_DECODERS, _DECODER)}
 
 
 def _hint(value: Any, possible: Collection[str]) -> str:

@@ -4,7 +4,6 @@ The arguments of a call hold its filled cache; its layers are exchanged for tran
 same keys and values, have room for the tokens to come, and are attended to in full, under a mask.
 """
 
-import functools
 from collections.abc import Collection
 from typing import Any
 
@@ -62,7 +61,7 @@ def _static(layer: Any, room: int, *, counted: bool) -> Any:
     attention of some versions of transformers branch on it, for which a GPU that has it would be waited for.
     """
     filled = layer.keys.shape[-2]
-    static = (_counted_layer() if counted else StaticLayer)(max_cache_len=filled + room)
+    static = (_Counted if counted else StaticLayer)(max_cache_len=filled + room)
     static.lazy_initialization(layer.keys, layer.values)
     static.keys[..., :filled, :].copy_(layer.keys)
     static.values[..., :filled, :].copy_(layer.values)
@@ -71,13 +70,9 @@ def _static(layer: Any, room: int, *, counted: bool) -> Any:
     return static
 
 
-@functools.cache  # of another class each time, it would be compiled anew each time
-def _counted_layer() -> Any:
-    class Counted(StaticLayer):
-        def get_seq_length(self) -> int:
-            return self.filled
-
-    return Counted
+class _Counted(StaticLayer):
+    def get_seq_length(self) -> int:
+        return self.filled
 
 
 def _own(cache: Any) -> Any:
