@@ -13,8 +13,8 @@ import torch
 
 from mmchar.counting.planned_stages import stages
 from mmchar.measuring.kernels import run_kernels, span_s
+from mmchar.measuring.operator_times import profile_once
 from mmchar.measuring.optimization.backends import attention_backend
-from mmchar.measuring.profiles import profile_once
 from mmchar.measuring.profiling import measure
 from mmchar.measuring.stage_runs import measure_stage
 from mmchar.measuring.target import Settings

@@ -1,7 +1,7 @@
 """The operator table of one generation, measured: the same rows as counted, with the time that each of them took.
 
 Two separate passes per stage: `timing.measure_time` times whole executions without a profiler, then
-`profiles.profile_once` puts the time of every operator into the row that counting makes of it.
+`operator_times.profile_once` puts the time of every operator into the row that counting makes of it.
 """
 
 import contextlib

@@ -1,6 +1,7 @@
 """One stage on a real device: timed, profiled, and run once more for each fact that a pass of its own tells."""
 
 import statistics
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,16 +11,16 @@ import torch
 from mmchar.counting import operator_table as counting
 from mmchar.generation.faults import text_of
 from mmchar.generation.recording import Stage
-from mmchar.measuring.energy import Counter
-from mmchar.measuring.kernels import Kernel, run_kernels
+from mmchar.measuring.energy import Counter, run_energy
+from mmchar.measuring.kernels import LAUNCH_BOUND, Kernel, idle_facts, run_kernels
+from mmchar.measuring.memory import run_memory
+from mmchar.measuring.operator_times import Profile, kernel_profiles, profile_once
 from mmchar.measuring.optimization.backends import any_kernel
 from mmchar.measuring.optimization.chosen_stages import decodes
 from mmchar.measuring.optimization.cuda_graphs import SETTLE
 from mmchar.measuring.optimization.execution import compiling, preparer
 from mmchar.measuring.optimization.ladder import Levers
-from mmchar.measuring.profiles import Profile, kernel_profiles, profile_once
 from mmchar.measuring.speculation import measure_speculation
-from mmchar.measuring.stage_facts import run_extras, stage_facts
 from mmchar.measuring.target import Settings
 from mmchar.measuring.timing import Measurement, Work, measure_time
 from mmchar.models.specs import Model
@@ -28,6 +29,8 @@ from mmchar.tracing.trace import Row
 _Found = TypeVar("_Found")
 _NO_KERNEL = "No available kernel"  # how PyTorch says that no attention backend allowed takes a call
 PROFILED_PASSES = 3  # a row's time is its median over this many profiled executions
+COVERED = 0.95  # share of the operators' time that must be in rows known by operator, module or kernel name
+_DISTURBED = 1.5  # operators that took this much longer under the profiler than a whole run without it were not alone
 _SHORT_S = 1.0  # a longer execution is profiled no more often than it is timed
 
 
@@ -63,9 +66,9 @@ def measure_stage(
                 raise
             doubts.append(f"not profiled, so its time is in no row: {_reason(error)}")
             profiles = [Profile([], [], [], [], took.median_s, None)]
-        extras = run_extras(prepare, stage, model.device, median_s=took.median_s, counter=counter, passes=kernels)
+        extras = _extras(prepare, stage, model.device, median_s=took.median_s, counter=counter, passes=kernels)
         extras["doubts"] = doubts + extras["doubts"]
-        facts = stage_facts(took, profiles, extras, attention=settings.attention)
+        facts = stage_facts(took, profiles, extras, settings.attention)
         return _stage_rows(model, stage, profiles), {**facts, "speculation": speculation}
 
     with compiling(levers) as compiled:
@@ -137,6 +140,61 @@ def _middle(stage: Stage) -> tuple[int, int]:
     lengths = sorted(stage.growth.dims)
     middle = lengths[stage.repeats // 2]
     return stage.growth.dims.index(middle), lengths.index(middle)
+
+
+def _extras(
+    prepare: Callable[[], Work],
+    stage: Stage,
+    device: str,
+    *,
+    median_s: float,
+    counter: Counter | None,
+    passes: list[list[Kernel]] | None,
+) -> dict[str, Any]:
+    """Idle time, memory and energy of one execution, each from a pass of its own; None where there is none. And doubts.
+
+    ``passes`` are the kernels of executions that were recorded already.
+    """
+    idle, energy, doubts = None, None, []
+    if device.startswith("cuda"):
+        try:
+            idle = idle_facts(passes or [run_kernels(prepare(), device) for _ in range(3)])
+        except RuntimeError as error:
+            doubts.append(f"idle time is not known: {text_of(error, most=200)}")
+    memory = run_memory(prepare(), device)
+    if counter:
+        fills = not stage.grows and stage.call.cache is not None  # a cache that the next one has to find as it was
+        work = (lambda: prepare()()) if fills else prepare()
+        most = stage.repeats if stage.grows else sys.maxsize  # a cache that grows has room for no more
+        energy = run_energy(work, device, expected_s=median_s, counter=counter, most=most)
+    return {"idle_share": idle and idle["share"], "idle": idle, "memory": memory, "energy_j": energy, "doubts": doubts}
+
+
+def stage_facts(timed: Measurement, profiles: list[Profile], extras: dict[str, Any], attention: str) -> dict[str, Any]:
+    """Samples, statistics, coverage and doubts of one stage, with what its other passes found."""
+    in_rows = statistics.median(sum(one.time_s) for one in profiles)
+    known = in_rows + statistics.median(one.free_s for one in profiles)
+    everything = known + statistics.median(one.other_s for one in profiles)
+    spans = [one.span_s for one in profiles if one.span_s is not None]
+    covered = known / everything if everything else 0.0
+    idle, doubts = extras["idle"], timed.doubts
+    if in_rows > _DISTURBED * timed.median_s:
+        doubts.append(f"{timed.label}: its operators took {in_rows / timed.median_s:.1f}x as long under the profiler")
+    if covered < COVERED:
+        doubts.append(f"{timed.label}: only {covered:.0%} of its operators' time could be attributed")
+    unfused = profiles[0].ran.count("math") if attention not in ("eager", "math") else 0
+    if unfused:
+        doubts.append(f"{timed.label}: no fused kernel takes the attention of {unfused} rows; the math path ran")
+    if idle and idle["launch_bound"]:
+        idles = f"the GPU is idle for {idle['share']:.0%} of the span"
+        doubts.append(f"{timed.label}: launch bound, {idles} (above {LAUNCH_BOUND:.0%})")
+    return {
+        **timed.facts(),
+        "span_s": statistics.median(spans) if spans else None,
+        "coverage": {"of_operators": covered, "of_run": known / timed.median_s},
+        **extras,
+        "doubts": doubts + [f"{timed.label}: {doubt}" for doubt in extras["doubts"]],
+    }
 
 
 def _stage_rows(model: Model, stage: Stage, profiles: list[Profile]) -> pd.DataFrame:

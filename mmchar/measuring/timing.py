@@ -31,13 +31,6 @@ class Measurement:
     device: str
     label: str = ""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "samples_s", tuple(float(sample) for sample in self.samples_s))
-        if not self.samples_s:
-            raise ValueError("a measurement without samples says nothing; give at least one")
-        if not all(math.isfinite(sample) and sample >= 0 for sample in self.samples_s):
-            raise ValueError(f"samples_s={self.samples_s} are not all seconds of 0 or more")
-
     @property
     def n(self) -> int:
         """How many samples."""

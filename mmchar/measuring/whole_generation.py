@@ -43,7 +43,7 @@ def generation_facts(timed: Measurement, medians_s: dict[str, float], plan: Sequ
 
 def generation_doubts(timed: Measurement, facts: dict[str, Any]) -> list[str]:
     """Reasons not to trust what the stages leave of the whole, a line each."""
-    doubts, rest_s = list(timed.doubts), facts["rest_s"]
+    doubts, rest_s = timed.doubts, facts["rest_s"]
     if rest_s is not None and rest_s < -_MORE * timed.median_s:
         doubts.append(f"{timed.label}: its stages add up to {facts['sum_of_stages_s'] / timed.median_s:.2f}x the whole")
     return doubts

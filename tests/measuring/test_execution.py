@@ -15,6 +15,7 @@ import mmchar
 from mmchar.counting.planned_stages import stages
 from mmchar.generation.structure import tensors
 from mmchar.measuring.kernels import Kernel
+from mmchar.measuring.operator_times import kernel_profiles
 from mmchar.measuring.optimization import cuda_graphs, execution
 from mmchar.measuring.optimization.chosen_stages import choose_stages, split_guidance
 from mmchar.measuring.optimization.execution import (
@@ -26,7 +27,6 @@ from mmchar.measuring.optimization.execution import (
 )
 from mmchar.measuring.optimization.ladder import Levers
 from mmchar.measuring.optimization.static_cache import make_static, rewind
-from mmchar.measuring.profiles import kernel_profiles
 from mmchar.measuring.speculation import find_layers, skipped, time_per_token_s, tokens_per_round
 from mmchar.measuring.stage_runs import middle_step
 from mmchar.models.loading import get_spec, load

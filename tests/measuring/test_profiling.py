@@ -16,12 +16,11 @@ from mmchar.counting.planned_stages import stages
 from mmchar.generation.on_device import realized
 from mmchar.measuring import profiling, stage_runs, target
 from mmchar.measuring.machine import available_bytes
+from mmchar.measuring.operator_times import Profile
 from mmchar.measuring.optimization.backends import attention_backend
 from mmchar.measuring.optimization.ladder import Levers
-from mmchar.measuring.profiles import Profile
 from mmchar.measuring.profiling import measure, summarize_measured
-from mmchar.measuring.stage_facts import stage_facts
-from mmchar.measuring.stage_runs import measure_stage
+from mmchar.measuring.stage_runs import measure_stage, stage_facts
 from mmchar.measuring.target import Settings
 from mmchar.measuring.timing import Measurement
 from mmchar.models.loading import Model, get_spec, load
@@ -177,24 +176,29 @@ def test_summary_adds_up(tables):
     assert "random weights" in summary["note"] and summary["generation"] is None
 
 
+def facts_of(timed, *profiles, **found):
+    nothing = {"idle_share": None, "idle": None, "memory": None, "energy_j": None, "doubts": []}
+    return stage_facts(timed, list(profiles), {**nothing, **found}, "flash")
+
+
 def test_numbers_not_to_be_trusted_are_named():
     rows = [SimpleNamespace()]
     steady = Measurement((1.0, 1.0, 1.0), 1, "cpu", "small denoise")
     profile = Profile(rows, [1.1], [0], [""], other_s=0.05, span_s=3.0, free_s=0.1)
-    assert stage_facts(steady, [profile])["doubts"] == []
+    assert facts_of(steady, profile)["doubts"] == []
     # 1.1 s in rows and 0.1 s in free operators are known, 0.05 s are not; a run of 1 s
-    assert stage_facts(steady, [profile])["coverage"] == pytest.approx({"of_operators": 1.2 / 1.25, "of_run": 1.2})
+    assert facts_of(steady, profile)["coverage"] == pytest.approx({"of_operators": 1.2 / 1.25, "of_run": 1.2})
     slowed = Profile(rows, [4.0], [0], [""], other_s=0.1, span_s=9.0)
-    (line,) = stage_facts(steady, [slowed])["doubts"]
+    (line,) = facts_of(steady, slowed)["doubts"]
     assert "small denoise: its operators took 4.0x" in line
     uneven = Measurement((1.0, 2.0, 3.0), 1, "cpu", "small denoise")
-    (line,) = stage_facts(uneven, [profile])["doubts"]
+    (line,) = facts_of(uneven, profile)["doubts"]
     assert "WARNING: IQR/median is 50%" in line
     unknown = Profile(rows, [0.8], [0], [""], other_s=0.2, span_s=3.0)
-    (line,) = stage_facts(steady, [unknown])["doubts"]
+    (line,) = facts_of(steady, unknown)["doubts"]
     assert "only 80% of its operators' time could be attributed" in line
     idle = {"share": 0.4, "launch_bound": True}
-    (line,) = stage_facts(steady, [profile], {"idle": idle})["doubts"]
+    (line,) = facts_of(steady, profile, idle=idle)["doubts"]
     assert "launch bound, the GPU is idle for 40%" in line
 
 
@@ -202,7 +206,7 @@ def test_one_interrupted_pass_of_three_does_not_change_the_coverage():
     steady = Measurement((1.0, 1.0, 1.0), 1, "cpu", "small decode")
     quiet = [Profile([], [1.0], [0], [""], other_s=0.01, span_s=3.0) for _ in range(2)]
     interrupted = Profile([], [1.0], [0], [""], other_s=2.0, span_s=5.0)
-    assert stage_facts(steady, [*quiet, interrupted])["coverage"]["of_operators"] == pytest.approx(1.0 / 1.01)
+    assert facts_of(steady, *quiet, interrupted)["coverage"]["of_operators"] == pytest.approx(1.0 / 1.01)
     assert stage_runs._passes(Measurement((0.001,), 0, "cpu")) == 3, "short work is profiled thrice, whatever is asked"
     assert stage_runs._passes(Measurement((20.0,), 0, "cpu")) == 1
 
@@ -320,7 +324,7 @@ def test_what_a_gpu_profiler_fails_at_costs_no_timing(monkeypatch):
     model, timed = replace(model, device="cuda"), Measurement((0.5, 0.5), 0, "cuda", "llama prefill")
     monkeypatch.setattr(stage_runs, "preparer", lambda *_given: None)
     idle = {"idle_share": None, "idle": None, "memory": None, "energy_j": None, "doubts": ["idle time is not known"]}
-    monkeypatch.setattr(stage_runs, "run_extras", lambda *_given, **_more: dict(idle))
+    monkeypatch.setattr(stage_runs, "_extras", lambda *_given, **_more: dict(idle))
     table, facts = measure_stage(model, stage, Settings(2, 0), None, timed)
     assert list(zip(table["op"], table["category"], table["time_s"], strict=True)) == [
         ("unattributed kernels", "Uncounted", 0.5)

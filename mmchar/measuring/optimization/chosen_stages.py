@@ -1,4 +1,4 @@
-"""Which stages of a plan are measured: those that are named, with guidance as one execution or as two.
+"""Which stages of a plan are measured: those that are named, guidance split or not, and which decode speculatively.
 
 Split, classifier-free guidance is two executions of a batch, one after the other, in place of one of the doubled batch.
 """
