@@ -135,7 +135,8 @@ def _measured(target: Target, settings: Settings) -> pd.DataFrame:
     if whole:
         attrs["doubts"][counting.OUTSIDE] = generation_doubts(whole, attrs["generation"])
         rest_s = attrs["generation"]["rest_s"] or 0.0
-        tables += [rest_row(name, rest_s)] if rest_s > 0 else []
+        if rest_s > 0:
+            tables.append(rest_row(name, rest_s))
     table = pd.concat(tables, ignore_index=True)
     ran = table.pop("ran")
     table = counting.as_categories(use_backend(table, byte_model(attention)).assign(backend=ran))
