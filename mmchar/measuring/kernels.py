@@ -48,10 +48,11 @@ def run_kernels(work: Callable[[], Any], device: str) -> list[Kernel]:
         work()
         if on_gpu:
             torch.cuda.synchronize(device)
+    counts = _of_gpu if on_gpu else _of_cpu
     found = [
         Kernel(event.name(), event.start_ns() / 1e9, event.end_ns() / 1e9)
         for event in seen.profiler.kineto_results.events()
-        if (_of_gpu(event) if on_gpu else event.name().startswith("aten::") or "cpp_fused" in event.name())
+        if counts(event)
     ]
     found.sort(key=lambda kernel: (kernel.start_s, -kernel.end_s))
     return without_head(found) if on_gpu else _outermost(found)
@@ -71,13 +72,7 @@ def launch_head(device: str) -> None:
 
 
 def without_head(kernels: Sequence[Kernel]) -> list[Kernel]:
-    """The kernels that follow those of `launch_head`.
-
-    Raises
-    ------
-    RuntimeError
-        None of the head was recorded, so some of what follows may be missing as well, or nothing else was.
-    """
+    """The kernels that follow those of `launch_head`; a RuntimeError where nothing of the head, or nothing else, is."""
     found = [kernel for kernel in kernels if _HEAD not in kernel.name]
     if not found:
         raise RuntimeError("the profiler saw no GPU kernel; is another profiler attached, or CUPTI missing?")
@@ -88,6 +83,10 @@ def without_head(kernels: Sequence[Kernel]) -> list[Kernel]:
 
 def _of_gpu(event: Any) -> bool:
     return event.device_type() == DeviceType.CUDA and not event.is_user_annotation()
+
+
+def _of_cpu(event: Any) -> bool:
+    return event.name().startswith("aten::") or "cpp_fused" in event.name()
 
 
 def _outermost(events: Sequence[Kernel]) -> list[Kernel]:

@@ -84,10 +84,7 @@ def cpu_profile(rows: list[Row], events: Any, spent_s: float) -> Profile:
 def gpu_profile(rows: list[Row], events: Any, spent_s: float) -> Profile:
     """The profile of one execution on a GPU: of each row the kernels (copies too) that were launched in its ranges.
 
-    Raises
-    ------
-    RuntimeError
-        The profiler saw no kernels, or not all (`kernels.without_head`).
+    It is a RuntimeError where the profiler saw no kernels, or not all (`kernels.without_head`).
     """
     time_s, kernels, ran = [0.0] * len(rows), [0] * len(rows), [""] * len(rows)
     for event in events:

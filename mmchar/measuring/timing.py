@@ -88,12 +88,7 @@ def measure_time(
     Runs under ``torch.inference_mode``. On ``"cpu"`` the clock is ``perf_counter``. On ``"cuda"`` two events are
     recorded around the work on an idle GPU, so that waiting for the host to launch kernels is part of the time. The
     attention backend is whatever is chosen outside. Sampling goes on until the samples sum to ``min_total_s`` (at most
-    1000 samples), for work of microseconds.
-
-    Raises
-    ------
-    ValueError
-        A device that is neither ``cpu`` nor ``cuda``, or counts below what makes sense.
+    1000 samples), for work of microseconds. Another device, or fewer than one sample, is a ValueError.
     """
     sample = {"cpu": _sample_cpu, "cuda": _sample_cuda}.get(device.split(":")[0])
     if sample is None:

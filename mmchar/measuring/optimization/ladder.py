@@ -111,10 +111,7 @@ def from_mapping(values: Mapping[str, Any]) -> Levers:
 
 
 def ladder(model: str) -> list[Rung]:
-    """The rungs from eager float32 to the quantized model, each with what the one before it has.
-
-    Raises a ValueError for a model that has no ladder.
-    """
+    """The rungs from eager float32 to the quantized model, each with what the one before it has."""
     if model not in _LADDERS:
         raise ValueError(f"no ladder for {model!r}; {_hint(model, _LADDERS)}there is one for {', '.join(_LADDERS)}")
     rungs = [Rung("eager fp32", "float32", "eager", Levers()), Rung("bf16", "bfloat16", "eager", Levers())]
