@@ -1,12 +1,17 @@
-"""Memory and energy of an execution, and the state of a GPU: by hand, from fake counters, and absent where unknown."""
+"""Memory and energy of an execution, the state of a GPU, busy cores: by hand, from fake counters, absent if unknown."""
 
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
+from samples import wait_for
 
 from mmchar.measuring import energy, machine
 from mmchar.measuring.energy import energy_counter, run_energy
+from mmchar.measuring.machine import other_cores
 from mmchar.measuring.memory import run_memory, timeline
 
 
@@ -153,3 +158,30 @@ def test_on_a_gpu_memory_state_and_energy_are_known():
     if counter is not None:
         joules = run_energy(lambda: x @ x, "cuda", expected_s=1e-3, counter=counter)
         assert joules is None or 0 < joules < 100
+
+
+BUSY = """
+import sys, time
+open(sys.argv[1], "w").write("x")
+end = time.monotonic() + 60
+while time.monotonic() < end:
+    pass
+"""
+
+
+def test_the_work_of_another_process_is_seen_and_our_own_is_not(tmp_path):
+    with other_cores() as quiet:
+        end = time.process_time() + 1.0
+        while time.process_time() < end:
+            pass
+    other = subprocess.Popen([sys.executable, "-c", BUSY, str(tmp_path / "started")])
+    try:
+        wait_for(tmp_path / "started")
+        with other_cores() as beside:
+            time.sleep(1.0)
+    finally:
+        other.kill()
+        other.wait()
+    # on a machine that is busy anyway both are high; ours alone adds nothing, the other process its share
+    assert len(quiet) == len(beside) == 1 and quiet[0] >= 0
+    assert beside[0] > 0.3
