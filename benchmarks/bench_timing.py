@@ -12,10 +12,13 @@ from collections.abc import Callable
 import torch
 
 from mmchar.counting.planned_stages import stages
-from mmchar.measuring.idle import span_s
-from mmchar.measuring.kernels import run_kernels
-from mmchar.measuring.profiling import attention_backend, measure, measure_stage
-from mmchar.measuring.timing import measure_time, profile_once
+from mmchar.measuring.kernels import run_kernels, span_s
+from mmchar.measuring.operator_times import profile_once
+from mmchar.measuring.optimization.backends import attention_backend
+from mmchar.measuring.profiling import measure
+from mmchar.measuring.stage_runs import measure_stage
+from mmchar.measuring.target import Settings
+from mmchar.measuring.timing import measure_time
 from mmchar.models.loading import load
 
 ROUNDS = 15
@@ -65,12 +68,11 @@ def bench_profiling() -> None:
     model = load("stable-diffusion-1.5", tiny=True, device=DEVICE, dtype="float32")
     with attention_backend("flash"):
         for stage in stages(model.spec):
-            timed, profiles = measure_stage(model, stage, samples=ROUNDS, warmup=2)
-            operators = statistics.median(sum(one.time_s) + one.free_s + one.other_s for one in profiles)
-            span = statistics.median(one.span_s for one in profiles)
+            table, facts = measure_stage(model, stage, Settings(ROUNDS, 2))
+            operators, median_s = table["time_s"].sum(), facts["median_s"]
             print(
-                f"profiling, tiny {timed.label}: {timed.median_s * 1e3:7.2f} ms; operators under the profiler "
-                f"{operators / timed.median_s:.2f}x, traced and profiled from end to end {span / timed.median_s:.1f}x"
+                f"profiling, tiny {stage.name}: {median_s * 1e3:7.2f} ms; operators under the profiler "
+                f"{operators / median_s:.2f}x, traced and profiled from end to end {facts['span_s'] / median_s:.1f}x"
             )
 
 

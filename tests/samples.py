@@ -102,11 +102,11 @@ def break_stage(monkeypatch, name, error):
     """Let the measuring of one stage raise an error, and that of all others go on."""
     from mmchar.measuring import profiling
 
-    real = profiling.measure_fully
+    real = profiling.measure_stage
 
     def fails(model, stage, *given):
         if stage.name == name:
             raise error
         return real(model, stage, *given)
 
-    monkeypatch.setattr(profiling, "measure_fully", fails)
+    monkeypatch.setattr(profiling, "measure_stage", fails)

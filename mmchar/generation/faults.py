@@ -40,12 +40,21 @@ def _line(name: str, error: Exception, frames: traceback.StackSummary) -> str:
     found = _LIBRARY.match(frame.filename)
     place = f"{found[1] if found else Path(frame.filename).name}:{frame.lineno}"
     ran = f", {error.__notes__[0]}" if getattr(error, "__notes__", None) else ""
-    said = " ".join(str(error).split())[:_LONGEST]
-    if not isinstance(error, ValueError):
-        said = f"{type(error).__name__}: {said}"
+    said = said_by(error)
     if _NO_VALUES.search(said):
         code = linecache.getline(frame.filename, frame.lineno or 0).strip()
         said = f"{code!r} asks for values that a count does not compute; give the call what that line works out"
     if _OTHER_TYPE.search(said):
         said = f"{said}; it may run in another number type, e.g. float32"
     return f"{name}{ran}: {said} ({place})"
+
+
+def said_by(error: BaseException) -> str:
+    """What an error says, on one line, with its type where it is none of ours."""
+    text = text_of(error)
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+
+
+def text_of(error: BaseException, most: int = _LONGEST) -> str:
+    """The first characters of an error's text, on one line."""
+    return " ".join(str(error).split())[:most]

@@ -7,12 +7,16 @@ tile divides, head dimensions between powers of two, thousands of short sequence
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+
+from mmchar.measuring.optimization.backends import MEASURED, ON_CPU
 from mmchar.tracing.attention import ITEM_BYTES
 
-BACKENDS = ("flash", "eager", "math", "mem-efficient", "cudnn", "flash-attn")
 _SQUARE = (256, 512, 1024, 2048, 4096, 8192, 16384)
 _TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # rows of a product in a decode or a short prefill
 _LAYERS = ((4096, 4096), (11008, 4096), (4096, 11008), (3072, 3072), (12288, 3072))  # LLaMA-2 7B, FLUX
@@ -68,44 +72,55 @@ def cases(*, device: str, tiny: bool = False) -> Iterator[Case]:
             yield from _pointwise(dtype, tiny)
 
 
+def dispatch_cases() -> list[Case]:
+    """What issuing costs: the smallest operators, whose own work is nothing, again and again."""
+
+    def one(device: str) -> tuple[Any, ...]:
+        return (torch.zeros(1, device=device),)
+
+    def layer(device: str) -> tuple[Any, ...]:
+        return torch.zeros(1, 16, device=device), torch.zeros(16, 16, device=device)
+
+    def module(device: str) -> tuple[Any, ...]:
+        return torch.nn.Linear(16, 16, device=device).requires_grad_(False), torch.zeros(1, 16, device=device)
+
+    return [
+        Case("dispatch add_", {}, "float32", 0, 3, one, lambda x: x.add_(1)),
+        Case("dispatch empty", {}, "float32", 0, 0, one, torch.empty_like),
+        Case("dispatch view", {}, "float32", 0, 0, one, lambda x: x.view(1, 1)),
+        Case("dispatch linear", {}, "float32", 512, 288, layer, F.linear),
+        Case("dispatch nn.Linear", {}, "float32", 512, 304, module, lambda net, x: net(x)),
+    ]
+
+
 def _products(dtype: str, tiny: bool) -> Iterator[Case]:
     """``[m, k] @ [n, k]^T -> [m, n]``, as a linear layer has it."""
-    import torch.nn.functional as F
-
     sizes = [(n, n, n) for n in _SQUARE] + [(m, *layer) for layer in _LAYERS for m in _TOKENS] + list(_AWKWARD)
     for m, n, k in [(64, 64, 64), (1, 128, 64)] if tiny else sizes:
-        make = _inputs(dtype, (m, k), (n, k))
-        yield Case("linear", dict(m=m, n=n, k=k), dtype, 2 * m * n * k, m * k + n * k + m * n, make, F.linear)
+        names, flop = dict(m=m, n=n, k=k), 2 * m * n * k
+        yield _case("linear", dtype, names, F.linear, (m, k), (n, k), flop=flop, out=m * n)
 
 
 def _convolutions(dtype: str, tiny: bool) -> Iterator[Case]:
     for layout, sizes in product(("first", "last"), [(1, 8, 8, 16, 3, 1)] if tiny else _CONVOLUTIONS):
         batch, c_in, c_out, side, kernel, stride = sizes
-        out = (side - 1) // stride + 1
         names = dict(batch=batch, c_in=c_in, c_out=c_out, side=side, kernel=kernel, stride=stride, channels=layout)
-        flop = 2 * batch * c_out * out * out * c_in * kernel * kernel
-        moved = batch * c_in * side * side + c_out * c_in * kernel * kernel + batch * c_out * out * out
-        make = _inputs(dtype, (batch, c_in, side, side), (c_out, c_in, kernel, kernel), last=layout == "last")
-        yield Case("convolution", names, dtype, flop, moved, make, _convolve(stride, kernel // 2))
-
-
-def _convolve(stride: int, padding: int) -> Callable[..., Any]:
-    import torch.nn.functional as F
-
-    return lambda x, weight: F.conv2d(x, weight, stride=stride, padding=padding)
+        image, weight = (batch, c_in, side, side), (c_out, c_in, kernel, kernel)
+        out = batch * c_out * ((side - 1) // stride + 1) ** 2
+        flop, call = 2 * out * c_in * kernel * kernel, partial(F.conv2d, stride=stride, padding=kernel // 2)
+        yield _case("convolution", dtype, names, call, image, weight, flop=flop, out=out, last=layout == "last")
 
 
 def _attentions(dtype: str, device: str, tiny: bool) -> Iterator[Case]:
-    backends = BACKENDS[:3] if device.startswith("cpu") else BACKENDS
     for sizes in [(1, 2, 16, 16, 8, False), (1, 2, 1, 16, 8, False)] if tiny else _attention_sizes():
         batch, heads, q_len, kv_len, head_dim, causal = sizes
         names = dict(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len, head_dim=head_dim, causal=causal)
         flop = 4 * batch * heads * q_len * kv_len * head_dim
-        moved = 2 * batch * heads * (q_len + kv_len) * head_dim
         # [b, q, h, d] in memory, as models leave it after their projections
-        make = _inputs(dtype, *((batch, length, heads, head_dim) for length in (q_len, kv_len, kv_len)), swapped=True)
-        for backend in backends:
-            yield Case("attention", names, dtype, flop, moved, make, _attend(causal), backend)
+        shapes = [(batch, length, heads, head_dim) for length in (q_len, kv_len, kv_len)]
+        call = partial(F.scaled_dot_product_attention, is_causal=causal)
+        for backend in ON_CPU if device.startswith("cpu") else MEASURED:
+            yield _case("attention", dtype, names, call, *shapes, flop=flop, swapped=True, backend=backend)
 
 
 def _attention_sizes() -> Iterator[tuple[int, int, int, int, int, bool]]:
@@ -117,65 +132,54 @@ def _attention_sizes() -> Iterator[tuple[int, int, int, int, int, bool]]:
     yield from ((batch, 20, 49, 49, 64, False) for batch in (1350, 5400))
 
 
-def _attend(causal: bool) -> Callable[..., Any]:
-    import torch.nn.functional as F
-
-    return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-
-
 def _normalizations(dtype: str, tiny: bool) -> Iterator[Case]:
-    import torch
-    import torch.nn.functional as F
-
     for rows, width in [(8, 32)] if tiny else _WIDTHS:
-        sizes, many = dict(rows=rows, width=width), 2 * rows * width
-        make = _inputs(dtype, (rows, width), (width,))
-        yield Case("layer_norm", sizes, dtype, 0, many + width, make, lambda x, w: F.layer_norm(x, w.shape, w))
-        yield Case("rms_norm", sizes, dtype, 0, many + width, make, lambda x, w: F.rms_norm(x, w.shape, w))
-        yield Case("softmax", sizes, dtype, 0, many, _inputs(dtype, (rows, width)), lambda x: torch.softmax(x, -1))
+        names, x, w = dict(rows=rows, width=width), (rows, width), (width,)
+        yield _case("layer_norm", dtype, names, lambda x, w: F.layer_norm(x, w.shape, w), x, w)
+        yield _case("rms_norm", dtype, names, lambda x, w: F.rms_norm(x, w.shape, w), x, w)
+        yield _case("softmax", dtype, names, lambda x: torch.softmax(x, -1), x)
     for channels, side in [(32, 8)] if tiny else _IMAGES:
-        sizes, many = dict(batch=2, channels=channels, side=side), 4 * channels * side * side
-        make = _inputs(dtype, (2, channels, side, side))
-        yield Case("group_norm", sizes, dtype, 0, many, make, lambda x: F.group_norm(x, 32))
+        names = dict(batch=2, channels=channels, side=side)
+        yield _case("group_norm", dtype, names, lambda x: F.group_norm(x, 32), (2, channels, side, side))
 
 
 def _pointwise(dtype: str, tiny: bool) -> Iterator[Case]:
     """Elementwise work and copies, by number of elements; the large ones are the bandwidth of the memory."""
-    import torch
-    import torch.nn.functional as F
-
     for n in (256, 4096) if tiny else _ELEMENTS:
-        sizes, one, two = dict(elements=n), _inputs(dtype, (n,)), _inputs(dtype, (n,), (n,))
-        yield Case("copy", sizes, dtype, 0, 2 * n, one, torch.clone)
-        yield Case("add", sizes, dtype, 0, 3 * n, two, torch.add)
-        yield Case("silu", sizes, dtype, 0, 2 * n, one, F.silu)
-        yield Case("gelu", sizes, dtype, 0, 2 * n, one, F.gelu)
+        yield _case("copy", dtype, dict(elements=n), torch.clone, (n,))
+        yield _case("add", dtype, dict(elements=n), torch.add, (n,), (n,))
+        yield _case("silu", dtype, dict(elements=n), F.silu, (n,))
+        yield _case("gelu", dtype, dict(elements=n), F.gelu, (n,))
         side = math.isqrt(n)
-        swapped = _inputs(dtype, (side, side))
-        yield Case("transposed copy", dict(rows=side, width=side), dtype, 0, 2 * n, swapped, _transposed)
+        yield _case("transposed copy", dtype, dict(rows=side, width=side), lambda x: x.t().contiguous(), (side, side))
     # heads and tokens, or frames and pixels, change places: what spatial and temporal attention copy for
     for shape in [(2, 4, 16, 8)] if tiny else [(2, 4096, 8, 40), (2, 16, 4096, 320), (1, 49, 1350, 1920)]:
-        sizes = dict(shape="x".join(map(str, shape)), swapped="1,2")
-        yield Case("permuted copy", sizes, dtype, 0, 2 * math.prod(shape), _inputs(dtype, shape), _permuted)
+        names = dict(shape="x".join(map(str, shape)), swapped="1,2")
+        yield _case("permuted copy", dtype, names, lambda x: x.transpose(1, 2).contiguous(), shape)
 
 
-def _transposed(x: Any) -> Any:
-    return x.t().contiguous()
+def _case(
+    op: str,
+    dtype: str,
+    sizes: dict[str, Any],
+    call: Callable[..., Any],
+    *shapes: tuple[int, ...],
+    flop: int = 0,
+    out: int | None = None,
+    last: bool = False,
+    swapped: bool = False,
+    backend: str = "",
+) -> Case:
+    """A case on random inputs of these shapes, whose result has ``out`` items, or as many as the first input.
 
-
-def _permuted(x: Any) -> Any:
-    return x.transpose(1, 2).contiguous()
-
-
-def _inputs(dtype: str, *shapes: tuple[int, ...], last: bool = False, swapped: bool = False) -> Callable[[str], tuple]:
-    """What makes random inputs of these shapes: with ``last`` channels last, with ``swapped`` axes 1 and 2 swapped."""
+    With ``last`` channels are last in memory, with ``swapped`` axes 1 and 2 are swapped.
+    """
 
     def make(device: str) -> tuple[Any, ...]:
-        import torch
-
         made = [torch.randn(shape, device=device, dtype=getattr(torch, dtype)) for shape in shapes]
         if last:
             made = [x.contiguous(memory_format=torch.channels_last) for x in made]
         return tuple(x.transpose(1, 2) for x in made) if swapped else tuple(made)
 
-    return make
+    items = [math.prod(shape) for shape in shapes]
+    return Case(op, sizes, dtype, flop, sum(items) + (out or items[0]), make, call, backend)

@@ -10,22 +10,28 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mmchar.measuring.ceiling_cases import Case, cases
-from mmchar.measuring.gpu_state import is_usable
+import pandas as pd
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+from mmchar.generation.faults import text_of
+from mmchar.measuring.ceiling_cases import Case, cases, dispatch_cases
+from mmchar.measuring.machine import gpu_state, is_usable, torch_settings
 from mmchar.measuring.optimization.backends import attention_backend, check_backend
 from mmchar.measuring.timing import Measurement, Work, measure_time
-
-if TYPE_CHECKING:
-    import pandas as pd
+from mmchar.models.loading import check_device
+from mmchar.provenance import provenance
+from mmchar.tables import write_table
 
 COLUMNS = ("op", "sizes", "dtype", "backend", "how", "status", "reason", "median_s", "iqr_s", "samples", "executions",
            "flop", "bytes")  # fmt: skip
-_SAMPLE_S = {"cpu": 2e-3, "cuda": 2e-3}  # long beside what a clock and the start of a sample cost
+_SAMPLE_S = 2e-3  # long beside what a clock and the start of a sample cost
 _TOTAL_S = 0.03
 _COLD_BYTES = {"cpu": 128e6, "cuda": 256e6}  # more than a last-level cache: 50 MB of an H100 or H200
 _MOST = 256  # executions in a sample
@@ -41,41 +47,27 @@ def measure_ceilings(
     tiny: bool = False,
     keep: str | Path | None = None,
     progress: bool = True,
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """One row per operator, size, number type, backend and way to run it, with the seconds of one execution.
 
-    Parameters
-    ----------
-    device : str
-        ``"cpu"`` or ``"cuda"``.
-    budget_s : float
-        Start no more cases after so many seconds; their rows are ``not reached``.
-    tiny : bool
-        Few small cases, for tests.
-    keep : str or Path, optional
-        Folder in which the table so far is written every half minute.
+    No case starts after ``budget_s``; ``tiny`` has few small cases, for tests; the table so far is written into the
+    folder ``keep`` every half minute. Raises a ValueError for a device that is not there.
 
     Returns
     -------
     DataFrame
         op; sizes (JSON); dtype; backend of attention; how: ``eager`` (back to back, so the longer of kernel and host),
         ``graph`` (replayed from a CUDA graph: kernels only), ``graph of one`` (a replay of one kernel) or ``host``
-        (issuing alone); status: ok, skipped, failed,
-        not reached, and its reason; median_s and iqr_s of one execution; samples, and executions in each; flop, bytes
-        (operands and results once) of one execution. ``attrs``: hardware, versions, settings, machine.
-
-    Raises
-    ------
-    ValueError
-        A device that is not there.
+        (issuing alone); status: ok, skipped, failed, not reached, and its reason; median_s and iqr_s of one execution;
+        samples, and executions in each; flop, bytes (operands and results once) of one execution. ``attrs``: hardware,
+        versions, settings, machine.
     """
-    from mmchar.models.loading import check_device
-
     check_device(device, "float32")
     end, saved_s = time.monotonic() + budget_s, time.monotonic()
     rows: list[dict[str, Any]] = []
     unusable = ""
-    for case in _bar([*dispatch_cases(device), *cases(device=device, tiny=tiny)], progress):
+    plan = [*dispatch_cases(), *cases(device=device, tiny=tiny)]
+    for case in tqdm(plan, desc="ceilings", unit="case", file=sys.stderr, disable=not progress):
         rows += _row_or_reason(case, device, end, unusable)
         if rows[-1]["status"] == "failed" and not unusable and not is_usable(device):
             unusable = f"the GPU was left unusable by {case.op} {json.dumps(case.sizes)} in {case.dtype}"
@@ -85,47 +77,19 @@ def measure_ceilings(
     return _table(rows, device)
 
 
-def save_ceilings(folder: str | Path, table: "pd.DataFrame") -> Path:
+def save_ceilings(folder: str | Path, table: pd.DataFrame) -> Path:
     """Path of ``ceilings.parquet`` in the folder; its ``attrs`` say what it was measured on."""
-    from mmchar.tables import write_table
-
     return write_table(Path(folder) / "ceilings.parquet", table)
-
-
-def dispatch_cases(device: str) -> list[Case]:
-    """What issuing costs: the smallest operators, whose own work is nothing, again and again."""
-    import torch
-    import torch.nn.functional as F
-
-    def one(_device: str) -> tuple[Any, ...]:
-        return (torch.zeros(1, device=device),)
-
-    def layer(_device: str) -> tuple[Any, ...]:
-        return torch.zeros(1, 16, device=device), torch.zeros(16, 16, device=device)
-
-    def module(_device: str) -> tuple[Any, ...]:
-        return torch.nn.Linear(16, 16, device=device).requires_grad_(False), torch.zeros(1, 16, device=device)
-
-    small = [Case("dispatch add_", {}, "float32", 0, 3, one, lambda x: x.add_(1))]
-    small += [Case("dispatch empty", {}, "float32", 0, 0, one, torch.empty_like)]
-    small += [Case("dispatch view", {}, "float32", 0, 0, one, lambda x: x.view(1, 1))]
-    small += [Case("dispatch linear", {}, "float32", 512, 288, layer, F.linear)]
-    return [*small, Case("dispatch nn.Linear", {}, "float32", 512, 304, module, lambda net, x: net(x))]
 
 
 def _row_or_reason(case: Case, device: str, end: float, unusable: str) -> list[dict[str, Any]]:
     """The rows of one case: one per way to run it, or one that says why there is none."""
-    common: dict[str, Any] = {
-        "op": case.op,
-        "sizes": json.dumps(case.sizes),
-        "dtype": case.dtype,
-        "backend": case.backend,
-    }
-    common |= {"flop": case.flop, "bytes": case.moved_bytes}
+    common: dict[str, Any] = {"op": case.op, "sizes": json.dumps(case.sizes), "dtype": case.dtype, "how": "eager"}
+    common |= {"backend": case.backend, "flop": case.flop, "bytes": case.moved_bytes}
     if unusable or time.monotonic() >= end:
-        return [{**common, "how": "eager", "status": "not reached", "reason": unusable or "the budget ended before"}]
+        return [{**common, "status": "not reached", "reason": unusable or "the budget ended before"}]
     if device == "cpu" and (case.flop > _CPU_FLOP or case.moved_bytes > _CPU_BYTES):
-        return [{**common, "how": "eager", "status": "skipped", "reason": "too large for a cpu"}]
+        return [{**common, "status": "skipped", "reason": "too large for a cpu"}]
     rows: list[dict[str, Any]] = []
     try:
         with _backend(case, device):
@@ -135,9 +99,10 @@ def _row_or_reason(case: Case, device: str, end: float, unusable: str) -> list[d
                 rows.append({**common, "how": how, "status": "ok", "reason": "", **found})
     except (ValueError, RuntimeError, ImportError, MemoryError) as error:
         status = "skipped" if isinstance(error, ValueError) or "No available kernel" in str(error) else "failed"
-        rows.append({**common, "how": "eager", "status": status, "reason": " ".join(str(error).split())[:200]})
-    if rows[-1]["status"] != "ok":
-        _free(device)  # only now does the error hold its operands no more
+        rows.append({**common, "status": status, "reason": text_of(error, most=200)})
+    if rows[-1]["status"] != "ok" and device == "cuda":
+        with suppress(RuntimeError):  # a GPU that a kernel has broken
+            torch.cuda.empty_cache()  # only now does the error hold its operands no more
     return rows
 
 
@@ -147,7 +112,7 @@ def _ways(case: Case, device: str) -> Iterator[tuple[str, Measurement, int]]:
     copies = 1 if chain else math.ceil(min(_MOST, _COLD_BYTES[device] / max(case.moved_bytes, 1)))
     inputs = itertools.cycle([case.make(device) for _ in range(min(copies, 64))])
     once = measure_time(lambda: _repeat(case, inputs, 1), device=device, warmup=2, samples=3)
-    times = _CHAIN if chain else math.ceil(min(_MOST, max(1.0, _SAMPLE_S[device] / max(once.median_s, 1e-9))))
+    times = _CHAIN if chain else math.ceil(min(_MOST, max(1.0, _SAMPLE_S / max(once.median_s, 1e-9))))
     work = _repeat(case, inputs, times)
     yield "eager", _time(work, device), times
     if device == "cpu":
@@ -173,10 +138,8 @@ def _time(work: Work, device: str) -> Measurement:
     return measure_time(lambda: work, device=device, warmup=2, samples=10, min_total_s=_TOTAL_S)
 
 
-def _graph(work: Work, device: str) -> Callable[[], Any]:
+def _graph(work: Work, device: str) -> Work:
     """The replay of a CUDA graph of the work."""
-    import torch
-
     with torch.inference_mode():
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
@@ -189,43 +152,19 @@ def _graph(work: Work, device: str) -> Callable[[], Any]:
     return graph.replay
 
 
-@contextmanager
-def _backend(case: Case, device: str) -> Iterator[None]:
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    with ExitStack() as stack:
-        if case.backend:
-            check_backend(case.backend, device=device, dtype=case.dtype)
-            only = sdpa_kernel([SDPBackend.FLASH_ATTENTION]) if case.backend == "flash" else None
-            stack.enter_context(only or attention_backend(case.backend))
-        yield
+def _backend(case: Case, device: str) -> AbstractContextManager[None]:
+    if not case.backend:
+        return nullcontext()
+    check_backend(case.backend, device=device, dtype=case.dtype)
+    if case.backend == "flash":
+        return sdpa_kernel([SDPBackend.FLASH_ATTENTION])
+    return attention_backend(case.backend)
 
 
-def _table(rows: list[dict[str, Any]], device: str) -> "pd.DataFrame":
-    import pandas as pd
-    import torch
-
-    from mmchar.measuring.gpu_state import gpu_state
-    from mmchar.provenance import provenance
-
+def _table(rows: list[dict[str, Any]], device: str) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table = table.astype({"samples": "Int64", "executions": "Int64", "median_s": "float64", "iqr_s": "float64"})
-    tf32 = {"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32}
     hardware = torch.cuda.get_device_name() if device == "cuda" else None
-    table.attrs = {"device": device, "hardware": hardware, "threads": torch.get_num_threads(), "allow_tf32": tf32}
+    table.attrs = {"device": device, "hardware": hardware, **torch_settings()}
     table.attrs |= {"machine": gpu_state(device), "provenance": provenance()}
     return table
-
-
-def _free(device: str) -> None:
-    import torch
-
-    if device == "cuda":
-        with suppress(RuntimeError):  # a GPU that a kernel has broken
-            torch.cuda.empty_cache()
-
-
-def _bar(plan: list[Case], progress: bool) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(plan, desc="ceilings", unit="case", file=sys.stderr, disable=not progress)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 POWERCAP = Path("/sys/class/powercap")
 LONG_ENOUGH_S = 1.0  # the GPU's counter moves every 20 to 100 ms: a second is read to within some percent
 MOST = 2000
@@ -29,17 +31,9 @@ def run_energy(
     """Joules of one execution: of as many, one after the other, as take a second, divided by their number.
 
     The counter is of the whole device: what else runs there, and what it draws when idle, is in it. None where it did
-    not move meanwhile.
-
-    Parameters
-    ----------
-    expected_s : float
-        Seconds of one execution, as timed before.
-    most : int
-        Executions at most. The tokens that they add to a KV cache stay there meanwhile.
+    not move meanwhile. One execution was timed to take ``expected_s``; there are ``most`` at most, as the tokens that
+    they add to a KV cache stay there meanwhile.
     """
-    import torch
-
     times = min(most, MOST, max(1, math.ceil(LONG_ENOUGH_S / max(expected_s, 1e-6))))
     before = counter()
     with torch.inference_mode():
@@ -53,14 +47,12 @@ def run_energy(
 
 def _nvml_counter(device: str) -> Counter | None:
     """Joules of the GPU that PyTorch calls ``device``, found by its UUID, as the two may number GPUs differently."""
-    import torch
-
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
         return None
     handle, uuid = ctypes.c_void_p(), str(torch.cuda.get_device_properties(device).uuid)
-    name = uuid if uuid.startswith("GPU-") else f"GPU-{uuid}"
+    name = f"GPU-{uuid.removeprefix('GPU-')}"
     if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByUUID(name.encode(), ctypes.byref(handle)):
         return None
 
@@ -74,21 +66,22 @@ def _nvml_counter(device: str) -> Counter | None:
 
 def _rapl_counter() -> Counter | None:
     """Joules of all processor packages, by the sum of what each has added since the last reading (they wrap)."""
-    packages = sorted(POWERCAP.glob("intel-rapl:[0-9]")) + sorted(POWERCAP.glob("intel-rapl:[0-9][0-9]"))
+    packages = [zone for zone in POWERCAP.glob("intel-rapl:*") if zone.name.count(":") == 1]  # not their parts
+
+    def microjoules(name: str) -> list[int]:
+        return [int((package / name).read_text()) for package in packages]
+
     try:
-        wraps = [int((package / "max_energy_range_uj").read_text()) for package in packages]
-        last = [int((package / "energy_uj").read_text()) for package in packages]
+        wraps, last = microjoules("max_energy_range_uj"), microjoules("energy_uj")
     except (OSError, ValueError):
         return None
-    if not packages:
-        return None
-    total = [0]
+    total = 0
 
     def read() -> float:
-        for index, (package, wrap) in enumerate(zip(packages, wraps, strict=True)):
-            now = int((package / "energy_uj").read_text())
-            total[0] += now - last[index] + (wrap if now < last[index] else 0)
-            last[index] = now
-        return total[0] / 1e6
+        nonlocal total, last
+        now = microjoules("energy_uj")
+        total += sum(new - old + wrap * (new < old) for new, old, wrap in zip(now, last, wraps, strict=True))
+        last = now
+        return total / 1e6
 
-    return read
+    return read if packages else None

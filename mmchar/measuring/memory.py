@@ -1,8 +1,13 @@
 """Memory of one execution: its peak, and how it rises and falls, from every allocation that the allocator reports."""
 
-import os
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
+
+import torch
+from torch.autograd import DeviceType
+
+from mmchar.measuring.kernels import profiler
 
 MOST_POINTS = 200  # of a timeline; between them only the highest is kept
 
@@ -17,18 +22,12 @@ def run_memory(work: Callable[[], Any], device: str) -> dict[str, Any]:
         weights and inputs included (None on a CPU); ``allocated_bytes``, what is alive when it starts (None on a CPU,
         which does not tell); ``timeline``, as ``time_s`` since the first allocation and ``bytes``.
     """
-    import torch
-    from torch.profiler import ProfilerActivity, profile
-
     on_gpu = device.startswith("cuda")
     if on_gpu:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-    else:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
-    with torch.inference_mode(), profile(activities=activities, profile_memory=True) as seen:
+    with torch.inference_mode(), profiler(device, profile_memory=True) as seen:
         _output = work()
         if on_gpu:
             torch.cuda.synchronize(device)
@@ -46,22 +45,17 @@ def timeline(changes: Sequence[tuple[float, int]], most: int = MOST_POINTS) -> t
     What was there before may be freed, so bytes can fall below 0. At most about ``most`` points are kept: of each part
     of the timeline the highest, so that the peak stays.
     """
-    points, alive = [], 0
-    for at, size in sorted(changes, key=lambda change: change[0]):
-        alive += size
-        points.append((at, alive))
+    changes = sorted(changes, key=lambda change: change[0])
+    points = list(zip((at for at, _ in changes), accumulate(size for _, size in changes), strict=True))
     part = -(-len(points) // most) or 1
     kept = [max(points[start : start + part], key=lambda p: p[1]) for start in range(0, len(points), part)]
-    start_s = points[0][0] if points else 0.0
-    return [at - start_s for at, _ in kept], [size for _, size in kept]
+    return [at - points[0][0] for at, _ in kept], [size for _, size in kept]
 
 
-def _allocations(profiler: Any, on_gpu: bool) -> list[tuple[float, int]]:
-    from torch.autograd import DeviceType
-
+def _allocations(seen: Any, on_gpu: bool) -> list[tuple[float, int]]:
     where = DeviceType.CUDA if on_gpu else DeviceType.CPU
     return [
         (event.start_ns() / 1e9, event.nbytes())
-        for event in profiler.profiler.kineto_results.events()
+        for event in seen.profiler.kineto_results.events()
         if event.name() == "[memory]" and event.device_type() == where
     ]

@@ -9,16 +9,17 @@ depth); tokens and time per round, Leviathan et al., arXiv 2211.17192, equation 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mmchar.measuring.optimization.ladder import Levers
-from mmchar.measuring.timing import measure_time
-from mmchar.models.loading import Model
+from torch import nn
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from mmchar.generation.recording import Stage
+from mmchar.generation.inputs import Inputs
+from mmchar.generation.recording import Call, Stage
+from mmchar.generation.structure import tensors
+from mmchar.measuring.optimization.execution import preparer, with_values
+from mmchar.measuring.target import Settings
+from mmchar.measuring.timing import Work, measure_time
+from mmchar.models.specs import Model
 
 
 def tokens_per_round(acceptance: float, draft_tokens: int) -> float:
@@ -33,70 +34,46 @@ def time_per_token_s(draft_s: float, verify_s: float, *, acceptance: float, draf
     return (draft_tokens * draft_s + verify_s) / tokens_per_round(acceptance, draft_tokens)
 
 
-def decodes(stage: "Stage") -> bool:
-    """Whether a stage decodes tokens with a causal language model alone; other decoders have no verify step here."""
-    runs = stage.name.startswith("decode") and stage.method.endswith("forward")
-    return runs and stage.grows and not hasattr(stage.call.cache, "cross_attention_cache")
-
-
-def check_speculation(levers: Levers, plan: "tuple[Stage, ...]", *, model: str) -> None:
-    """Refuse a layer skip where no stage decodes tokens one by one with a causal language model."""
-    if levers.layer_skip and not any(map(decodes, plan)):
-        raise ValueError(f"layer_skip is not possible: no stage of {model} decodes with a causal language model alone")
-
-
-def measure_speculation(model: Model, stage: "Stage", levers: Levers, *, samples: int, warmup: int) -> dict[str, Any]:
+def measure_speculation(model: Model, stage: Stage, settings: Settings) -> dict[str, Any]:
     """Seconds per token of one decode stage with self-speculation, projected from a measured draft and verify step.
 
-    Returns
-    -------
-    dict
-        ``draft_s`` and ``verify_s`` (medians of one step), ``layers`` and ``draft_layers``, ``tokens_per_round``,
-        ``time_per_token_s``, what was stated (``acceptance``, ``draft_tokens``), and ``time_kind``.
+    ``draft_s`` and ``verify_s`` are medians of one step; ``acceptance`` and ``draft_tokens`` are what was stated.
     """
-    from mmchar.measuring.optimization.execution import preparer, with_values
+    levers, module, stage = settings.levers, model.components[stage.component], with_values(model, stage)
+    stated: dict[str, Any] = {"acceptance": float(levers.acceptance or 0), "draft_tokens": levers.draft_tokens}
 
-    module, stage = model.components[stage.component], with_values(model, stage)
-    layers = find_layers(module)
-    options = {"device": model.device, "samples": samples, "warmup": warmup}
+    def median_s(prepare: Callable[[], Work]) -> float:
+        timed = measure_time(prepare, device=model.device, samples=settings.samples, warmup=settings.warmup)
+        return timed.median_s
+
     with skipped(module, levers.layer_skip) as kept:
-        draft = measure_time(preparer(model, stage, levers), **options)  # type: ignore[arg-type]
-    verify = measure_time(lambda: verify_work(model, stage, levers.draft_tokens + 1), **options)  # type: ignore[arg-type]
-    stated = {"acceptance": float(levers.acceptance or 0), "draft_tokens": levers.draft_tokens}
+        draft_s = median_s(preparer(model, stage, levers))
+    verify_s = median_s(lambda: _verify_work(model, stage, levers.draft_tokens + 1))
     return {
-        "draft_s": draft.median_s,
-        "verify_s": verify.median_s,
-        "layers": len(layers),
+        "draft_s": draft_s,
+        "verify_s": verify_s,
+        "layers": len(find_layers(module)),
         "draft_layers": kept,
-        "tokens_per_round": tokens_per_round(**stated),  # type: ignore[arg-type]
-        "time_per_token_s": time_per_token_s(draft.median_s, verify.median_s, **stated),  # type: ignore[arg-type]
+        "tokens_per_round": tokens_per_round(**stated),
+        "time_per_token_s": time_per_token_s(draft_s, verify_s, **stated),
         **stated,
         "time_kind": "projected from measured steps; the acceptance is stated",
     }
 
 
-def verify_work(model: Model, stage: "Stage", tokens: int) -> Callable[[], Any]:
-    """The language model on ``tokens`` tokens at once after a filled cache, with logits of all of them.
-
-    The stage's arguments have values; of them the batch and the cache are taken.
-    """
-    from mmchar.generation.inputs import Inputs
-    from mmchar.generation.recording import Call
-    from mmchar.generation.structure import tensors
-
+def _verify_work(model: Model, stage: Stage, tokens: int) -> Work:
+    """The language model on ``tokens`` tokens at once after the stage's filled cache, with logits of all of them."""
     module = model.components[stage.component]
     cache, run = Call((stage.call.cache,), {}).copied()[0][0], stage.called(module)
     batch = tensors((stage.call.args, stage.call.kwargs))[0].shape[0]
-    make = Inputs(model.device, model.dtype)
-    ids = make.tokens(batch, tokens, vocabulary=module.config.get_text_config().vocab_size)
+    vocabulary = module.config.get_text_config().vocab_size
+    ids = Inputs(model.device, model.dtype).tokens(batch, tokens, vocabulary=vocabulary)
     return lambda: run(input_ids=ids, past_key_values=cache, use_cache=True)
 
 
 @contextmanager
-def skipped(module: "nn.Module", every: int) -> Iterator[int]:
+def skipped(module: nn.Module, every: int) -> Iterator[int]:
     """The language model without every ``every``-th of its layers; how many are left. All are back afterwards."""
-    from torch import nn
-
     holder, name, layers = _holder(module)
     kept = [layer for index, layer in enumerate(layers, start=1) if index % every]
     setattr(holder, name, nn.ModuleList(kept))
@@ -106,27 +83,26 @@ def skipped(module: "nn.Module", every: int) -> Iterator[int]:
         setattr(holder, name, layers)
 
 
-def find_layers(module: "nn.Module") -> "nn.ModuleList":
+def find_layers(module: nn.Module) -> nn.ModuleList:
     """The decoder layers of a component's language model."""
     return _holder(module)[2]
 
 
-def _holder(module: "nn.Module") -> "tuple[nn.Module, str, nn.ModuleList]":
+def _holder(module: nn.Module) -> tuple[nn.Module, str, nn.ModuleList]:
     """The module that holds the decoder layers, under which name, and they: the longest list that makes causal blocks.
 
     A vision tower of the same component may have more layers, but they are not causal.
     """
-    from torch import nn
-
-    found = []
-    for part in module.modules():
-        for name, child in part.named_children():
-            if isinstance(child, nn.ModuleList) and len(child) and _is_causal(child[0]):
-                found.append((part, name, child))
+    found = [
+        (part, name, child)
+        for part in module.modules()
+        for name, child in part.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) and _is_causal(child[0])
+    ]
     if not found:
         raise ValueError(f"layer_skip is not possible: {type(module).__name__} has no list of causal decoder layers")
     return max(found, key=lambda each: len(each[2]))
 
 
-def _is_causal(layer: "nn.Module") -> bool:
+def _is_causal(layer: nn.Module) -> bool:
     return any(getattr(part, "is_causal", False) is True for part in layer.modules())

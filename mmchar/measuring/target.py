@@ -1,42 +1,51 @@
-"""What is measured: a named model, or an object of the user's own, on its device, with the calls of its networks.
+"""What is measured and how: a named model or an object of the user's own, on its device, and the calls of its networks.
 
 Everything that can be refused is refused before anything is built.
 """
 
-import contextlib
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
 
 from mmchar.counting import operator_table as counting
+from mmchar.counting.planned_stages import stages
+from mmchar.generation.on_device import PLANNED, record_on_device
+from mmchar.generation.programs import subject_of_zoo
+from mmchar.generation.recording import Stage
+from mmchar.generation.run import record
+from mmchar.generation.subject import subject_of
 from mmchar.locks import measuring
+from mmchar.measuring.machine import available_bytes
 from mmchar.measuring.optimization.backends import byte_model, check_backend, check_shapes
-from mmchar.measuring.optimization.execution import check_levers, choose_stages
+from mmchar.measuring.optimization.chosen_stages import check_speculation, choose_stages, split_guidance
+from mmchar.measuring.optimization.execution import check_levers
 from mmchar.measuring.optimization.ladder import Levers
-from mmchar.measuring.optimization.split_guidance import split_guidance
-from mmchar.measuring.speculation import check_speculation
+from mmchar.measuring.timing import check_counts
 from mmchar.models.loading import Model, ModelSpec, build_model, check_device, get_spec, load
 from mmchar.request import Request
 from mmchar.tracing.attention import ITEM_BYTES
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import pandas as pd
-
-    from mmchar.generation.recording import Stage
-
 
 @dataclass(frozen=True)
 class Settings:
-    """How a measurement is made, as far as it can be refused beforehand."""
+    """How a measurement is made; `profiling.measure` says what each means."""
 
-    attention: str
-    levers: Levers
-    stages: Sequence[str] | None
-    whole: bool | None
+    samples: int
+    warmup: int
+    attention: str = "flash"
+    levers: Levers = field(default_factory=Levers)
+    stages: Sequence[str] | None = None
+    whole: bool | None = None
+    keep_going: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_counts(self.samples, self.warmup)
 
 
 @dataclass(frozen=True)
@@ -48,10 +57,10 @@ class Target:
     """
 
     model: Model
-    plan: "tuple[Stage, ...]"
+    plan: tuple[Stage, ...]
     asked: Mapping[str, Any]
     own: bool
-    generation: "Callable[[], Any] | None" = None
+    generation: Callable[[], Any] | None
 
 
 def named(
@@ -66,36 +75,33 @@ def named(
 ) -> Target:
     """A model of the zoo, a file or a folder, with random weights; its calls are those that were seen on ``meta``."""
     request, more = counting.split_call(inputs, call)
-    own = not isinstance(model, Model)
-    spec = model.spec if isinstance(model, Model) else get_spec(str(model), tiny=tiny)
+    built = model if isinstance(model, Model) else None
+    spec = built.spec if built else get_spec(str(model), tiny=tiny)
     full = spec.resolve(request)
-    if isinstance(model, Model):
-        device, dtype = model.device, model.dtype
+    if built:
+        device, dtype = built.device, built.dtype
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     check_device(device, dtype)
     _check(settings, device=device, dtype=dtype)
     whole = _is_whole(settings, spec) and bool(spec.pipeline.cls)
     plan = _chosen(spec.name, _planned(spec, full, more), full, settings)
-    if not isinstance(model, Model):
+    if built is None:
         kind = byte_model(settings.attention)
         table = counting.count(model, full, dtype=dtype, attention=kind, tiny=tiny, **more)
         check_shapes(settings.attention, _rows_of(table, plan), device=device)
         roles = None if whole else {stage.component for stage in plan}
         _check_memory(table, plan, roles, device=device, dtype=dtype)
-        model = load(str(model), device=device, dtype=dtype, tiny=tiny, roles=roles)
-    elif settings.attention not in ("flash", "eager", "math"):
-        check_shapes(settings.attention, _rows_of(counting.count(model, full, **more), plan), device=device)
-    generation = _zoo_generation(model, full, more) if whole else None
-    return Target(model, plan, counting.what_was_asked(model, full), own, generation)
+        ready = load(str(model), device=device, dtype=dtype, tiny=tiny, roles=roles)
+    else:
+        ready = built
+        if settings.attention not in ("flash", "eager", "math"):  # which take every shape
+            check_shapes(settings.attention, _rows_of(counting.count(built, full, **more), plan), device=device)
+    generation = _zoo_generation(ready, full, more) if whole else None
+    return Target(ready, plan, counting.what_was_asked(ready, full), built is None, generation)
 
 
 def of_object(model: Any, inputs: tuple[Any, ...], call: Mapping[str, Any], settings: Settings) -> Target:
     """A pipeline, a model with ``generate()`` or a module, on its own device; its calls are recorded there."""
-    import torch
-
-    from mmchar.generation.on_device import record_on_device
-    from mmchar.generation.subject import subject_of
-
     device, dtype = _where(model)
     _check(settings, device=device, dtype=dtype)
     if settings.levers.cfg == "split":
@@ -103,41 +109,21 @@ def of_object(model: Any, inputs: tuple[Any, ...], call: Mapping[str, Any], sett
     with torch.device(device):  # what stands for a prompt is made there
         subject = subject_of(model, inputs, call, device=device)
     with measuring(device):
-        stages = record_on_device(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes).stages
+        seen = record_on_device(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes).stages
     spec = ModelSpec(subject.name, "", 0, "an object of the user's own", {}, {}, "", {})
     wrapped = Model(spec, subject.networks, device, dtype)
-    plan = _chosen(spec.name, stages, Request(), settings)
+    plan = _chosen(spec.name, seen, Request(), settings)
     asked = {name: value for name, value in subject.asked.items() if isinstance(value, int | float | str | bool)}
     facts = {"model": spec.name, "request": asked, "dtype": dtype, "tiny": False, "params": wrapped.params}
-    return Target(wrapped, plan, facts, own=False, generation=subject.work if _is_whole(settings, spec) else None)
-
-
-def available_bytes(device: str) -> int | None:
-    """Bytes that a new model may take on the device now; None where this machine does not tell."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.mem_get_info(device)[0]
-    info = Path("/proc/meminfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024  # the file says kB and means KiB
-    with contextlib.suppress(ValueError, OSError, AttributeError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    return None
+    return Target(wrapped, plan, facts, False, subject.work if _is_whole(settings, spec) else None)
 
 
 def _where(model: Any) -> tuple[str, str]:
     """Device and number type of an object's first weight; a network without any is on the CPU, in float32."""
-    from torch import nn
-
     networks = [model] if isinstance(model, nn.Module) else getattr(model, "components", {}).values()
     weights = (weight for part in networks if isinstance(part, nn.Module) for weight in part.parameters())
     first = next(weights, None)
-    if first is None:
-        return "cpu", "float32"
-    return str(first.device), str(first.dtype).removeprefix("torch.")
+    return ("cpu", "float32") if first is None else (str(first.device), str(first.dtype).removeprefix("torch."))
 
 
 def _check(settings: Settings, *, device: str, dtype: str) -> None:
@@ -148,13 +134,7 @@ def _check(settings: Settings, *, device: str, dtype: str) -> None:
 
 
 def _is_whole(settings: Settings, spec: ModelSpec) -> bool:
-    """Whether the whole generation is timed too: where it is asked for, and always of a scaled-down model.
-
-    Raises
-    ------
-    ValueError
-        It is asked for and cannot be had.
-    """
+    """Whether the whole generation is timed too: where it is asked for, and always of a scaled-down model."""
     missing = ""
     if settings.levers.given():
         missing = "with levers, which change stages and not what runs between them"
@@ -165,22 +145,16 @@ def _is_whole(settings: Settings, spec: ModelSpec) -> bool:
     return spec.tiny and not missing if settings.whole is None else settings.whole
 
 
-def _planned(spec: ModelSpec, request: Request, more: Mapping[str, Any]) -> "tuple[Stage, ...]":
+def _planned(spec: ModelSpec, request: Request, more: Mapping[str, Any]) -> tuple[Stage, ...]:
     """The stages of a generation, as its code was seen to make them on ``meta``."""
-    from mmchar.counting.planned_stages import stages
-
     if not more:
         return stages(spec, request)
-    from mmchar.generation.on_device import PLANNED
-    from mmchar.generation.programs import subject_of_zoo
-    from mmchar.generation.run import record
-
     twin = build_model(spec, device="meta", dtype=str(PLANNED).removeprefix("torch."))
     subject = subject_of_zoo(twin, request, more)
     return record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes).stages
 
 
-def _chosen(name: str, plan: "Sequence[Stage]", request: Request, settings: Settings) -> "tuple[Stage, ...]":
+def _chosen(name: str, plan: Sequence[Stage], request: Request, settings: Settings) -> tuple[Stage, ...]:
     chosen = choose_stages(plan, settings.stages, model=name)
     if settings.levers.cfg == "split":
         chosen = split_guidance(chosen, request, model=name)
@@ -188,24 +162,20 @@ def _chosen(name: str, plan: "Sequence[Stage]", request: Request, settings: Sett
     return chosen
 
 
-def _zoo_generation(model: Model, request: Request, more: Mapping[str, Any]) -> "Callable[[], Any]":
-    import torch
-
-    from mmchar.generation.programs import subject_of_zoo
-
+def _zoo_generation(model: Model, request: Request, more: Mapping[str, Any]) -> Callable[[], Any]:
     writes = model.spec.pipeline.library == "transformers"  # schedulers want their tables on the CPU
     with torch.device(model.device if writes else "cpu"):
         return subject_of_zoo(model, request, more).work
 
 
 def _check_memory(
-    table: "pd.DataFrame", plan: "Sequence[Stage]", roles: set[str] | None, *, device: str, dtype: str
+    table: pd.DataFrame, plan: Sequence[Stage], roles: set[str] | None, *, device: str, dtype: str
 ) -> None:
     """Refuse a model that needs, as counted, more than the device has free."""
     params = table.attrs["params"].items()
     weights = sum(many for role, many in params if roles is None or role in roles) * ITEM_BYTES[dtype]
     need, free = weights + int(_rows_of(table, plan)["live_bytes"].max()), available_bytes(device)
-    if free is not None and need > free:
+    if need > free:
         smaller = "a smaller request" if table.attrs["tiny"] else "the tiny variant (--tiny), a smaller request"
         raise ValueError(
             f"{table.attrs['model']} needs {need / 1e9:.3g} GB in {dtype} (weights {weights / 1e9:.3g}), but {device} "
@@ -213,5 +183,5 @@ def _check_memory(
         )
 
 
-def _rows_of(table: "pd.DataFrame", plan: "Sequence[Stage]") -> "pd.DataFrame":
+def _rows_of(table: pd.DataFrame, plan: Sequence[Stage]) -> pd.DataFrame:
     return table[table["stage"].isin([stage.name for stage in plan])]

@@ -1,6 +1,5 @@
 """Attention over frames beside attention over the positions of a frame: which models have it, and what it costs."""
 
-import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -77,14 +76,14 @@ def temporal_readings(timed: pd.DataFrame) -> pd.DataFrame:
 
 def measure_one_stage(model: "Model", stage: Any, *, attention: str, samples: int = 3) -> pd.DataFrame:
     """The operator rows of one stage of a model on a real device, with measured time (seconds of one execution)."""
-    from mmchar.counting.operator_table import rows_frame, stage_table
-    from mmchar.measuring.profiling import attention_backend, measure_stage
+    from mmchar.measuring.optimization.backends import attention_backend
+    from mmchar.measuring.stage_runs import measure_stage
+    from mmchar.measuring.target import Settings
 
     with attention_backend(attention):
-        timed, profiles = measure_stage(model, stage, samples=samples, warmup=1)
-    times = [statistics.median(each) for each in zip(*(one.time_s for one in profiles), strict=True)]
-    table = stage_table(rows_frame(profiles[0].rows), model, stage).assign(time_s=times, time_kind="measured")
-    table.attrs = {"median_s": timed.median_s, "samples": list(timed.samples_s), "attention": attention}
+        table, facts = measure_stage(model, stage, Settings(samples, 1, attention))
+    table = table[table["module_type"] != ""].drop(columns="ran")  # without what no operator of the model explains
+    table.attrs = {"median_s": facts["median_s"], "samples": facts["samples"], "attention": attention}
     return table
 
 
@@ -120,7 +119,7 @@ def _measure_core(shape: tuple[int, ...], samples: int) -> "list[Measurement]":
     import torch
     from torch.nn.functional import scaled_dot_product_attention as attend
 
-    from mmchar.measuring.profiling import attention_backend
+    from mmchar.measuring.optimization.backends import attention_backend
     from mmchar.measuring.timing import measure_time
 
     batch, heads, q_len, kv_len, head_dim = shape

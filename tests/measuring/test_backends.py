@@ -107,7 +107,7 @@ def package(monkeypatch):
 
 
 def test_the_package_answers_every_attention_call_and_is_traced_as_one(package):
-    from mmchar.measuring.timing import profile_once
+    from mmchar.measuring.operator_times import profile_once
 
     q, k = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8)
     module = torch.nn.Identity()

@@ -15,20 +15,19 @@ import mmchar
 from mmchar.counting.planned_stages import stages
 from mmchar.generation.structure import tensors
 from mmchar.measuring.kernels import Kernel
+from mmchar.measuring.operator_times import kernel_profiles
 from mmchar.measuring.optimization import cuda_graphs, execution
+from mmchar.measuring.optimization.chosen_stages import choose_stages, split_guidance
 from mmchar.measuring.optimization.execution import (
     apply_levers,
     check_levers,
-    choose_stages,
     preparer,
     repeated_blocks,
     with_values,
 )
 from mmchar.measuring.optimization.ladder import Levers
-from mmchar.measuring.optimization.split_guidance import split_guidance
 from mmchar.measuring.optimization.static_cache import make_static, rewind
 from mmchar.measuring.speculation import find_layers, skipped, time_per_token_s, tokens_per_round
-from mmchar.measuring.stage_facts import kernel_profiles
 from mmchar.measuring.stage_runs import middle_step
 from mmchar.models.loading import get_spec, load
 from mmchar.request import Request
@@ -156,12 +155,16 @@ def test_a_static_cache_gives_the_same_token_and_can_be_rewound(name):
     model = load(name, tiny=True, device="cpu", dtype="float32")
     stage = stage_of(model, "decode")
     want = eager_output(model, stage)
-    ready = execution._ready(model, stage)
-    assert make_static(ready.held, room=7, growing=ready.growing) > 0
-    torch.testing.assert_close(output(ready.work), want, rtol=1e-4, atol=1e-4)
-    second = output(ready.work)  # one token further
-    rewind(ready.held)
-    torch.testing.assert_close(output(ready.work), want, rtol=1e-4, atol=1e-4)
+    args, kwargs = held = stage.call.copied()
+    assert make_static(held, room=7, growing=stage.growth.layers) > 0
+
+    def work():
+        return stage.called(model.components[stage.component])(*args, **kwargs)
+
+    torch.testing.assert_close(output(work), want, rtol=1e-4, atol=1e-4)
+    second = output(work)  # one token further
+    rewind(held)
+    torch.testing.assert_close(output(work), want, rtol=1e-4, atol=1e-4)
     if name == "llama-2-7b":
         assert not torch.equal(second, want), "one more token is in the cache"
 

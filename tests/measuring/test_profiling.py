@@ -15,10 +15,14 @@ import mmchar
 from mmchar.counting.planned_stages import stages
 from mmchar.generation.on_device import realized
 from mmchar.measuring import profiling, stage_runs, target
+from mmchar.measuring.machine import available_bytes
+from mmchar.measuring.operator_times import Profile
+from mmchar.measuring.optimization.backends import attention_backend
 from mmchar.measuring.optimization.ladder import Levers
-from mmchar.measuring.profiling import attention_backend, measure, measure_stage, summarize_measured
-from mmchar.measuring.stage_facts import stage_facts
-from mmchar.measuring.timing import Measurement, Profile
+from mmchar.measuring.profiling import measure, summarize_measured
+from mmchar.measuring.stage_runs import measure_stage, stage_facts
+from mmchar.measuring.target import Settings
+from mmchar.measuring.timing import Measurement
 from mmchar.models.loading import Model, get_spec, load
 from mmchar.tables import read_table, write_table
 
@@ -135,7 +139,7 @@ def test_two_texts_that_are_decoded_in_turn_have_one_middle_length():
     stage = SimpleNamespace(grows=True, repeats=8, call=None, growth=SimpleNamespace(dims=lengths))
     # by length 22 22 23 23 24 24 25 25: the fifth is 24 long, which is the call of index 2, and 4 are shorter
     assert (stage_runs.middle_step(stage), stage_runs._middle(stage)) == (2, (2, 4))
-    assert stage_runs.middle_step(SimpleNamespace(grows=False)) == 0
+    assert stage_runs.middle_step(SimpleNamespace(growth=None)) == 0
 
 
 def test_what_was_measured_and_how_is_kept_with_the_table(tables):
@@ -172,24 +176,29 @@ def test_summary_adds_up(tables):
     assert "random weights" in summary["note"] and summary["generation"] is None
 
 
+def facts_of(timed, *profiles, **found):
+    nothing = {"idle_share": None, "idle": None, "memory": None, "energy_j": None, "doubts": []}
+    return stage_facts(timed, list(profiles), {**nothing, **found}, "flash")
+
+
 def test_numbers_not_to_be_trusted_are_named():
     rows = [SimpleNamespace()]
     steady = Measurement((1.0, 1.0, 1.0), 1, "cpu", "small denoise")
     profile = Profile(rows, [1.1], [0], [""], other_s=0.05, span_s=3.0, free_s=0.1)
-    assert stage_facts(steady, [profile])["doubts"] == []
+    assert facts_of(steady, profile)["doubts"] == []
     # 1.1 s in rows and 0.1 s in free operators are known, 0.05 s are not; a run of 1 s
-    assert stage_facts(steady, [profile])["coverage"] == pytest.approx({"of_operators": 1.2 / 1.25, "of_run": 1.2})
+    assert facts_of(steady, profile)["coverage"] == pytest.approx({"of_operators": 1.2 / 1.25, "of_run": 1.2})
     slowed = Profile(rows, [4.0], [0], [""], other_s=0.1, span_s=9.0)
-    (line,) = stage_facts(steady, [slowed])["doubts"]
+    (line,) = facts_of(steady, slowed)["doubts"]
     assert "small denoise: its operators took 4.0x" in line
     uneven = Measurement((1.0, 2.0, 3.0), 1, "cpu", "small denoise")
-    (line,) = stage_facts(uneven, [profile])["doubts"]
+    (line,) = facts_of(uneven, profile)["doubts"]
     assert "WARNING: IQR/median is 50%" in line
     unknown = Profile(rows, [0.8], [0], [""], other_s=0.2, span_s=3.0)
-    (line,) = stage_facts(steady, [unknown])["doubts"]
+    (line,) = facts_of(steady, unknown)["doubts"]
     assert "only 80% of its operators' time could be attributed" in line
     idle = {"share": 0.4, "launch_bound": True}
-    (line,) = stage_facts(steady, [profile], {"idle": idle})["doubts"]
+    (line,) = facts_of(steady, profile, idle=idle)["doubts"]
     assert "launch bound, the GPU is idle for 40%" in line
 
 
@@ -197,7 +206,7 @@ def test_one_interrupted_pass_of_three_does_not_change_the_coverage():
     steady = Measurement((1.0, 1.0, 1.0), 1, "cpu", "small decode")
     quiet = [Profile([], [1.0], [0], [""], other_s=0.01, span_s=3.0) for _ in range(2)]
     interrupted = Profile([], [1.0], [0], [""], other_s=2.0, span_s=5.0)
-    assert stage_facts(steady, [*quiet, interrupted])["coverage"]["of_operators"] == pytest.approx(1.0 / 1.01)
+    assert facts_of(steady, *quiet, interrupted)["coverage"]["of_operators"] == pytest.approx(1.0 / 1.01)
     assert stage_runs._passes(Measurement((0.001,), 0, "cpu")) == 3, "short work is profiled thrice, whatever is asked"
     assert stage_runs._passes(Measurement((20.0,), 0, "cpu")) == 1
 
@@ -250,7 +259,7 @@ def test_a_model_too_big_for_memory_is_refused_before_it_is_built(monkeypatch):
 
 
 def test_available_memory_is_known_here():
-    assert profiling.available_bytes("cpu") > 0
+    assert available_bytes("cpu") > 0
 
 
 class OddAttention(nn.Module):
@@ -287,7 +296,7 @@ def test_a_stage_that_fails_is_named_with_its_sizes(specs):
     # twice the batch for guidance; 24 x 16 pixels are 12 x 8 of a latent; 7 tokens of width 24
     says = r"failed on cpu in float32 \(0 \(2, 4, 12, 8\), 1 \(\), encoder_hidden_states \(2, 7, 24\)\): sizes do not"
     with attention_backend("flash"), pytest.raises(ValueError, match=says):
-        measure_stage(model, stage, samples=1, warmup=0)
+        measure_stage(model, stage, Settings(1, 0))
 
 
 def test_a_stage_that_fails_leaves_the_others_where_that_is_asked_for(monkeypatch):
@@ -311,12 +320,12 @@ def test_what_a_gpu_profiler_fails_at_costs_no_timing(monkeypatch):
     own = stage_runs._profile
     with pytest.raises(ValueError, match="saw no GPU kernel"):
         monkeypatch.setattr(stage_runs, "_profile", lost)
-        stage_runs.measure_fully(model, stage, Levers(), "flash", 2, 0, None)
+        measure_stage(model, stage, Settings(2, 0))
     model, timed = replace(model, device="cuda"), Measurement((0.5, 0.5), 0, "cuda", "llama prefill")
     monkeypatch.setattr(stage_runs, "preparer", lambda *_given: None)
     idle = {"idle_share": None, "idle": None, "memory": None, "energy_j": None, "doubts": ["idle time is not known"]}
-    monkeypatch.setattr(stage_runs, "run_extras", lambda *_given, **_more: idle)
-    table, facts = stage_runs.measure_fully(model, stage, Levers(), "flash", 2, 0, None, timed)
+    monkeypatch.setattr(stage_runs, "_extras", lambda *_given, **_more: dict(idle))
+    table, facts = measure_stage(model, stage, Settings(2, 0), None, timed)
     assert list(zip(table["op"], table["category"], table["time_s"], strict=True)) == [
         ("unattributed kernels", "Uncounted", 0.5)
     ]
@@ -333,7 +342,7 @@ def test_what_a_gpu_profiler_fails_at_costs_no_timing(monkeypatch):
         return own(on_cpu, stage, lambda: prompt.work(on_cpu.components["lm"]), Levers(), 1)
 
     monkeypatch.setattr(stage_runs, "_profile", no_kernel_at_first)
-    table, facts = stage_runs.measure_fully(model, stage, Levers(), "flash", 2, 0, None, timed)
+    table, facts = measure_stage(model, stage, Settings(2, 0), None, timed)
     assert not [line for line in facts["doubts"] if "not profiled" in line], "tried again with the math path"
 
 
@@ -344,12 +353,14 @@ def test_energy_is_read_over_executions_that_each_find_an_empty_cache():
         lambda _module, _args, kwargs: lengths.append(kwargs["past_key_values"].get_seq_length()), with_kwargs=True
     )
     plan = {stage.name: stage for stage in stages(model.spec)}
-    _, facts = stage_runs.measure_fully(
-        model, plan["prefill"], Levers(), "flash", 2, 0, lambda: next(joules), Measurement((0.4, 0.4), 0, "cpu")
+    _, facts = measure_stage(
+        model, plan["prefill"], Settings(2, 0), lambda: next(joules), Measurement((0.4, 0.4), 0, "cpu")
     )
     assert facts["energy_j"] == 2.0  # 6 J of as many executions of 0.4 s as take a second: 3
     assert lengths == [0] * len(lengths)
-    assert not stage_runs._fills(plan["decode"]), "a step's cache may grow meanwhile"
+    lengths.clear()
+    measure_stage(model, plan["decode"], Settings(2, 0), lambda: 0.0, Measurement((0.4, 0.4), 0, "cpu"))
+    assert lengths[-1] > lengths[-2], "a step's cache may grow meanwhile"
 
 
 def test_only_the_networks_of_the_stages_are_built():

@@ -8,7 +8,9 @@ import torch
 from torch.autograd import DeviceType
 
 from mmchar.measuring import timing
-from mmchar.measuring.timing import Measurement, cpu_time, gpu_time, measure_time
+from mmchar.measuring.operator_times import cpu_profile, gpu_profile
+from mmchar.measuring.timing import Measurement, measure_time
+from mmchar.tracing.trace import Row
 
 
 class Clock:
@@ -65,12 +67,6 @@ def test_one_sample_has_no_spread():
     assert one.median_s == 0.5
     assert math.isnan(one.iqr_s)
     assert math.isnan(one.spread)
-
-
-@pytest.mark.parametrize("samples", [(), (1.0, -0.1), (float("nan"),), (float("inf"),)])
-def test_samples_that_are_no_seconds_are_refused(samples):
-    with pytest.raises(ValueError, match="sample"):
-        Measurement(samples, warmup=0, device="cpu")
 
 
 def test_only_the_work_is_timed_and_every_execution_is_prepared_anew(clock):
@@ -141,6 +137,9 @@ def test_on_a_gpu_events_enclose_the_work_on_an_idle_device(monkeypatch):
     assert (got.samples_s, got.device) == ((1.5,), "cuda:1")
 
 
+ROWS = [Row("", "Linear", "linear", "Linear"), Row("", "Attention", "scaled_dot_product_attention", "Attention")]
+
+
 def event(name, us=0.0, children=(), kernels=(), device=DeviceType.CPU):
     """A profiler event as torch gives it, with only what is read."""
     made = SimpleNamespace(name=name, device_type=device, cpu_children=list(children), cpu_parent=None)
@@ -168,10 +167,10 @@ def test_cpu_time_is_that_of_the_operators_and_not_of_the_range_around_them():
     view = event("aten::view", 30, [event("PythonDispatchMode", 25, [event("aten::view", 5)])])
     returned = event("aten::to", 20, [event("PythonDispatchMode", 15)])  # nothing ran: its input came back
     unseen = event("aten::mul", 11, [event("aten::to", 3)])  # no mode caught it
-    time_s, ran, free_s, unseen_s = cpu_time(everything(caught, caught_again, core, view, returned, unseen), 2)
-    assert time_s == pytest.approx([40e-6, 150e-6])  # 80 + 70 of two calls
-    assert ran == ["flash", ""]
-    assert (free_s, unseen_s) == (pytest.approx(5e-6), pytest.approx(11e-6))
+    found = cpu_profile(ROWS, everything(caught, caught_again, core, view, returned, unseen), 1.0)
+    assert found.time_s == pytest.approx([40e-6, 150e-6])  # 80 + 70 of two calls
+    assert (found.ran, found.kernels, found.span_s) == (["flash", ""], [0, 0], 1.0)
+    assert (found.free_s, found.other_s) == (pytest.approx(5e-6), pytest.approx(11e-6))
 
 
 def test_gpu_time_is_that_of_the_kernels_launched_inside_a_range():
@@ -183,21 +182,21 @@ def test_gpu_time_is_that_of_the_kernels_launched_inside_a_range():
     on_gpu = [("gemm", 50), ("splitK", 10), ("triton", 5), ("flash_fwd", 30), ("Memcpy DtoH", 2), ("mmchar#0", 61)]
     on_gpu += [("at::cuda::(anonymous namespace)::spin_kernel(long)", 1)] * 3  # what a session starts with
     events = everything(linear, core, loose) + [event(name, us, device=DeviceType.CUDA) for name, us in on_gpu]
-    time_s, kernels, ran, other_s, others = gpu_time(events, 2)
-    assert time_s == pytest.approx([65e-6, 30e-6])
-    assert (kernels, ran) == ([3, 1], ["", "flash"])
-    assert (other_s, others) == (pytest.approx(2e-6), 1)
+    found = gpu_profile(ROWS, events, 1.0)
+    assert found.time_s == pytest.approx([65e-6, 30e-6])
+    assert (found.kernels, found.ran, found.span_s) == ([3, 1], ["", "flash"], 1.0)
+    assert (found.other_s, found.other_kernels) == (pytest.approx(2e-6), 1)
 
 
 def test_a_gpu_profile_without_kernels_is_an_error():
     with pytest.raises(RuntimeError, match="no GPU kernel"):
-        gpu_time([event("mmchar#0", 10, [event("aten::mm", 5)])], 1)
+        gpu_profile(ROWS[:1], [event("mmchar#0", 10, [event("aten::mm", 5)])], 1.0)
 
 
 def test_a_gpu_profile_that_lost_its_head_is_an_error():
     row = event("mmchar#0", 10, [event("aten::mm", 5, kernels=[("gemm", 50.0)])])
     with pytest.raises(RuntimeError, match="lost the first GPU kernels"):
-        gpu_time([*everything(row), event("gemm", 50, device=DeviceType.CUDA)], 1)
+        gpu_profile(ROWS[:1], [*everything(row), event("gemm", 50, device=DeviceType.CUDA)], 1.0)
 
 
 @pytest.mark.gpu

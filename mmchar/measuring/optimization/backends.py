@@ -4,6 +4,7 @@ Asking for one is a demand: it runs, or the measurement is refused before anythi
 default, may leave a call to another kernel, because few models have none that flash refuses; rows and doubts say where.
 """
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -18,13 +19,7 @@ _DTYPES = {"flash-attn": ("bfloat16", "float16"), "cudnn": ("bfloat16", "float16
 
 
 def check_backend(attention: str, *, device: str, dtype: str) -> None:
-    """Refuse an attention backend that is unknown, or that this device, dtype or environment cannot run.
-
-    Raises
-    ------
-    ValueError
-        With what was asked for and what is possible.
-    """
+    """Refuse an attention backend that is unknown, or that this device, dtype or environment cannot run."""
     if attention not in MEASURED:
         raise ValueError(f"unknown attention {attention!r}; choose one of {', '.join(MEASURED)}")
     if device.startswith("cpu") and attention not in ON_CPU:
@@ -37,13 +32,7 @@ def check_backend(attention: str, *, device: str, dtype: str) -> None:
 
 
 def check_shapes(attention: str, table: "pd.DataFrame", *, device: str) -> None:
-    """Refuse a backend that cannot take an attention call of a counted table; ``flash`` and the math paths take all.
-
-    Raises
-    ------
-    ValueError
-        With the first call that it cannot take, in whole numbers, and what to do.
-    """
+    """Refuse a backend that cannot take an attention call of a counted table; ``flash`` and the math paths take all."""
     if attention not in ("mem-efficient", "cudnn", "flash-attn"):
         return
     sites = ["stage", "batch", "heads", "q_len", "kv_len", "head_dim", "dtype"]
@@ -65,16 +54,13 @@ def _takes(attention: str, site: dict[str, Any], device: str) -> bool:
     from torch.backends import cuda
 
     takes = {"mem-efficient": cuda.can_use_efficient_attention, "cudnn": cuda.can_use_cudnn_attention}[attention]
-    dtype = getattr(torch, site["dtype"])
-    lengths = (site["q_len"], site["kv_len"], site["kv_len"])
+    empty = functools.partial(torch.empty, dtype=getattr(torch, site["dtype"]), device=device)
     # [b, q, h, d] in memory, as models leave it after their projections
     q, k, v = (
-        torch.empty(site["batch"], length, site["heads"], site["head_dim"], dtype=dtype, device=device).transpose(1, 2)
-        for length in lengths
+        empty(site["batch"], length, site["heads"], site["head_dim"]).transpose(1, 2)
+        for length in (site["q_len"], site["kv_len"], site["kv_len"])
     )
-    mask = None
-    if site["masked"]:
-        mask = torch.empty(1, 1, 1, site["kv_len"], dtype=dtype, device=device).expand(*q.shape[:3], -1)
+    mask = empty(1, 1, 1, site["kv_len"]).expand(*q.shape[:3], -1) if site["masked"] else None
     return bool(takes(cuda.SDPAParams(q, k, v, mask, 0.0, False, False)))
 
 
@@ -97,12 +83,12 @@ def attention_backend(attention: str) -> Iterator[None]:
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(attention == "eager")  # the CPU obeys it too
     try:
         if attention == "flash-attn":
-            from mmchar.measuring.optimization.flash_attn import use_flash_attn
+            from mmchar.measuring.optimization.flash_attn import FlashAttn
 
-            with use_flash_attn():
-                yield
-            return
-        with sdpa_kernel(allowed.get(attention, [SDPBackend.MATH])):
+            answers: Any = FlashAttn()
+        else:
+            answers = sdpa_kernel(allowed.get(attention, [SDPBackend.MATH]))
+        with answers:
             yield
     finally:
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)

@@ -4,30 +4,25 @@
 """
 
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
-from mmchar.models.loading import Model
+import torch
 
-Work = Callable[[], Any]
+from mmchar.measuring.timing import Work
+from mmchar.models.specs import Model
+
 SETTLE = 3  # untimed executions that a compiler and a graph capture want before the first sample
 
 
 def capture(work: Work, rewind: Work, device: str) -> Work:
     """A replay of one execution, captured as a CUDA graph.
 
-    It is rehearsed first, because a capture that breaks off leaves the allocator of this process in it.
-
-    Raises
-    ------
-    RuntimeError
-        The execution waits for the GPU, which no graph can hold; with what it does so for and where.
+    It is rehearsed first, because a capture that breaks off leaves the allocator of this process in it. An execution
+    that waits for the GPU, which no graph can hold, is a RuntimeError that says where it does so.
     """
-    import torch
-
     with torch.cuda.device(device), torch.inference_mode():
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -50,23 +45,17 @@ def capture(work: Work, rewind: Work, device: str) -> Work:
     return lambda: (graph.replay(), kept[0], read)[1]
 
 
-@contextmanager
-def as_captured() -> Iterator[None]:
+def as_captured() -> AbstractContextManager:
     """What libraries leave out of a capture (transformers: reading masks) is left out of its warm-up too.
 
     A compiler's trace leaves it out by itself, and would be guarded by this patch.
     """
-    import torch
-
-    with patch.object(torch.cuda, "is_current_stream_capturing", lambda: True):
-        yield
+    return patch.object(torch.cuda, "is_current_stream_capturing", lambda: True)
 
 
 @contextmanager
 def _no_waiting() -> Iterator[None]:
     """An operator that waits for the GPU is an error, which says where it was called from."""
-    import torch
-
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -81,8 +70,6 @@ def _no_waiting() -> Iterator[None]:
 
 def _place(error: BaseException) -> str:
     """File and line of the library's or our own code, not PyTorch's, that an error comes from."""
-    import torch
-
     frames, inside = traceback.extract_tb(error.__traceback__), str(Path(torch.__file__).parent)
     outside = [frame for frame in frames if not frame.filename.startswith(inside)] or frames
     return f"{Path(outside[-1].filename).name}, line {outside[-1].lineno}"
@@ -93,8 +80,6 @@ def keep_indices(model: Model) -> None:
 
     No graph can hold that copy. The mapping is the only thing of a model given that changes, and says the same.
     """
-    import torch
-
     for module in model.components.values():
         mapping = getattr(getattr(module, "model", None), "vocabulary_mapping", None)
         if mapping is not None and isinstance(mapping.image_tokens, list):  # a cached property

@@ -6,22 +6,24 @@ counted: nothing is left out silently.
 
 import copy
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import nn
+
+from mmchar.generation import parts
+from mmchar.generation.on_device import realized
+from mmchar.generation.recording import Stage
 from mmchar.measuring.optimization.cuda_graphs import SETTLE, as_captured, capture, keep_indices
 from mmchar.measuring.optimization.ladder import Levers
-from mmchar.models.loading import Model
+from mmchar.measuring.optimization.static_cache import make_static, rewind
+from mmchar.measuring.timing import Work
+from mmchar.models.specs import Model
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from mmchar.generation.recording import Stage
-
-Work = Callable[[], Any]
 _QUANTIZERS = {
     "int8-weight-only": "Int8WeightOnlyConfig",
     "int8-dynamic": "Int8DynamicActivationInt8WeightConfig",
@@ -33,94 +35,57 @@ _MULTIPLE = 16  # torch._scaled_mm takes fp8 matrices whose sides are multiples 
 
 
 def check_levers(levers: Levers, *, device: str) -> None:
-    """Refuse levers that this machine cannot pull, before a model is built.
-
-    Raises
-    ------
-    ValueError
-        With the lever, what it needs, and what is possible instead.
-    """
+    """Refuse levers that this machine cannot pull, before a model is built, with what is possible instead."""
     on_gpu = device.startswith("cuda")
     if levers.on_graphs and not on_gpu:
         raise ValueError(f"execution {levers.execution!r} needs an NVIDIA GPU; on a cpu use eager or compiled")
-    if levers.quantization == "none":
-        return
-    if find_spec("torchao") is None:
-        raise ValueError(f"quantization {levers.quantization!r} needs torchao: pip install 'mmchar[quantize]'")
-    if levers.quantization == "fp8-dynamic":
-        import torch
-
-        if not on_gpu or torch.cuda.get_device_capability(device) < _FP8_PRODUCTS:
-            raise ValueError(
-                "quantization 'fp8-dynamic' needs a GPU of compute capability 8.9 or newer; use int8-dynamic"
-            )
+    scheme = levers.quantization
+    if scheme != "none" and find_spec("torchao") is None:
+        raise ValueError(f"quantization {scheme!r} needs torchao: pip install 'mmchar[quantize]'")
+    if scheme == "fp8-dynamic" and not (on_gpu and torch.cuda.get_device_capability(device) >= _FP8_PRODUCTS):
+        raise ValueError("quantization 'fp8-dynamic' needs a GPU of compute capability 8.9 or newer; use int8-dynamic")
 
 
-def choose_stages(plan: "Sequence[Stage]", names: Sequence[str] | None, *, model: str) -> "tuple[Stage, ...]":
-    """The stages of a plan that are asked for by name, in the plan's order; all where none is named."""
-    if names is None:
-        return tuple(plan)
-    have = [stage.name for stage in plan]
-    for name in names:
-        if name not in have:
-            raise ValueError(f"{model} has no stage {name!r} for this request; it has {', '.join(have)}")
-    return tuple(stage for stage in plan if stage.name in names)
-
-
-def apply_levers(model: Model, levers: Levers, plan: "Sequence[Stage]", *, own: bool) -> tuple[Model, dict[str, Any]]:
+def apply_levers(model: Model, levers: Levers, plan: Sequence[Stage], *, own: bool) -> tuple[Model, dict[str, Any]]:
     """The model with the levers pulled that change its networks, and by network what was changed, in counts.
 
-    Parameters
-    ----------
-    plan : sequence of Stage
-        What will be measured; networks that no stage runs stay as they are.
-    own : bool
-        Whether the model may be changed in place; otherwise the networks are copied first.
-
-    Raises
-    ------
-    ValueError
-        A lever that finds nothing to change in any network.
+    Networks that no stage of the plan runs stay as they are. The others are changed in place if they are our ``own``,
+    else they are copied first. A lever that finds nothing to change in any of them is a ValueError.
     """
-    changes: dict[str, Callable[[nn.Module], int]] = {}
-    if levers.channels_last:
-        changes["channels_last"] = _channels_last
-    if levers.fused_qkv:
-        changes["fused_qkv"] = _fuse_qkv
-    if levers.quantization != "none":
-        changes["quantized"] = lambda module: _quantize(module, levers.quantization)
-    if levers.execution == "compiled":
-        changes["compiled_blocks"] = _compile_blocks
     if levers.on_graphs:
         keep_indices(model)
+    changes = list(_changes(levers))
     if not changes:
         return model, {}
     roles = list(dict.fromkeys(stage.component for stage in plan))
     denoisers = {stage.component for stage in plan if stage.name.startswith(("denoise", "parallel_decode"))}
-    parts = dict(model.components)
+    networks = dict(model.components)
     if not own:
-        parts |= {role: copy.deepcopy(parts[role]) for role in roles}
+        networks |= {role: copy.deepcopy(networks[role]) for role in roles}
     done: dict[str, Any] = {role: {} for role in roles}
-    for name, change in changes.items():
+    for name, change, lacking in changes:
         for role in roles:
-            done[role][name] = change(parts[role]) if name != "fused_qkv" or role in denoisers else 0
+            done[role][name] = change(networks[role]) if name != "fused_qkv" or role in denoisers else 0
         if not any(done[role][name] for role in roles):
-            raise ValueError(f"{name} is not possible: {_NOTHING[name]} in {', '.join(roles)} of {model.spec.name}")
-    return replace(model, components=parts), done
+            raise ValueError(f"{name} is not possible: {lacking} in {', '.join(roles)} of {model.spec.name}")
+    return replace(model, components=networks), done
 
 
-_NOTHING = {
-    "channels_last": "there is no 2-D convolution",
-    "fused_qkv": "there is no denoiser whose projections the library can fuse",
-    "quantized": "there is no linear layer whose sides are multiples of 16",
-    "compiled_blocks": "the library names no repeated block",
-}
+def _changes(levers: Levers) -> Iterator[tuple[str, Callable[[nn.Module], int], str]]:
+    """What the levers change in a network: under which name it is counted, how, and why there may be nothing to it."""
+    if levers.channels_last:
+        yield "channels_last", _channels_last, "there is no 2-D convolution"
+    if levers.fused_qkv:
+        yield "fused_qkv", _fuse_qkv, "there is no denoiser whose projections the library can fuse"
+    if levers.quantization != "none":
+        quantize = functools.partial(_quantize, scheme=levers.quantization)
+        yield "quantized", quantize, "there is no linear layer whose sides are multiples of 16"
+    if levers.execution == "compiled":
+        yield "compiled_blocks", _compile_blocks, "the library names no repeated block"
 
 
-def _channels_last(module: "nn.Module") -> int:
-    import torch
-
-    convolutions = [each for each in module.modules() if isinstance(each, torch.nn.Conv2d)]
+def _channels_last(module: nn.Module) -> int:
+    convolutions = [each for each in module.modules() if isinstance(each, nn.Conv2d)]
     for each in convolutions:
         each.to(memory_format=torch.channels_last)  # their outputs follow the weights
     return len(convolutions)
@@ -136,12 +101,11 @@ def _fuse_qkv(module: Any) -> int:
     return sum(bool(getattr(each, "fused_projections", False)) for each in module.modules())
 
 
-def _quantize(module: "nn.Module", scheme: str) -> int:
-    import torch
+def _quantize(module: nn.Module, scheme: str) -> int:
     import torchao.quantization as torchao
 
-    def fits(layer: "nn.Module", _name: str) -> bool:
-        if not isinstance(layer, torch.nn.Linear):
+    def fits(layer: nn.Module, _name: str) -> bool:
+        if not isinstance(layer, nn.Linear):
             return False
         return layer.in_features % _MULTIPLE == 0 and layer.out_features % _MULTIPLE == 0
 
@@ -152,7 +116,7 @@ def _quantize(module: "nn.Module", scheme: str) -> int:
     return many
 
 
-def repeated_blocks(module: "nn.Module") -> "list[nn.Module]":
+def repeated_blocks(module: nn.Module) -> list[nn.Module]:
     """The blocks that a network repeats, outermost only, as its library names their classes.
 
     diffusers: ``_repeated_blocks``, which ``compile_repeated_blocks`` reads; where there are none, and in transformers,
@@ -170,99 +134,58 @@ def repeated_blocks(module: "nn.Module") -> "list[nn.Module]":
     return found
 
 
-def _compile_blocks(module: "nn.Module") -> int:
+def _compile_blocks(module: nn.Module) -> int:
     blocks = repeated_blocks(module)
     for block in blocks:
         block.compile(dynamic=False)
     return len(blocks)
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """One execution: the arguments that it holds, the work, and what the work runs in that is no part of it."""
-
-    held: Any
-    work: Work
-    around: Callable[[Work], Work] = lambda work: work
-    growing: Collection[int] | None = None
-    before: Any = None
-
-
-def _ready(model: Model, stage: "Stage") -> _Ready:
-    """An execution of a stage whose arguments have values, with caches of its own."""
-    from mmchar.generation import parts
-
-    network = model.components[stage.component]
-    args, kwargs = held = stage.call.copied()
-    run, growth = stage.called(network), stage.growth
-    return _Ready(
-        held,
-        lambda: run(*args, **kwargs),
-        lambda work: parts.answered(network, stage.inner, work),
-        growth.layers if growth else None,
-        (stage.call.args, dict(stage.call.kwargs)),
-    )
-
-
-def with_values(model: Model, stage: "Stage") -> "Stage":
+def with_values(model: Model, stage: Stage) -> Stage:
     """A stage whose arguments have values on the model's device."""
-    from mmchar.generation.on_device import realized
-
     return realized(stage, model.components[stage.component], device=model.device, dtype=model.dtype)
 
 
-def preparer(model: Model, stage: "Stage", levers: Levers) -> Callable[[], Work]:
+def preparer(model: Model, stage: Stage, levers: Levers) -> Callable[[], Work]:
     """A function that makes one execution of a stage ready to run, with its inputs, as the levers say.
 
     Compiled and captured executions keep their KV cache, if they have one, in a static one of the stage's full length.
     A captured execution is captured once; its inputs are always the same.
     """
-    from mmchar.measuring.optimization.static_cache import make_static, rewind
-
+    network = model.components[stage.component]
     made = functools.cache(lambda: with_values(model, stage))
 
-    def eager() -> _Ready:
-        ready = _ready(model, made())
-        if levers.compiles or levers.on_graphs:
-            make_static(ready.held, room=stage.repeats + SETTLE + 1, growing=ready.growing)
-        return ready
+    def ready() -> tuple[Any, Work]:
+        """The arguments of one execution, with caches of its own, and the work that runs it."""
+        one = made()
+        args, kwargs = held = one.call.copied()
+        if levers.settles:
+            make_static(held, room=one.repeats + SETTLE + 1, growing=one.growth.layers if one.growth else None)
+        run = one.called(network)
 
-    def prepared() -> Work:
-        ready = eager()
-        return ready.around(ready.work)
+        def work() -> Any:
+            return run(*args, **kwargs)
 
-    if levers.execution in ("eager", "compiled"):
-        return prepared
-    import torch
+        whole = levers.execution in ("compiled-full", "compiled-graphs")
+        return held, parts.answered(network, one.inner, torch.compile(work, dynamic=False) if whole else work)
 
-    def compiled() -> Work:
-        ready = eager()
-        return ready.around(torch.compile(ready.work, dynamic=False))
+    @functools.cache
+    def captured() -> tuple[Work, Work]:
+        """What is replayed, and how its cache is rewound."""
+        call, (held, work) = made().call, ready()
 
-    if levers.execution == "compiled-full":
-        return compiled
-    captured: list[tuple[Work, Work]] = []  # what is replayed, and how its cache is rewound
+        def back() -> Any:
+            return rewind(held, (call.args, dict(call.kwargs)))
+
+        with nullcontext() if levers.compiles else as_captured():
+            return capture(work, back, model.device), back
 
     def replayed() -> Work:
-        if not captured:
-            ready = eager()
-
-            def back() -> Any:
-                return rewind(ready.held, ready.before)
-
-            run = ready.around(torch.compile(ready.work, dynamic=False) if levers.compiles else ready.work)
-            with nullcontext() if levers.compiles else as_captured():
-                captured.append((capture(run, back, model.device), back))
-        replay, back = captured[0]
+        replay, back = captured()
         back()
         return replay
 
-    return replayed
-
-
-def settle(levers: Levers, warmup: int) -> int:
-    """Untimed executions before the first sample: those asked for, and more where something is compiled or captured."""
-    return max(warmup, SETTLE) if levers.compiles or levers.on_graphs else warmup
+    return replayed if levers.on_graphs else lambda: ready()[1]
 
 
 @contextmanager
@@ -272,7 +195,6 @@ def compiling(levers: Levers) -> Iterator[dict[str, int]]:
     if not levers.compiles:
         yield counts
         return
-    import torch
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
@@ -302,8 +224,3 @@ def _inductor_settings(levers: Levers) -> Any:
         tuned = ("coordinate_descent_tuning", "coordinate_descent_check_all_directions", "force_fuse_int_mm_with_mul")
         settings |= dict.fromkeys(tuned, True)
     return inductor.patch(settings)
-
-
-def by_kernel_name(levers: Levers) -> bool:
-    """Whether time can only be told by kernel: compiled, captured and quantized executions run no eager operators."""
-    return levers.execution != "eager" or levers.quantization != "none"

@@ -4,8 +4,6 @@ A function mode answers ``scaled_dot_product_attention`` with an operator of our
 arguments: the tracer sees one attention core with its lengths, and ``torch.compile`` an operator that it need not open.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,18 +34,14 @@ def _(q: Tensor, k: Tensor, v: Tensor, *_more: Any) -> Tensor:
     return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]).transpose(1, 2)
 
 
-class _Replace(TorchFunctionMode):
+class FlashAttn(TorchFunctionMode):
+    """Every attention call of PyTorch answered by the flash-attn package."""
+
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """The package's answer to an attention call, PyTorch's to any other."""
         kwargs = dict(kwargs or {})
         if func is not torch.nn.functional.scaled_dot_product_attention:
             return func(*args, **kwargs)
         kwargs.pop("enable_gqa", None)  # the package repeats keys and values by itself
         names = {"query": "q", "key": "k", "value": "v", "attn_mask": "mask", "dropout_p": "dropout"}
         return _attend(*args, **{names.get(name, name): value for name, value in kwargs.items()})
-
-
-@contextmanager
-def use_flash_attn() -> Iterator[None]:
-    """Every attention call of PyTorch answered by the flash-attn package."""
-    with _Replace():
-        yield

@@ -4,9 +4,10 @@ The arguments of a call hold its filled cache; its layers are exchanged for tran
 same keys and values, have room for the tokens to come, and are attended to in full, under a mask.
 """
 
-import functools
 from collections.abc import Collection
 from typing import Any
+
+from transformers.cache_utils import DynamicLayer, EncoderDecoderCache, StaticLayer
 
 from mmchar.generation import caches
 from mmchar.generation.structure import is_cache, leaves, mapped
@@ -15,24 +16,10 @@ from mmchar.generation.structure import is_cache, leaves, mapped
 def make_static(held: Any, *, room: int, growing: Collection[int] | None = None) -> int:
     """Exchange the growing layers of every filled cache among arguments, in place; how many layers were exchanged.
 
-    Parameters
-    ----------
-    held : tuple, list or dict
-        A call's arguments.
-    room : int
-        Tokens that a growing layer has room for beyond those in it.
-    growing : collection of int, optional
-        The layers that grow; unless given, those as long as the cache says that it is. Others hold what a cross
-        attention looks at, and get no room. They are exchanged all the same: transformers masks the room only where
-        every layer is static.
-
-    Raises
-    ------
-    ValueError
-        A layer of a kind that has no static form here.
+    A layer of ``growing`` (else one as long as the cache says that it is) gets room for ``room`` tokens beyond those in
+    it. Others hold what a cross attention looks at, and get no room. They are exchanged all the same: transformers
+    masks the room only where every layer is static. A layer of a kind that has no static form here is a ValueError.
     """
-    from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
-
     exchanged = 0
     for cache in _held(held):
         layers, length = caches.layers(cache), caches.length(cache)
@@ -51,25 +38,19 @@ def make_static(held: Any, *, room: int, growing: Collection[int] | None = None)
 def rewind(held: Any, before: Any = None) -> list[Any]:
     """Set every cache among arguments back to the tokens that it had before the first execution.
 
-    Returns the keys and values that the next execution reads. One that exchanges them (the reordering of beams) drops
-    them, and a graph of it reads them again.
-
-    Parameters
-    ----------
-    before : tuple, list or dict, optional
-        The same arguments as they were, for the caches that are not static.
+    Those that are not static become what they were in ``before``, the same arguments as they were. Returns the keys and
+    values that the next execution reads: one that exchanges them (the reordering of beams) drops them, and a graph of
+    it reads them again.
     """
-    from transformers.cache_utils import EncoderDecoderCache
-
-    for cache, was in zip(_held(held), _held(before) if before is not None else _held(held), strict=True):
+    every = _held(held)
+    for cache, was in zip(every, _held(before) if before is not None else every, strict=True):
         if any(hasattr(layer, "filled") for layer in caches.layers(cache)):
             for layer in caches.layers(cache):
                 layer.cumulative_length.fill_(layer.filled)
         elif before is not None:
             caches.restore(cache, mapped(was, lambda _path, leaf: leaf))
-    both = [each for each in _held(held) if isinstance(each, EncoderDecoderCache)]
-    parts = [*map(_own, _held(held)), *(each.cross_attention_cache for each in both)]
-    layers = [layer for cache in parts for layer in cache.layers]
+    crossed = [cache.cross_attention_cache for cache in every if isinstance(cache, EncoderDecoderCache)]
+    layers = [layer for cache in (*map(_own, every), *crossed) for layer in cache.layers]
     return [part for layer in layers for part in (getattr(layer, "keys", None), getattr(layer, "values", None))]
 
 
@@ -79,10 +60,8 @@ def _static(layer: Any, room: int, *, counted: bool) -> Any:
     With ``counted`` it tells its length as a number, always the one that it was filled to: the decoders with cross
     attention of some versions of transformers branch on it, for which a GPU that has it would be waited for.
     """
-    from transformers.cache_utils import StaticLayer
-
     filled = layer.keys.shape[-2]
-    static = (_counted_layer() if counted else StaticLayer)(max_cache_len=filled + room)
+    static = (_Counted if counted else StaticLayer)(max_cache_len=filled + room)
     static.lazy_initialization(layer.keys, layer.values)
     static.keys[..., :filled, :].copy_(layer.keys)
     static.values[..., :filled, :].copy_(layer.values)
@@ -91,15 +70,9 @@ def _static(layer: Any, room: int, *, counted: bool) -> Any:
     return static
 
 
-@functools.cache  # of another class each time, it would be compiled anew each time
-def _counted_layer() -> Any:
-    from transformers.cache_utils import StaticLayer
-
-    class Counted(StaticLayer):
-        def get_seq_length(self) -> int:
-            return self.filled
-
-    return Counted
+class _Counted(StaticLayer):
+    def get_seq_length(self) -> int:
+        return self.filled
 
 
 def _own(cache: Any) -> Any:

@@ -15,8 +15,7 @@ from mmchar.counting.planned_stages import stages
 from mmchar.files import canonical_json, checksum
 from mmchar.measuring.optimization import ladder as levers
 from mmchar.measuring.optimization.backends import MEASURED
-from mmchar.measuring.optimization.execution import choose_stages
-from mmchar.measuring.optimization.split_guidance import split_guidance
+from mmchar.measuring.optimization.chosen_stages import choose_stages, split_guidance
 from mmchar.models.loading import DTYPES, ModelSpec, get_spec
 from mmchar.request import Request, from_mapping
 

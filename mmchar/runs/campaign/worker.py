@@ -60,7 +60,8 @@ def expect_point(point: Point) -> dict[str, Any]:
 
     ``tight`` says that only memory which is taken now stands in the way: a new process may have it.
     """
-    from mmchar.measuring.profiling import available_bytes, one_line
+    from mmchar.generation.faults import said_by
+    from mmchar.measuring.machine import available_bytes
     from mmchar.runs.campaign.expected import expected, why_not
 
     try:
@@ -70,7 +71,7 @@ def expect_point(point: Point) -> dict[str, Any]:
         tight = bool(free and total and free < guess["need_bytes"] <= total)
         reason = why_not(point, guess, free)
     except Exception as error:  # noqa: BLE001  what the library says of a model belongs into the row
-        return {"status": "failed", "reason": one_line(error)}
+        return {"status": "failed", "reason": said_by(error)}
     return {**guess, "status": "skipped" if reason else "", "reason": reason, "tight": tight}
 
 
@@ -80,8 +81,9 @@ def measure_point(point: Point, out: str, row: dict[str, Any]) -> dict[str, Any]
     ``again`` is False where this process should measure nothing more: on a GPU always, because a profiler that was used
     once slows every later launch, and a failed kernel or capture may have left the GPU unusable to it.
     """
+    from mmchar.generation.faults import said_by
     from mmchar.measuring.optimization import ladder as levers
-    from mmchar.measuring.profiling import measure, one_line
+    from mmchar.measuring.profiling import measure
     from mmchar.request import from_mapping
     from mmchar.runs.campaign.measured import write_point
 
@@ -94,7 +96,7 @@ def measure_point(point: Point, out: str, row: dict[str, Any]) -> dict[str, Any]
         if table.attrs["failed"]:
             status, reason = "partial", "; ".join(f"{stage}: {why}" for stage, why in table.attrs["failed"].items())
     except Exception as error:  # noqa: BLE001  a campaign goes on; the row says what happened
-        status, reason = "failed", one_line(error)
+        status, reason = "failed", said_by(error)
     facts = plain(dict(table.attrs)) if table is not None else {}
     answer = {"id": row["id"], "status": status, "reason": reason, "took_s": round(time.monotonic() - start, 3)}
     utc = datetime.now(UTC).isoformat(timespec="seconds")

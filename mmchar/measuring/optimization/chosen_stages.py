@@ -1,23 +1,32 @@
-"""Classifier-free guidance as two executions of a batch, one after the other, in place of one of the doubled batch."""
+"""Which stages of a plan are measured: those that are named, guidance split or not, and which decode speculatively.
+
+Split, classifier-free guidance is two executions of a batch, one after the other, in place of one of the doubled batch.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mmchar.measuring.optimization.ladder import Levers
 from mmchar.request import Request
 
 if TYPE_CHECKING:
     from mmchar.generation.recording import Stage
 
 
-def split_guidance(plan: "Sequence[Stage]", request: Request, *, model: str) -> "tuple[Stage, ...]":
-    """The stages with every execution of a doubled batch as two of a single one.
+def choose_stages(plan: "Sequence[Stage]", names: Sequence[str] | None, *, model: str) -> "tuple[Stage, ...]":
+    """The stages of a plan that are asked for by name, in the plan's order; all where none is named."""
+    if names is None:
+        return tuple(plan)
+    have = [stage.name for stage in plan]
+    for name in names:
+        if name not in have:
+            raise ValueError(f"{model} has no stage {name!r} for this request; it has {', '.join(have)}")
+    return tuple(stage for stage in plan if stage.name in names)
 
-    Raises
-    ------
-    ValueError
-        No stage denoises or decodes a batch that guidance has doubled.
-    """
+
+def split_guidance(plan: "Sequence[Stage]", request: Request, *, model: str) -> "tuple[Stage, ...]":
+    """The stages with every execution of a doubled batch as two of a single one; refused where there is none."""
     doubled = 2 * (request.batch or 1)
     split = {stage.name for stage in plan if request.guided and _is_loop(stage) and _batch(stage) == doubled}
     if not split:
@@ -30,14 +39,14 @@ def _is_loop(stage: "Stage") -> bool:
     return named and stage.repeats > 1 and not stage.grows
 
 
-def _batch(stage: Any) -> int | None:
+def _batch(stage: "Stage") -> int | None:
     """The batch of a call: the first dimension of its first tensor."""
     from mmchar.generation.structure import tensors
 
     return next((tensor.shape[0] for tensor in tensors((stage.call.args, stage.call.kwargs)) if tensor.dim()), None)
 
 
-def _halved(stage: Any, doubled: int) -> "Stage":
+def _halved(stage: "Stage", doubled: int) -> "Stage":
     """Twice as many executions of half the batch: the first half of every tensor with a doubled batch."""
     from mmchar.generation.recording import Call
 
@@ -61,3 +70,15 @@ def _half(path: Any, leaf: Any, doubled: int) -> Any:
     if leaf.is_meta and values is not None:
         half.known = values[:many]
     return half
+
+
+def decodes(stage: "Stage") -> bool:
+    """Whether a stage decodes tokens with a causal language model alone; other decoders have no verify step here."""
+    runs = stage.name.startswith("decode") and stage.method.endswith("forward")
+    return runs and stage.grows and not hasattr(stage.call.cache, "cross_attention_cache")
+
+
+def check_speculation(levers: Levers, plan: "tuple[Stage, ...]", *, model: str) -> None:
+    """Refuse a layer skip where no stage decodes tokens one by one with a causal language model."""
+    if levers.layer_skip and not any(map(decodes, plan)):
+        raise ValueError(f"layer_skip is not possible: no stage of {model} decodes with a causal language model alone")

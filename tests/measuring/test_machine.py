@@ -1,12 +1,17 @@
-"""Memory and energy of an execution, and the state of a GPU: by hand, from fake counters, and absent where unknown."""
+"""Memory and energy of an execution, the state of a GPU, busy cores: by hand, from fake counters, absent if unknown."""
 
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
+from samples import wait_for
 
-from mmchar.measuring import energy, gpu_state
+from mmchar.measuring import energy, machine
 from mmchar.measuring.energy import energy_counter, run_energy
+from mmchar.measuring.machine import other_cores
 from mmchar.measuring.memory import run_memory, timeline
 
 
@@ -122,24 +127,24 @@ def test_a_gpu_without_nvml_has_no_counter(monkeypatch):
 
 def test_the_line_of_nvidia_smi_becomes_facts():
     line = "NVIDIA H200, 570.172.08, 1980, 3201, 1980, 3201, 700.00, 131.52, 34, 1024, Disabled"
-    found = gpu_state.parse_state(line)
+    found = machine.parse_state(line)
     assert (found["name"], found["driver"], found["sm_clock_mhz"]) == ("NVIDIA H200", "570.172.08", 1980.0)
     assert (found["power_limit_w"], found["power_draw_w"], found["mig"]) == (700.0, 131.52, "Disabled")
-    lacking = gpu_state.parse_state(line.replace("700.00", "[N/A]").replace("131.52", "[Insufficient Permissions]"))
+    lacking = machine.parse_state(line.replace("700.00", "[N/A]").replace("131.52", "[Insufficient Permissions]"))
     assert (lacking["power_limit_w"], lacking["power_draw_w"]) == (None, None)
 
 
 def test_other_processes_are_counted_without_our_own():
-    assert set(gpu_state.parse_state("Unable to determine the device handle").values()) == {None}
-    assert gpu_state.others("", 7) == 0
-    assert gpu_state.others("7\n", 7) == 0
-    assert gpu_state.others("7\n8\n9\n", 7) == 2
-    assert gpu_state.others("1234\n", 7) == 0, "ourselves, under the number outside the container"
-    assert gpu_state.others("[N/A]\n", 7) == 0
+    assert set(machine.parse_state("Unable to determine the device handle").values()) == {None}
+    assert machine.others("", 7) == 0
+    assert machine.others("7\n", 7) == 0
+    assert machine.others("7\n8\n9\n", 7) == 2
+    assert machine.others("1234\n", 7) == 0, "ourselves, under the number outside the container"
+    assert machine.others("[N/A]\n", 7) == 0
 
 
 def test_a_cpu_has_no_gpu_state():
-    assert gpu_state.gpu_state("cpu") is None
+    assert machine.gpu_state("cpu") is None
 
 
 @pytest.mark.gpu
@@ -148,8 +153,35 @@ def test_on_a_gpu_memory_state_and_energy_are_known():
     found = run_memory(lambda: x @ x, "cuda")
     assert found["peak_bytes"] >= 2048 * 2048 * 4
     assert found["reserved_bytes"] >= found["allocated_bytes"] > 0
-    assert gpu_state.gpu_state("cuda")["driver"]
+    assert machine.gpu_state("cuda")["driver"]
     counter = energy_counter("cuda")
     if counter is not None:
         joules = run_energy(lambda: x @ x, "cuda", expected_s=1e-3, counter=counter)
         assert joules is None or 0 < joules < 100
+
+
+BUSY = """
+import sys, time
+open(sys.argv[1], "w").write("x")
+end = time.monotonic() + 60
+while time.monotonic() < end:
+    pass
+"""
+
+
+def test_the_work_of_another_process_is_seen_and_our_own_is_not(tmp_path):
+    with other_cores() as quiet:
+        end = time.process_time() + 1.0
+        while time.process_time() < end:
+            pass
+    other = subprocess.Popen([sys.executable, "-c", BUSY, str(tmp_path / "started")])
+    try:
+        wait_for(tmp_path / "started")
+        with other_cores() as beside:
+            time.sleep(1.0)
+    finally:
+        other.kill()
+        other.wait()
+    # on a machine that is busy anyway both are high; ours alone adds nothing, the other process its share
+    assert len(quiet) == len(beside) == 1 and quiet[0] >= 0
+    assert beside[0] > 0.3

@@ -7,8 +7,19 @@ import json
 import pytest
 import torch
 
-from mmchar.measuring.idle import LAUNCH_BOUND, busy_s, idle_facts, idle_share, span_s
-from mmchar.measuring.kernels import Kernel, kernel_category, kernel_name, launch_head, run_kernels, without_head
+from mmchar.measuring.kernels import (
+    LAUNCH_BOUND,
+    Kernel,
+    busy_s,
+    idle_facts,
+    idle_share,
+    kernel_category,
+    kernel_name,
+    launch_head,
+    run_kernels,
+    span_s,
+    without_head,
+)
 from mmchar.provenance import SOURCE
 
 TRACE = SOURCE / "tests" / "data" / "decode_synthetic_trace.json.gz"
