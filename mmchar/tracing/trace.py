@@ -162,9 +162,10 @@ class Recorder(TorchDispatchMode):
 
     def _answer(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
         """A free operator; on meta a scalar that nobody knows is read as of a mask of all ones, or as zero."""
+        if name == "_local_scalar_dense":
+            known_values.note_read()
         if name == "_local_scalar_dense" and args[0].is_meta:
             values = known_values.known(args[0])
-            known_values.note_read()
             return values.item() if values is not None else args[0].dtype == torch.bool or 0
         return self._compute(func, name, args, kwargs, inputs)
 
