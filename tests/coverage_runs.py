@@ -56,7 +56,7 @@ def pipeline(name: str, **overrides: object) -> Compared:
     built, call = tiny_pipelines.build(name), tiny_pipelines.call_arguments(name) | overrides
     subject = subject_of(built, (), call)
     recording = counting.recorded(subject)
-    table = counting.recorded_table(subject, recording, dtype=None, tiny=False)
+    table = counting.recorded_table(subject, recording)
     return Compared(name, flop_of(table), measured, other_calls(recording, calls))
 
 

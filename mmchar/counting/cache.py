@@ -3,9 +3,11 @@
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import platformdirs
 
 from mmchar.files import atomic_write, canonical_json, checksum
 from mmchar.tables import decode_parquet, encode_parquet
@@ -19,23 +21,18 @@ COUNTING = ("tracing", "models", "generation", "counting")
 
 
 def cached_table(key: dict[str, Any], build: Callable[[], "pd.DataFrame"]) -> "pd.DataFrame":
-    """The table that `build` makes, from the cache folder when it was built before with the same key.
+    """The table that ``build`` makes, from the cache folder when it was built before with the same key.
 
-    A cached file that is damaged, or is another key's, is built again. Both ways give the table as parquet gives it
-    back (tuples in ``attrs`` are lists). A cache folder that cannot be used costs one warning, not the table.
-
-    Parameters
-    ----------
-    key : dict
-        Everything that the table depends on, in JSON types: model, request, dtype, versions, `source_hash`.
-    build : callable
-        Makes the table.
+    ``key`` is everything that the table depends on, in JSON types. A cached file that is damaged, or is another key's,
+    is built again. Both ways give the table as parquet gives it back (tuples in ``attrs`` are lists). A cache folder
+    that cannot be used costs one warning, not the table.
     """
     try:
         name = canonical_json(key)
     except (TypeError, ValueError) as error:
         raise ValueError(f"cache key cannot be written as JSON ({error}); use plain types") from error
-    path = _cache_folder() / f"{checksum(name.encode())}.table"
+    folder = os.environ.get("MMCHAR_CACHE") or platformdirs.user_cache_path("mmchar")
+    path = Path(folder) / f"{checksum(name.encode())}.table"
     table = _read_cached(path, name)
     if table is not None:
         return table
@@ -48,11 +45,6 @@ def cached_table(key: dict[str, Any], build: Callable[[], "pd.DataFrame"]) -> "p
     return decode_parquet(payload)
 
 
-def _cache_folder() -> Path:
-    named = os.environ.get("MMCHAR_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "mmchar"
-
-
 def _read_cached(path: Path, name: str) -> "pd.DataFrame | None":
     try:
         stored, _, payload = path.read_bytes().partition(b"\n")
@@ -61,14 +53,9 @@ def _read_cached(path: Path, name: str) -> "pd.DataFrame | None":
     return decode_parquet(payload) if checksum(name.encode() + payload).encode() == stored else None
 
 
-def source_hash(files: Iterable[str | Path] | None = None) -> str:
-    """sha256 over names and contents of files, by default of `COUNTING`, read once per process."""
-    if files is None:
-        files = [file for room in COUNTING for file in (PACKAGE / room).rglob("*.py")] + [PACKAGE / "request.py"]
-    return _source_hash(tuple(sorted(str(file) for file in files)))
-
-
 @functools.cache
-def _source_hash(files: tuple[str, ...]) -> str:
-    parts = [f"{Path(file).name} {checksum(Path(file).read_bytes())}" for file in files]
+def source_hash(*files: Path) -> str:
+    """sha256 over names and contents of files, by default of `COUNTING`, read once per process."""
+    files = files or (PACKAGE / "request.py", *(file for room in COUNTING for file in (PACKAGE / room).rglob("*.py")))
+    parts = [f"{file.name} {checksum(file.read_bytes())}" for file in sorted(files)]
     return checksum("\n".join(parts).encode())

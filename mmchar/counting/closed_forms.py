@@ -1,16 +1,22 @@
-"""Closed forms: what each component class attends to, from its configuration and its stage's sizes alone.
+"""Closed forms: what a network attends to, from its configuration and its stage's sizes alone.
 
-One short function per class, or per part of a class that is called by itself (``Class.part``). They are the second
-route to the lengths of the operator table (`seqlen`), so they know nothing of torch and make no forward.
-Sizes are those of `stage_sizes.sizes_at`.
+They are the second route to the lengths of the operator table (`seqlen`), so they know nothing of torch and make no
+forward. A form is of a class, or of a part of it that is called by itself (``Class.part``); a few general ones serve
+most of them. Sizes are those of `stage_sizes.sizes_at`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Config = Mapping[str, Any]
-Form = Callable[[Config, "Sizes"], Iterator["Site"]]
 Sizes = Mapping[str, int]
+Form = Callable[[Config, Sizes], Iterator["Site"]]
+
+# What configurations call the same thing.
+_HEADS = ("num_attention_heads", "num_heads", "heads")
+_HEAD_DIM = ("head_dim", "attention_head_dim", "d_kv", "qk_dim")
+_WIDTH = ("hidden_size", "d_model", "dim")
+_LAYERS = ("num_hidden_layers", "num_layers", "layers", "depth")
 
 
 class Site(NamedTuple):
@@ -30,140 +36,76 @@ def nothing(_config: Config, _sizes: Sizes) -> Iterator[Site]:
     yield from ()
 
 
-def inside(key: str, form: Form) -> Form:
-    """The form of a part whose configuration stands within its model's under ``key``."""
-
-    def part(config: Config, sizes: Sizes) -> Iterator[Site]:
-        yield from form(config[key], sizes)
-
-    return part
+def dimensions(config: Config, part: str = "") -> tuple[int, int, int]:
+    """(heads, head_dim, layers) of a transformer, or of a part like ``encoder``."""
+    heads = _first(config, (f"{part}_attention_heads",) if part else _HEADS)
+    layers = _first(config, (f"{part}_layers",) if part else _LAYERS)
+    return heads, _first(config, _HEAD_DIM) or _first(config, _WIDTH) // heads, layers
 
 
-def halvings(height: int, width: int, levels: int) -> tuple[tuple[int, int], ...]:
-    """(height, width) at each level of a U-Net: a 3x3 convolution of stride 2 and padding 1 halves and rounds up."""
-    sizes = [(height, width)]
-    while len(sizes) < levels:
-        sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
-    return tuple(sizes)
+def grid(config: Config, sizes: Sizes) -> tuple[int, int]:
+    """(frames, tokens of each) of images or latents that are cut into patches."""
+    patch = config.get("patch_size") or 1
+    sides = [patch, patch] if isinstance(patch, int) else patch
+    deep, high, wide = sides if len(sides) == 3 else (config.get("patch_size_t") or 1, *sides)
+    return sizes.get("frames", 1) // deep, (sizes["height"] // high) * (sizes["width"] // wide)
 
 
-def clip_text(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """CLIP's text encoder: every layer attends causally over the prompt."""
-    heads, tokens = config["num_attention_heads"], sizes["tokens"]
-    head_dim = config["hidden_size"] // heads
-    yield Site("causal", sizes["batch"], heads, tokens, tokens, head_dim, config["num_hidden_layers"])
-
-
-def t5_encoder(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """T5's encoder: every layer attends over the prompt in both directions."""
-    tokens = sizes["tokens"]
-    yield Site("self", sizes["batch"], config["num_heads"], tokens, tokens, config["d_kv"], config["num_layers"])
-
-
-def causal_lm(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """LLaMA: tokens that see what the cache remembers, those before them and themselves.
+def transformer(kind: str, *, part: str = "", within: str = "", marks: int = 0) -> Form:
+    """Every layer over all tokens or patches, ``marks`` more, and the cache; then over a context, where there is one.
 
     Grouped-query attention stores fewer heads of keys and values; each query head still makes a similarity matrix.
+
+    Parameters
+    ----------
+    kind : {"self", "causal"}
+    part, within : str
+        Prefix of the part's words in a configuration, and the name of a configuration inside of it.
+
+    **Source**: of patches DiT, arXiv 2212.09748, section 3.2; PixArt, arXiv 2310.00426, section 2.3; Wan, arXiv
+    2503.20314, section 4.2; LTX-Video, arXiv 2501.00103, section 2.2.
     """
-    heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    tokens = sizes["tokens"]
-    kv_len = sizes.get("cache", 0) + tokens
-    yield Site("causal", sizes["batch"], heads, tokens, kv_len, head_dim, config["num_hidden_layers"])
+
+    def form(config: Config, sizes: Sizes) -> Iterator[Site]:
+        config = config.get(within, config)
+        heads, head_dim, layers = dimensions(config, part)
+        tokens = _tokens(config, sizes) + marks
+        yield Site(kind, sizes["batch"], heads, tokens, sizes.get("cache", 0) + tokens, head_dim, layers)
+        if context := sizes.get("context"):
+            yield Site("cross", sizes["batch"], heads, tokens, context, head_dim, layers)
+
+    return form
 
 
-def marian_encoder(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """Marian's encoder: every layer attends over the prompt in both directions."""
-    heads, tokens = config["encoder_attention_heads"], sizes["tokens"]
-    head_dim = config["d_model"] // heads
-    yield Site("self", sizes["batch"], heads, tokens, tokens, head_dim, config["encoder_layers"])
+def joint(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Every block, double or single, over all patches and all texts in one sequence.
 
+    HunyuanVideo has refiners over the prompt before; dual blocks of SD 3.5 medium attend over the image alone as well.
 
-def marian_decoder(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """Marian's decoder: tokens over the cache and themselves, and over the prompt."""
-    heads, layers, tokens = config["decoder_attention_heads"], config["decoder_layers"], sizes["tokens"]
-    batch, head_dim = sizes["batch"], config["d_model"] // heads
-    yield Site("causal", batch, heads, tokens, sizes.get("cache", 0) + tokens, head_dim, layers)
-    yield Site("cross", batch, heads, tokens, sizes["context"], head_dim, layers)
-
-
-def vit(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """A vision transformer over all patches of an image, and its class token."""
-    heads, tokens = config["num_attention_heads"], patches(config, sizes) + 1
-    head_dim = config["hidden_size"] // heads
-    yield Site("self", sizes["batch"], heads, tokens, tokens, head_dim, config["num_hidden_layers"])
-
-
-def unet_2d_condition(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """A text-conditioned U-Net: where a level attends, every layer does so over all positions of that level.
-
-    ``attention_head_dim`` holds the *number* of heads in transformer blocks and the *width* of a head in the others.
-
-    **Source**: diffusers ``unet_2d_condition.py`` and, on that naming, diffusers issue 2011.
+    **Source**: SD3, arXiv 2403.03206, section 4; FLUX, diffusers ``transformer_flux.py``; CogVideoX, arXiv 2408.06072,
+    section 2.2; HunyuanVideo, arXiv 2412.03603, section 4.2; Qwen-Image, arXiv 2508.02324, section 3.
     """
-    if config.get("dual_cross_attention"):
-        raise ValueError("no closed form for a U-Net with dual_cross_attention")
-    batch, context, channels = sizes["batch"], sizes.get("context", 0), config["block_out_channels"]
-    head_numbers = _per_level(config["attention_head_dim"], len(channels))
-    depths = _per_level(config.get("transformer_layers_per_block", 1), len(channels))
-    levels = halvings(sizes["height"], sizes["width"], len(channels))
-    text_only = _per_level(config.get("only_cross_attention", False), len(channels))
-    middle = config.get("mid_block_type", "UNetMidBlock2DCrossAttn")
-    for place, (level, block, layers) in enumerate(_walk(config, middle)):
-        tokens, number, width = levels[level][0] * levels[level][1], head_numbers[level], channels[level]
-        if _BLOCKS[block] == "transformer":
-            calls = layers * depths[level]
-            twice = text_only[level] and place != len(channels)  # its first attention is over the text too; mid is not
-            first = ("cross", context) if twice and context else ("self", tokens)
-            second = ("cross", context) if context else ("self", tokens)  # without text it sees itself
-            for kind, kv_len in (first, second):
-                yield Site(kind, batch, number, tokens, kv_len, width // number, calls)
-        elif _BLOCKS[block] == "added":  # Imagen, App. D.3.1: keys and values of the text beside those of the image
-            yield Site("joint", batch, width // number, tokens, tokens + context, number, layers)
+    batch, (heads, head_dim, layers) = sizes["batch"], dimensions(config)
+    image, text = _tokens(config, sizes), sizes["context"]
+    whole = image + sum(length for name, length in sizes.items() if name.startswith("context"))
+    yield Site("joint", batch, heads, whole, whole, head_dim, layers + config.get("num_single_layers", 0))
+    if refiners := config.get("num_refiner_layers"):
+        yield Site("self", batch, heads, text, text, head_dim, refiners)
+    if dual := config.get("dual_attention_layers"):
+        yield Site("self", batch, heads, image, image, head_dim, len(dual))
 
 
-def unet_2d(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """A U-Net without text: heads of ``attention_head_dim`` channels, in the middle too unless it is switched off."""
-    channels = config["block_out_channels"]
-    levels = halvings(sizes["height"], sizes["width"], len(channels))
-    middle = "UNetMidBlock2D" if config.get("add_attention", True) else None
-    for level, block, layers in _walk(config, middle):
-        if _BLOCKS[block] == "self":
-            tokens, width = levels[level][0] * levels[level][1], channels[level]
-            head_dim = config.get("attention_head_dim", 8) or width
-            yield Site("self", sizes["batch"], width // head_dim, tokens, tokens, head_dim, layers)
-
-
-def unet_3d_condition(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """A spatio-temporal U-Net: per layer, each frame over its positions and the text, then each position over time.
-
-    A temporal transformer attends twice over the frames (both of its attentions are self attention), and one of them,
-    with 8 heads, comes before the first level. Here ``attention_head_dim`` is the width of a head, as its name says.
-
-    **Source**: diffusers ``unet_3d_condition.py``, ``unet_3d_blocks.py`` (``Transformer2DModel(channels // n, n)``).
-    """
-    batch, frames, channels = sizes["batch"], sizes["frames"], config["block_out_channels"]
-    head_dim = config["attention_head_dim"]
-    levels = halvings(sizes["height"], sizes["width"], len(channels))
-    yield Site("temporal", batch * levels[0][0] * levels[0][1], 8, frames, frames, head_dim, 2)
-    for level, block, layers in _walk(config, "UNetMidBlock3DCrossAttn"):
-        if _BLOCKS[block] == "transformer":
-            tokens, heads = levels[level][0] * levels[level][1], channels[level] // head_dim
-            yield Site("spatial", batch * frames, heads, tokens, tokens, head_dim, layers)
-            yield Site("cross", batch * frames, heads, tokens, sizes["context"], head_dim, layers)
-            yield Site("temporal", batch * tokens, heads, frames, frames, head_dim, 2 * layers)
-
-
-def patches(config: Config, sizes: Sizes) -> int:
-    """Tokens of an image or a latent cut into square patches."""
-    patch = config["patch_size"]
-    return (sizes["height"] // patch) * (sizes["width"] // patch)
+def prior(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """A prior over an image embedding: text tokens, pooled text, time, the noisy embedding and a token to read out."""
+    tokens = sizes["context"] + config.get("additional_embeddings", 4)
+    heads, head_dim, layers = dimensions(config)
+    yield Site("self", sizes["batch"], heads, tokens, tokens, head_dim, layers)
 
 
 def autoencoder(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """An image decoder (KL or VQ): one head over all latent positions, in its middle block."""
+    """A decoder (KL or VQ): one head over all latent positions, of all frames, in its middle block."""
     if config.get("mid_block_add_attention", True):
-        tokens = sizes["tokens"] if "tokens" in sizes else sizes["height"] * sizes["width"]
+        tokens = sizes.get("tokens") or sizes.get("frames", 1) * sizes["height"] * sizes["width"]
         yield Site("self", sizes["batch"], 1, tokens, tokens, config["block_out_channels"][-1], 1)
 
 
@@ -173,27 +115,20 @@ def image_encoder(config: Config, sizes: Sizes) -> Iterator[Site]:
     yield from autoencoder(config, {**sizes, "height": sizes["height"] // scale, "width": sizes["width"] // scale})
 
 
-def diffusion_prior(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """A prior over an image embedding: text tokens, pooled text, time, the noisy embedding and a token to read out."""
-    tokens = sizes["context"] + config.get("additional_embeddings", 4)
-    heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
-    yield Site("self", sizes["batch"], heads, tokens, tokens, head_dim, config["num_layers"])
+def frame_decoder(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """The decoder of Wan and Qwen-Image: one head over each latent frame, in its middle, one frame after the other."""
+    tokens, base = sizes["height"] * sizes["width"], config.get("decoder_base_dim") or config["base_dim"]
+    yield Site("self", sizes["batch"], 1, tokens, tokens, base * config["dim_mult"][-1], sizes.get("frames", 1))
 
 
-def discrete_transformer(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """A masked-token image transformer over all tokens, and over its context where it has one."""
-    heads, head_dim, layers = config["num_attention_heads"], config["attention_head_dim"], config["num_layers"]
-    yield Site("self", sizes["batch"], heads, sizes["tokens"], sizes["tokens"], head_dim, layers)
-    if context := sizes.get("context"):
-        yield Site("cross", sizes["batch"], heads, sizes["tokens"], context, head_dim, layers)
+def tiled_decoder(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """HunyuanVideo's autoencoder decodes four latent frames and the next at a time, every three frames.
 
-
-def masked_token_transformer(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """A masked-token video transformer over all tokens of all frames, and over its text."""
-    heads, layers = config["heads"], config["layers"]
-    head_dim = config["dim"] // heads
-    yield Site("self", sizes["batch"], heads, sizes["tokens"], sizes["tokens"], head_dim, layers)
-    yield Site("cross", sizes["batch"], heads, sizes["tokens"], sizes["context"], head_dim, layers)
+    **Source**: diffusers ``autoencoder_kl_hunyuan_video.py``, ``_temporal_tiled_decode``.
+    """
+    frames = sizes["frames"]
+    for tile in [min(5, frames - start) for start in range(0, frames, 3)] if frames > 4 else [frames]:
+        yield from autoencoder(config, {**sizes, "frames": tile})
 
 
 def video_tokenizer(config: Config, sizes: Sizes) -> Iterator[Site]:
@@ -204,75 +139,48 @@ def video_tokenizer(config: Config, sizes: Sizes) -> Iterator[Site]:
     yield Site("spatial", batch * frames, heads, tokens, tokens, head_dim, config["spatial_layers"])
 
 
-def efficient_unet(config: Config, sizes: Sizes) -> Iterator[Site]:
-    """Imagen's super-resolution U-Net: a level halves before it attends, once on the way down and once on the way up.
+def qwen_tower(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """Qwen-VL's tower: each image over all its patches or, in most layers of 2.5, within windows.
 
-    Heads together are twice as wide as the channels (Imagen, Fig. A.28); keys are the text's, or image and text joined.
+    Images of any size are not padded to one another, so each is a call of its own. A window at the edge is smaller.
     """
-    heads = config["attention_heads"]
-    levels = halvings(sizes["height"], sizes["width"], len(config["channels"]) + 1)[1:]
-    for (rows, columns), width, kind in zip(levels, config["channels"], config["attention"], strict=True):
-        if kind:
-            kv_len = sizes["context"] + (rows * columns if kind == "joint" else 0)
-            yield Site(kind, sizes["batch"], heads, rows * columns, kv_len, 2 * width // heads, 2)
+    config = config["vision_config"]
+    heads, head_dim, layers = dimensions(config)
+    rows, columns, images = sizes["height"], sizes["width"], sizes["images"]
+    whole = len(config["fullatt_block_indexes"]) if "fullatt_block_indexes" in config else layers
+    yield Site("self", 1, heads, rows * columns, rows * columns, head_dim, images * whole)
+    if whole == layers:
+        return
+    side = config["window_size"] // config["patch_size"]
+    for high, down in ((side, rows // side), (rows % side, 1)):
+        for wide, across in ((side, columns // side), (columns % side, 1)):
+            if calls := bool(high * wide) * down * across:
+                yield Site("self", 1, heads, high * wide, high * wide, head_dim, images * (layers - whole) * calls)
 
 
-FORMS: dict[str, Form] = {
-    "CLIPTextModel": clip_text,
-    "CLIPTextModelWithProjection": clip_text,
-    "T5EncoderModel": t5_encoder,
-    **dict.fromkeys(("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "GemmaForCausalLM"), causal_lm),
-    **dict.fromkeys(("Phi3ForCausalLM", "Olmo2ForCausalLM", "GraniteForCausalLM"), causal_lm),
-    "MarianMTModel": marian_decoder,
-    "MarianMTModel.encoder": marian_encoder,
-    "ViTModel": vit,
-    "UNet2DConditionModel": unet_2d_condition,
-    "UNet2DModel": unet_2d,
-    "UNet3DConditionModel": unet_3d_condition,
-    "AutoencoderKL": autoencoder,
-    "AutoencoderKL.encode": image_encoder,
-    "VQModel": autoencoder,
-    "PriorTransformer": diffusion_prior,
-    "Transformer2DModel": discrete_transformer,
-    "MaskedTokenTransformer": masked_token_transformer,
-    "CViViT": video_tokenizer,
-    "EfficientUNet": efficient_unet,
-}
-
-# How each layer of a block attends: a transformer (self, then cross), over positions and added text, over positions.
-_BLOCKS = {
-    **dict.fromkeys(("CrossAttnDownBlock2D", "CrossAttnUpBlock2D", "UNetMidBlock2DCrossAttn"), "transformer"),
-    **dict.fromkeys(("CrossAttnDownBlock3D", "CrossAttnUpBlock3D", "UNetMidBlock3DCrossAttn"), "transformer"),
-    **dict.fromkeys(
-        ("CrossAttnDownBlockMotion", "CrossAttnUpBlockMotion", "UNetMidBlockCrossAttnMotion"), "transformer"
-    ),
-    **dict.fromkeys(
-        ("CrossAttnDownBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal", "UNetMidBlockSpatioTemporal"),
-        "transformer",
-    ),
-    **dict.fromkeys(
-        ("SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D", "UNetMidBlock2DSimpleCrossAttn"), "added"
-    ),
-    **dict.fromkeys(("AttnDownBlock2D", "AttnUpBlock2D", "UNetMidBlock2D"), "self"),
-    **dict.fromkeys(("DownBlock2D", "UpBlock2D", "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"), ""),
-    **dict.fromkeys(("DownBlock3D", "UpBlock3D", "DownBlockMotion", "UpBlockMotion"), ""),
-    **dict.fromkeys(("DownBlockSpatioTemporal", "UpBlockSpatioTemporal"), ""),
-}
+def speech_encoder(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """SeamlessM4T's: all frames, and in each layer of the length adaptor what its strided convolutions leave."""
+    for site in transformer("self", part="speech_encoder")(config, sizes):
+        yield site
+        frames, stride, adapters = site.q_len, config["adaptor_stride"], config["num_adapter_layers"]
+        for _ in range(adapters):
+            frames = (frames + stride // 2 * 2 - config["adaptor_kernel_size"]) // stride + 1
+        yield site._replace(q_len=frames, kv_len=frames, calls=adapters)
 
 
-def _walk(config: Config, middle: str | None) -> Iterator[tuple[int, str, int]]:
-    """(level, block type, layers) of a U-Net in the order of its forward: down, middle, up with one more layer each."""
-    down, up = config["down_block_types"], config["up_block_types"]
-    layers = _per_level(config.get("layers_per_block", 2), len(down))
-    bottom = len(down) - 1
-    path = [(level, block, layers[level]) for level, block in enumerate(down)]
-    path += [(bottom, middle, 1)] if middle else []
-    path += [(bottom - index, block, layers[bottom - index] + 1) for index, block in enumerate(up)]
-    for _, block, _ in path:
-        if block not in _BLOCKS:
-            raise ValueError(f"no closed form for the U-Net block {block}; there is one for {', '.join(_BLOCKS)}")
-    yield from path
+def unit_decoder_layer(config: Config, sizes: Sizes) -> Iterator[Site]:
+    """One layer of SeamlessM4T's decoder of units, each of which is a stage of its own."""
+    for site in transformer("self", part="t2u_decoder")(config, sizes):
+        yield site._replace(calls=1)
 
 
-def _per_level(value: int | Sequence[int], levels: int) -> Sequence[int]:
-    return (value,) * levels if isinstance(value, int) else value
+def _first(config: Config, names: Sequence[str]) -> Any:
+    return next((config[name] for name in names if config.get(name)), None)
+
+
+def _tokens(config: Config, sizes: Sizes) -> int:
+    """Tokens of the main argument: given as a sequence, or those of its patches."""
+    if "tokens" in sizes:
+        return sizes["tokens"]
+    frames, each = grid(config, sizes)
+    return frames * each

@@ -60,10 +60,8 @@ def count(
         Number type of weights and activations; of an object its own is used.
     attention : {"flash", "eager"}
         Byte model of the attention cores.
-    tiny : bool
-        Count the scaled-down variant of a named model.
-    cache : bool
-        Read the table of a named model from disk where the same was counted before, and keep it there.
+    tiny, cache : bool
+        Of a named model: count its scaled-down variant; keep its table on disk, and read it from there.
     **call
         What the generation is called with: of a name the fields of a request, and what else its pipeline takes; of a
         pipeline the arguments of its own call; of a model with ``generate()`` its arguments, or ``prompt_tokens`` and
@@ -75,11 +73,6 @@ def count(
         Columns as in ``data/README.md``; FLOP, bytes and lengths are integers, ``time_s`` is empty. What ran outside
         the networks is the stage ``pipeline``. ``attrs`` holds model, request, dtype, tiny, the parameters of each
         component and the bytes that they are stored in.
-
-    Raises
-    ------
-    ValueError
-        Bad name, request, argument, dtype or backend, before anything is built; code that cannot run without values.
     """
     if attention not in attention_models.BACKENDS:
         raise ValueError(f"unknown attention {attention!r}; choose one of {', '.join(attention_models.BACKENDS)}")
@@ -93,7 +86,7 @@ def _table(
     if not isinstance(model, str | Path | Model):
         from mmchar.generation.subject import subject_of
 
-        return count_subject(subject_of(model, inputs, call), dtype=None)
+        return count_subject(subject_of(model, inputs, call))
     request, more = split_call(inputs, call)
     if isinstance(model, Model):
         return _count(model, request, more)
@@ -125,9 +118,9 @@ def split_call(inputs: tuple[Any, ...], call: Mapping[str, Any]) -> tuple[Reques
     return request, more
 
 
-def count_subject(subject: "Subject", *, dtype: str | None, tiny: bool = False) -> pd.DataFrame:
+def count_subject(subject: "Subject") -> pd.DataFrame:
     """The operator table of a generation that is ready to run on ``meta``."""
-    return recorded_table(subject, recorded(subject), dtype=dtype, tiny=tiny)
+    return recorded_table(subject, recorded(subject))
 
 
 def recorded(subject: "Subject") -> "Recording":
@@ -139,8 +132,10 @@ def recorded(subject: "Subject") -> "Recording":
         return record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes)
 
 
-def recorded_table(subject: "Subject", recording: "Recording", *, dtype: str | None, tiny: bool) -> pd.DataFrame:
-    """The operator table of what a generation was seen to do."""
+def recorded_table(
+    subject: "Subject", recording: "Recording", *, dtype: str | None = None, tiny: bool = False
+) -> pd.DataFrame:
+    """The operator table of what a generation was seen to do; without a ``dtype`` that of its first weights."""
     parts = []
     for stage in recording.stages:
         frame = _frame(subject.networks[stage.component], stage, recording.rows[stage.name])
@@ -168,8 +163,15 @@ def _frame(network: "nn.Module", stage: "Stage", rows: "list[Row] | None") -> pd
 
 
 def _labelled(frame: pd.DataFrame, model: str, stage: str, component: str) -> pd.DataFrame:
-    extra = {"model": model, "stage": stage, "component": component}
-    return frame.assign(**extra, time_s=np.nan, time_kind="", kernels=0)[list(COLUMNS)]
+    labels = {"model": model, "stage": stage, "component": component, "time_s": np.nan, "time_kind": "", "kernels": 0}
+    return frame.assign(**labels)[list(COLUMNS)]
+
+
+def stage_table(frame: pd.DataFrame, model: Model, stage: "Stage") -> pd.DataFrame:
+    """The columns of the operator table around the rows of one stage; of its first step, if the rows do not say."""
+    if "step" not in frame:
+        frame = frame.assign(step=0, repeats=stage.repeats)
+    return _labelled(frame, model.spec.name, stage.name, stage.component)
 
 
 def count_stage(model: Model, stage: "Stage") -> pd.DataFrame:
@@ -184,27 +186,22 @@ def count_stage(model: Model, stage: "Stage") -> pd.DataFrame:
         stage = realized(stage, network, device=model.device, dtype=model.dtype)
     elif model.dtype != "bfloat16":
         stage = in_type(stage, model.dtype)
-    frame = _frame(network, stage, None)
-    return _labelled(frame, model.spec.name, stage.name, stage.component)
+    return stage_table(_frame(network, stage, None), model, stage)
 
 
 def summarize_count(table: pd.DataFrame) -> dict[str, Any]:
     """Totals of a counted generation, in the shape of the shell contract (FLOP, bytes, tokens; ``value * repeats``).
 
-    As everywhere, a total is ``value * repeats``: ``flop`` of a stage is that of one execution (the mean of a decode's
-    steps, which is exact). ``peak_bytes`` holds the weights of all components and the most activation bytes alive.
+    ``flop`` of a stage is that of one execution (the mean of a decode's steps, which is exact). ``peak_bytes`` holds
+    the weights of all components and the most activation bytes alive.
     """
     params = table.attrs["params"]
     weights = table.attrs.get("weight_bytes") or {
         role: many * attention_models.ITEM_BYTES[table.attrs["dtype"]] for role, many in params.items()
     }
-    total = (
-        table[list(AMOUNTS)]
-        .multiply(table["repeats"], axis=0)
-        .assign(stage=table["stage"], category=table["category"].astype(str))
-    )
+    total = table[list(AMOUNTS)].multiply(table["repeats"], axis=0)
     total["bytes"] = total["read_bytes"] + total["write_bytes"]
-    by_category = total.groupby("category", observed=True)[["flop", "bytes"]].sum()
+    by_category = total[["flop", "bytes"]].groupby(table["category"].astype(str)).sum()
     cores = table[table["attention"] != ""]
     sites = ["stage", "attention", "q_len", "kv_len", "heads", "head_dim", "repeats"]
     lengths = cores.groupby(sites, observed=True, sort=False)["calls"].sum().reset_index()
@@ -215,7 +212,7 @@ def summarize_count(table: pd.DataFrame) -> dict[str, Any]:
         "read_bytes": int(total["read_bytes"].sum()),
         "write_bytes": int(total["write_bytes"].sum()),
         "peak_bytes": int(sum(weights.values()) + table["live_bytes"].max()),
-        "stages": _stage_totals(table, total, params),
+        "stages": _stage_totals(table, total["flop"]),
         "attention": lengths[[*sites[:-1], "calls", "repeats"]].to_dict("records"),
         "categories": {name: {key: int(value) for key, value in row.items()} for name, row in by_category.iterrows()},
         "uncounted": sorted(set(table.loc[table["category"] == "Uncounted", "op"])),
@@ -227,14 +224,13 @@ def executions(table: pd.DataFrame) -> pd.Series:
     return (table["step"] + table["repeats"]).groupby(table["stage"], observed=True, sort=False).max()
 
 
-def _stage_totals(table: pd.DataFrame, total: pd.DataFrame, params: Mapping[str, int]) -> list[dict[str, Any]]:
+def _stage_totals(table: pd.DataFrame, total_flop: pd.Series) -> list[dict[str, Any]]:
     rows = []
     runs = executions(table)
     for name, part in table.groupby("stage", observed=True, sort=False):
-        repeats = int(runs[name])
-        flop = int(total.loc[part.index, "flop"].sum())
-        weights = int(params[part["component"].iloc[0]])
-        rows.append({"stage": name, "repeats": repeats, "params": weights, "flop": flop // repeats, "total_flop": flop})
+        repeats, flop = int(runs[name]), int(total_flop[part.index].sum())
+        params = int(table.attrs["params"][part["component"].iloc[0]])
+        rows.append({"stage": name, "repeats": repeats, "params": params, "flop": flop // repeats, "total_flop": flop})
     return rows
 
 
@@ -271,16 +267,10 @@ def _attrs(subject: "Subject", *, dtype: str | None, tiny: bool) -> dict[str, An
     """The ``attrs`` of a counted generation."""
     tensors = {role: list(network.parameters()) for role, network in subject.networks.items()}
     own = next((str(each[0].dtype).removeprefix("torch.") for each in tensors.values() if each), "float32")
-    return {
-        "model": subject.name,
-        "request": dict(subject.asked),
-        "dtype": dtype or own,
-        "tiny": tiny,
-        "params": {role: sum(part.numel() for part in parts) for role, parts in tensors.items()} | {OUTSIDE: 0},
-        "weight_bytes": {
-            role: sum(part.numel() * part.element_size() for part in parts) for role, parts in tensors.items()
-        },
-    }
+    params = {role: sum(part.numel() for part in parts) for role, parts in tensors.items()}
+    stored = {role: sum(part.numel() * part.element_size() for part in parts) for role, parts in tensors.items()}
+    asked = {"model": subject.name, "request": dict(subject.asked), "dtype": dtype or own, "tiny": tiny}
+    return {**asked, "params": params | {OUTSIDE: 0}, "weight_bytes": stored}
 
 
 def rows_frame(rows: "list[Row]") -> pd.DataFrame:
@@ -290,15 +280,6 @@ def rows_frame(rows: "list[Row]") -> pd.DataFrame:
     return pd.DataFrame.from_records(
         [list(asdict(row).values()) for row in rows], columns=[f.name for f in fields(Row)]
     )
-
-
-def stage_table(frame: pd.DataFrame, model: Model, stage: "Stage") -> pd.DataFrame:
-    """The columns of the operator table around the rows of one stage."""
-    extra: dict[str, Any] = {"model": model.spec.name, "stage": stage.name, "component": stage.component}
-    extra |= {"time_s": np.nan, "time_kind": "", "kernels": 0}
-    if "step" not in frame:
-        extra |= {"step": 0, "repeats": stage.repeats}
-    return frame.assign(**extra)[list(COLUMNS)]
 
 
 def as_categories(table: pd.DataFrame) -> pd.DataFrame:

@@ -6,12 +6,13 @@ did. They are the second route to the lengths of the operator table, and tests h
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mmchar.counting import closed_forms, diffusion_forms, language_forms, video_forms
-from mmchar.counting.closed_forms import halvings
+from mmchar.counting import closed_forms as forms
+from mmchar.counting import unet_forms as unets
 from mmchar.counting.planned_stages import stages
 from mmchar.counting.stage_sizes import part_of, sizes_at
 from mmchar.models.specs import ModelSpec
@@ -21,32 +22,76 @@ from mmchar.tracing.attention import similarity_bytes
 if TYPE_CHECKING:
     from mmchar.generation.recording import Stage
 
-# of a component class, or of a part of a class
-FORMS = closed_forms.FORMS | diffusion_forms.FORMS | video_forms.FORMS | language_forms.FORMS
 COLUMNS = ("stage", "step", "repeats", "attention", "batch", "heads", "q_len", "kv_len", "head_dim", "calls")
+
+# The classes, or parts of them that are called by themselves, that each form is of.
+_CLASSES: dict[forms.Form, str] = {
+    forms.transformer("causal", within="text_config"): """
+        LlamaForCausalLM MistralForCausalLM Qwen2ForCausalLM Qwen3ForCausalLM GemmaForCausalLM Phi3ForCausalLM
+        Olmo2ForCausalLM GraniteForCausalLM LlamaModel Qwen3Model HSTU CLIPTextModel CLIPTextModelWithProjection
+        CLIPModel.get_text_features ChameleonForConditionalGeneration LlavaForConditionalGeneration
+        LlavaNextForConditionalGeneration Mistral3ForConditionalGeneration Qwen2_5_VLForConditionalGeneration
+        Qwen3VLForConditionalGeneration JanusForConditionalGeneration.language_model""",
+    forms.transformer("self", within="vision_config", marks=1): """
+        ViTModel CLIPVisionModel CLIPVisionModelWithProjection CLIPModel.get_image_features
+        LlavaForConditionalGeneration.vision_tower LlavaNextForConditionalGeneration.vision_tower""",
+    forms.transformer("self"): """
+        T5EncoderModel UMT5EncoderModel DiTTransformer2DModel PixArtTransformer2DModel Transformer2DModel
+        MaskedTokenTransformer WanTransformer3DModel LTXVideoTransformer3DModel""",
+    forms.transformer("causal", part="decoder"): "MarianMTModel SeamlessM4Tv2Model",
+    forms.transformer("self", part="encoder"): "MarianMTModel.encoder SeamlessM4Tv2Model.text_encoder",
+    forms.transformer("self", part="t2u_encoder"): "SeamlessM4Tv2Model.encoder",
+    forms.speech_encoder: "SeamlessM4Tv2Model.speech_encoder",
+    forms.unit_decoder_layer: " ".join(f"SeamlessM4Tv2Model.{layer}" for layer in range(6)),
+    forms.joint: """
+        FluxTransformer2DModel Flux2Transformer2DModel SD3Transformer2DModel QwenImageTransformer2DModel
+        HunyuanImageTransformer2DModel HunyuanVideoTransformer3DModel HunyuanVideo15Transformer3DModel
+        CogVideoXTransformer3DModel""",
+    forms.prior: "PriorTransformer",
+    forms.qwen_tower: "Qwen2_5_VLForConditionalGeneration.visual Qwen3VLForConditionalGeneration.visual",
+    forms.autoencoder: """
+        AutoencoderKL AutoencoderKLFlux2 AutoencoderKLHunyuanImage AutoencoderKLHunyuanVideo15 VQModel
+        AutoencoderKLHunyuanVideo.decoder""",
+    forms.image_encoder: "AutoencoderKL.encode",
+    forms.frame_decoder: "AutoencoderKLWan AutoencoderKLQwenImage",
+    forms.tiled_decoder: "AutoencoderKLHunyuanVideo",
+    forms.video_tokenizer: "CViViT",
+    unets.unet_2d_condition: "UNet2DConditionModel",
+    unets.unet_2d: "UNet2DModel",
+    unets.unet_3d_condition: "UNet3DConditionModel",
+    unets.efficient_unet: "EfficientUNet",
+    forms.nothing: """
+        AutoencoderKLCogVideoX AutoencoderKLLTXVideo LinearAdaptor SpeechT5HifiGan ClapTextModelWithProjection
+        HSTU.retrieve JanusForConditionalGeneration SeamlessM4Tv2Model.duration_predictor
+        SeamlessM4Tv2Model.dur_predictor SeamlessM4Tv2Model.lm_head SeamlessM4Tv2Model.hifi_gan
+        pipelines.latent_diffusion.pipeline_latent_diffusion.LDMBertModel
+        pipelines.deprecated.unclip.text_proj.UnCLIPTextProjModel""",
+}
+FORMS = {name: form for form, names in _CLASSES.items() for name in names.split()}
 # Parts of networks that have no attention core, whatever the class, but for those that have a form of their own.
 _WITHOUT = (
     *("quant_conv", "post_quant_conv", "embed_tokens", "language_projection", "multi_modal_projector"),
     "get_image_features",  # around a vision tower that is a stage of its own
 )
-_FRAMES_OF_A_TOKEN = 4  # the most latent frames that one token is taken to stand for; CogVideoX1.5 has 2
-# Classes that take all frames of a video as one sequence, without saying how many there are.
-_IN_ONE_SEQUENCE = ("FluxTransformer2DModel", "MaskedTokenTransformer")
+
+
+def has_closed_form(spec: ModelSpec) -> bool:
+    """Whether there is a closed form for the networks of a model; the lengths of any other are those that were seen."""
+    return all(
+        any(name == part.cls or name.startswith(f"{part.cls}.") for name in FORMS) for part in spec.components.values()
+    )
 
 
 def closed_form(spec: ModelSpec, request: Request | None = None) -> pd.DataFrame:
     """The attentions of one generation, derived from configurations and what its stages are called with.
 
-    Returns
-    -------
-    DataFrame
-        One row per distinct attention, in the columns of :data:`COLUMNS`; lengths in tokens, ``calls`` per execution.
-        Where a KV cache grows there is one row per step.
+    One row per distinct attention, in the columns of :data:`COLUMNS`: lengths in tokens, ``calls`` per execution. Where
+    a KV cache grows there is one row per step.
 
     Raises
     ------
     ValueError
-        A request that the model cannot take; a component class or block type without a closed form.
+        A request that the model cannot take; a class or block type without a closed form (see `has_closed_form`).
     """
     return closed_form_of(spec, stages(spec, request))
 
@@ -61,6 +106,21 @@ def seen(table: pd.DataFrame) -> pd.DataFrame:
     """The attentions of an operator table, in the rows and columns of `closed_form`."""
     rows = table.loc[table["attention"] != "", list(COLUMNS)]
     return _merge(rows.astype({"stage": str, "attention": str}))
+
+
+def form_of(cls: str, method: str) -> forms.Form:
+    """The closed form of a class, or of the part of it that a method like ``model.vision_tower.forward`` calls."""
+    part = part_of(method)
+    found = FORMS.get(f"{cls}.{part}") or (forms.nothing if part in _WITHOUT else FORMS.get(cls))
+    if found is None:
+        raise ValueError(f"no closed form for {cls}; the lengths of the operator table are those that were seen")
+    return found
+
+
+def sites_at(spec: ModelSpec, stage: "Stage", step: int = 0) -> list[forms.Site]:
+    """The attentions of one execution of a stage, by its closed form."""
+    part = spec.components[stage.component]
+    return list(form_of(part.cls, stage.method)(part.config, sizes_at(stage, part.cls, step)))
 
 
 def similarity_memory(lengths: pd.DataFrame, item_bytes: int) -> pd.Series:
@@ -80,29 +140,20 @@ def level_similarity_bytes(
     ``tokens = height / (scale * 2^level) * width / (scale * 2^level)`` and the matrix holds ``tokens^2`` items: for an
     image of side L that is ``(L / (scale * 2^level))^4``, i.e. O(L^4). ``latent_scale`` is 1 for pixel diffusion.
     """
-    rows, columns = halvings(height // latent_scale, width // latent_scale, level + 1)[level]
+    rows, columns = unets.halvings(height // latent_scale, width // latent_scale, level + 1)[level]
     return similarity_bytes(rows * columns, rows * columns, batch=batch, heads=heads, item_bytes=item_bytes)
 
 
 def series(table: pd.DataFrame, stage: str) -> pd.DataFrame:
     """Lengths over the attention calls of a stage, in the order in which one execution makes them.
 
-    Returns
-    -------
-    DataFrame
-        ``step, call, module, attention, q_len, kv_len``, one row per call. ``call`` counts within a step. Steps of the
-        same shapes are given once, as step 0; a stage with a growing KV cache has all its steps, and in each of them
-        the calls whose lengths do not grow come first.
-
-    Raises
-    ------
-    ValueError
-        The table has no such stage.
+    Columns ``step, call, module, attention, q_len, kv_len``, one row per call; ``call`` counts within a step. Steps of
+    the same shapes are given once, as step 0; a stage with a growing KV cache has all its steps, and in each of them
+    the calls whose lengths do not grow come first.
     """
     if stage not in set(table["stage"]):
-        raise ValueError(
-            f"no stage {stage!r} in the table; choose one of {', '.join(map(str, table['stage'].unique()))}"
-        )
+        names = ", ".join(map(str, table["stage"].unique()))
+        raise ValueError(f"no stage {stage!r} in the table; choose one of {names}")
     rows = table[(table["stage"] == stage) & (table["attention"] != "")]
     rows = rows.astype({"module": str, "attention": str})
     grows = rows["step"].max() > 0
@@ -117,13 +168,8 @@ def series(table: pd.DataFrame, stage: str) -> pd.DataFrame:
 def variation(lengths: pd.DataFrame, by: Sequence[str] = ("stage", "attention")) -> pd.DataFrame:
     """How much the sequence length varies within one inference: largest over smallest, and between neighbours.
 
-    Parameters
-    ----------
-    lengths : DataFrame
-        A closed form or an operator table. The length of an attention is its queries'; of a causal one, its keys'
-        (what the KV cache has grown to). Cross attention has no sequence length of its own and is left out.
-    by : sequence of str
-        What to hold apart; ``("attention",)`` looks at all stages of a generation together.
+    The length of an attention is its queries'; of a causal one, its keys' (what the KV cache has grown to). Cross
+    attention has no sequence length of its own and is left out.
 
     Returns
     -------
@@ -136,150 +182,12 @@ def variation(lengths: pd.DataFrame, by: Sequence[str] = ("stage", "attention"))
     keys = [rows[name].astype(str).rename(name) for name in by]
     ordered = length.groupby(keys, sort=False).agg(lambda group: sorted(set(group)))
     found = {
-        "shortest": ordered.map(lambda each: each[0]),
-        "longest": ordered.map(lambda each: each[-1]),
+        "shortest": ordered.map(min),
+        "longest": ordered.map(max),
         "ratio": ordered.map(lambda each: each[-1] / each[0]),
-        "neighbours": ordered.map(lambda each: max((b / a for a, b in zip(each, each[1:], strict=False)), default=1.0)),
+        "neighbours": ordered.map(lambda each: max((b / a for a, b in pairwise(each)), default=1.0)),
     }
     return pd.DataFrame(found).reset_index()
-
-
-def frame_shares(spec: ModelSpec, request: Request | None = None) -> pd.DataFrame:
-    """Shares of the query-key pairs of a video model that lie within a frame, across frames, and with the text.
-
-    What *temporal* means where a model has no temporal module: full 3-D attention compares each token of the video
-    with all tokens of all frames, and the pairs between different frames do what temporal attention does elsewhere.
-    There are two readings. ``same_frame``, ``cross_frame`` and ``text`` are shares of all pairs, ``text`` being those
-    with a text token as query or key, in one sequence with the video or in a cross attention beside it.
-    ``same_frame_of_video`` and ``cross_frame_of_video`` are shares of the video's own pairs; with full 3-D attention
-    they are ``1 / frames`` and ``1 - 1 / frames``.
-
-    A factorized model has modules for both: its spatial attention is ``same_frame``, its temporal attention
-    ``cross_frame`` (with the pair of each token and itself) and its cross attention ``text``, which is an image's in
-    image-to-video models.
-
-    Left out are stages that do not attend to several frames, and decoders with a sequence of all frames: they cut the
-    video into tiles and hide later frames behind a mask.
-
-    Returns
-    -------
-    DataFrame
-        One row per stage: ``stage``; ``how``, "full 3-D" or "factorized"; ``frames``, those of the latent that tokens
-        stand for (a patch may span several); ``tokens_per_frame`` (at the outermost level that attends);
-        ``text_tokens``, everything in the sequence beside the video; ``pairs``, of all heads and layers in one
-        execution; and the shares, which are fractions of 1.
-
-    Raises
-    ------
-    ValueError
-        A model that makes no video; a request that it cannot take.
-    """
-    full = spec.resolve(request)
-    if not full.frames:
-        raise ValueError(f"{spec.name} makes no video; choose a model whose request has frames ('mmchar models')")
-    plan = stages(spec, full)
-    form, found = closed_form_of(spec, plan), []
-    for stage in plan:
-        rows = form[form["stage"] == stage.name]
-        if "temporal" in set(rows["attention"]):
-            found.append({"stage": stage.name, "how": "factorized", **_factorized(rows)})
-        elif not stage.name.startswith(("encode", "decode")) and (layout := _frame_layout(spec, full, stage)):
-            found.append({"stage": stage.name, "how": "full 3-D", **_full_3d(rows, *layout)})
-    if not found:
-        raise ValueError(f"{spec.name}: no stage attends to several frames; choose another video model")
-    table = pd.DataFrame(found)
-    video = table["same_frame"] + table["cross_frame"]
-    table["same_frame_of_video"] = table["same_frame"] / video
-    return table.assign(cross_frame_of_video=table["cross_frame"] / video)
-
-
-def _pairs(rows: pd.DataFrame) -> int:
-    """Query-key pairs of one execution, of all heads and layers."""
-    return int((rows["batch"] * rows["heads"] * rows["q_len"] * rows["kv_len"] * rows["calls"]).sum())
-
-
-def _factorized(rows: pd.DataFrame) -> dict[str, float]:
-    spatial, temporal, cross = (rows[rows["attention"] == kind] for kind in ("spatial", "temporal", "cross"))
-    pairs = _pairs(spatial) + _pairs(temporal) + _pairs(cross)
-    return {
-        "frames": int(temporal["q_len"].max()),
-        "tokens_per_frame": int(spatial["q_len"].max()),
-        "text_tokens": 0 if cross.empty else int(cross["kv_len"].max()),
-        "pairs": pairs,
-        "same_frame": _pairs(spatial) / pairs,
-        "cross_frame": _pairs(temporal) / pairs,
-        "text": _pairs(cross) / pairs,
-    }
-
-
-def _full_3d(rows: pd.DataFrame, frames: int, per_frame: int) -> dict[str, float]:
-    """Of the attentions whose queries are the video's; refiners and pooling of the text alone are not among them."""
-    rows = rows[rows["q_len"] == rows["q_len"].max()]
-    cross, whole = rows["attention"] == "cross", int(rows["q_len"].max())
-    one_frame = _pairs(rows[~cross].assign(q_len=per_frame, kv_len=per_frame))
-    pairs, same, video = _pairs(rows), frames * one_frame, frames**2 * one_frame
-    return {
-        "frames": frames,
-        "tokens_per_frame": per_frame,
-        "text_tokens": whole - frames * per_frame + int(rows.loc[cross, "kv_len"].max() if cross.any() else 0),
-        "pairs": pairs,
-        "same_frame": same / pairs,
-        "cross_frame": (video - same) / pairs,
-        "text": (pairs - video) / pairs,
-    }
-
-
-def _frame_layout(spec: ModelSpec, request: Request, stage: "Stage") -> tuple[int, int] | None:
-    """(frames, tokens of one) of a sequence over all frames: what it grows by from frame to frame; None if it does not.
-
-    The closed form says how, so that patches over several frames are in it.
-    """
-    part = spec.components[stage.component]
-    sizes = sizes_at(stage, part.cls)
-    if "frames" not in sizes:
-        if part.cls not in _IN_ONE_SEQUENCE:
-            return None
-        frames = _latent_frames(spec, request)
-        return frames, sizes["tokens"] // frames
-
-    def length(frames: int) -> int:
-        sites = sites_at(spec, stage, frames=frames)
-        return max((site.q_len for site in sites if site.attention in ("self", "joint")), default=0)
-
-    now = length(sizes["frames"])
-    longer = (length(sizes["frames"] + more) for more in range(1, _FRAMES_OF_A_TOKEN + 1))
-    per_frame = next((each - now for each in longer if each > now), 0)
-    return ((now - length(0)) // per_frame, per_frame) if per_frame else None
-
-
-def _latent_frames(spec: ModelSpec, request: Request) -> int:
-    """Frames of the latent of a video whose autoencoder makes one of the first frame, and one of every few others."""
-    names = ("temporal_compression_ratio", "temporal_patch")
-    found = [part.config[name] for part in spec.components.values() for name in names if name in part.config]
-    assert request.frames is not None
-    return (request.frames - 1) // found[0] + 1
-
-
-def form_of(cls: str, method: str) -> closed_forms.Form:
-    """The closed form of a class, or of the part of it that a method like ``model.vision_tower.forward`` calls.
-
-    Raises
-    ------
-    ValueError
-        There is none.
-    """
-    part = part_of(method)
-    found = FORMS.get(f"{cls}.{part}") or (closed_forms.nothing if part in _WITHOUT else FORMS.get(cls))
-    if found is None:
-        classes = sorted({name for name in FORMS if "." not in name})
-        raise ValueError(f"no closed form for {cls}; there is one for {', '.join(classes)}")
-    return found
-
-
-def sites_at(spec: ModelSpec, stage: "Stage", step: int = 0, **other: int) -> list[closed_forms.Site]:
-    """The attentions of one execution of a stage, by its closed form; of ``other`` sizes than it has, where given."""
-    part = spec.components[stage.component]
-    return list(form_of(part.cls, stage.method)(part.config, {**sizes_at(stage, part.cls, step), **other}))
 
 
 def _stage_rows(spec: ModelSpec, stage: "Stage") -> Iterator[tuple]:
@@ -297,13 +205,10 @@ def _stage_rows(spec: ModelSpec, stage: "Stage") -> Iterator[tuple]:
 
 def _runs(stage: "Stage") -> list[tuple[int, int]]:
     """(a step, how many are like it) of a stage, the shortest first; several texts may be decoded one after another."""
-    if not stage.grows:
+    if stage.growth is None:
         return [(0, stage.repeats)]
-    growth = getattr(stage, "growth", None)
-    sizes = growth.dims if growth else [(step,) for step in range(stage.repeats)]
-    steps = {size: step for step, size in reversed(list(enumerate(sizes)))}
-    many = Counter(sizes)
-    return [(steps[size], many[size]) for size in sorted(steps)]
+    many = Counter(stage.growth.dims)
+    return [(stage.growth.dims.index(size), many[size]) for size in sorted(many)]
 
 
 def _merge(rows: pd.DataFrame) -> pd.DataFrame:

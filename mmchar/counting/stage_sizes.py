@@ -4,14 +4,15 @@ Read off the shapes of the call's tensors and the length of its cache; nothing i
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmchar.generation.recording import Stage
 
 Sizes = dict[str, int]
-Shapes = Mapping[str, tuple[int, ...]]  # of every tensor of a call, by its argument's name or place
+Shapes = dict[str, tuple[int, ...]]  # of every tensor of a call, by its argument's name or place (``past.0.1``)
 
-# What the dimensions of a network's main argument are, by their number; the classes, or parts of them, that lay it out
-# in another way.
+# The dimensions of a network's main argument, by their number, and of classes that lay it out in another way.
 _LAYOUT = {
     1: "batch",
     2: "batch tokens",
@@ -20,63 +21,40 @@ _LAYOUT = {
     5: "batch channels frames height width",
 }
 _LAYOUTS = {
-    **dict.fromkeys((("UVit2DModel", 3), ("VQModel", 3)), "batch height width"),  # ids of image tokens
-    ("Emu3ForConditionalGeneration.decode", 3): "batch height width",
-    ("StableAudioDiTModel", 3): "batch channels frames",
-    ("Qwen2_5OmniForConditionalGeneration.audio_tower", 2): "channels frames",
+    ("VQModel", 3): "batch height width",  # ids of image tokens
     ("CViViT", 3): "batch frames tokens",
-    ("ZImageTransformer2DModel", 4): "channels frames height width",  # one of a list
-    ("MllamaForConditionalGeneration", 6): "batch images tiles channels height width",
-    **dict.fromkeys(
-        (
-            ("CogVideoXTransformer3DModel", 5),
-            ("UNetSpatioTemporalConditionModel", 5),
-        ),
-        "batch frames channels height width",
-    ),
+    ("CogVideoXTransformer3DModel", 5): "batch frames channels height width",
 }
 _MAIN = ("decoder_input_ids", "input_ids", "inputs_embeds")  # else the first tensor
 _CONTEXTS = re.compile(r"encoder_(?:hidden_states|outputs\.last_hidden_state)(_\w+)?")
 _OTHERS = {
-    ("ZImageTransformer2DModel", "2.0"): "context",
     ("MaskedTokenTransformer", "1"): "context",
     ("HunyuanVideo15Transformer3DModel", "image_embeds"): "context_image",
     ("HSTU", "1.0.0"): "cache",  # keys of the first layer, (batch, heads, tokens, head_dim)
 }
-_SEEN = {"image_attention_mask": 2, "cross_attention_mask": 2}  # (batch, tokens, images, …): images that text sees
 _NAMED = {"num_frames": "frames", "height": "height", "width": "width"}  # of a latent that is given as a sequence
 
 
-def sizes_at(stage: Any, cls: str, step: int = 0) -> Sizes:
-    """The sizes of one execution of a stage.
+def sizes_at(stage: "Stage", cls: str, step: int = 0) -> Sizes:
+    """The sizes of one execution of a stage of a network of class ``cls``, at a step where a cache grows.
 
-    Parameters
-    ----------
-    stage : Stage
-        One of a plan.
-    cls : str
-        The class of its network.
-    step : int
-        Which of its executions, where a cache grows.
-
-    Returns
-    -------
-    dict
-        ``batch``, ``tokens``, ``frames``, ``height`` and ``width`` of the network's main argument, as far as it has
-        them; ``cache``, the tokens that are remembered; ``context`` (``context_2``, …), those of other sequences that
-        it attends to; ``images`` that a text sees; ``text_0``, …, the tokens that a mask leaves of each text.
+    ``batch``, ``tokens``, ``frames``, ``height`` and ``width`` of the network's main argument, as far as it has them;
+    ``cache``, the tokens that are remembered; ``context`` (``context_2``, …), those of other sequences that it attends
+    to; ``images``, of which each has its own ``height`` and ``width`` in patches.
     """
-    shapes, found = shapes_at(stage, step)
+    shapes, found = _shapes_at(stage, step)
     main = next((name for name in _MAIN if name in shapes), next(iter(shapes), ""))
     shape = shapes.get(main, ())
-    names = (f"{cls}.{part_of(stage.method)}", cls)
-    special = (_LAYOUTS[name, len(shape)] for name in names if (name, len(shape)) in _LAYOUTS)
-    layout = next(special, _LAYOUT.get(len(shape), ""))
+    layout = _LAYOUTS.get((cls, len(shape))) or _LAYOUT.get(len(shape), "")
     found |= dict(zip(layout.split(), shape, strict=False))
-    found |= _beside(cls, shapes)
-    if "batch" not in found:  # a list of samples
-        found["batch"] = sum(name.startswith(main.rpartition(".")[0] + ".") for name in shapes)
-    return found | _said(stage)
+    for name, shape in shapes.items():
+        if fits := _CONTEXTS.fullmatch(name):
+            found["context" + (fits[1] or "")] = shape[-2]
+        elif other := _OTHERS.get((cls, name)):
+            found[other] = shape[-2]
+    kwargs = stage.call.kwargs
+    found |= {size: kwargs[name] for name, size in _NAMED.items() if type(kwargs.get(name)) is int}
+    return found | _images(stage)
 
 
 def part_of(method: str) -> str:
@@ -84,15 +62,15 @@ def part_of(method: str) -> str:
     return method.removesuffix(".forward").rpartition(".")[2]
 
 
-def shapes_at(stage: Any, step: int) -> tuple[dict[str, tuple[int, ...]], Sizes]:
-    """Shapes of all tensors of a stage's call at a step, by name (``past.0.1``), and ``cache``, where it has one."""
+def _shapes_at(stage: "Stage", step: int) -> tuple[Shapes, Sizes]:
+    """Shapes of all tensors of a stage's call at a step, and ``cache``, where it has one."""
     from torch import Tensor
 
     from mmchar.generation import caches
     from mmchar.generation.structure import is_cache, leaves
 
     grown = dict(zip(stage.growth.places, stage.growth.dims[step], strict=True)) if stage.growth else {}
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: Shapes = {}
     found: Sizes = {}
     for path, leaf in leaves((stage.call.args, dict(stage.call.kwargs)), whole=is_cache):
         if isinstance(leaf, Tensor):
@@ -103,34 +81,12 @@ def shapes_at(stage: Any, step: int) -> tuple[dict[str, tuple[int, ...]], Sizes]
     return shapes, found
 
 
-def _beside(cls: str, shapes: Shapes) -> Sizes:
-    """Sizes of what a network is given beside its main argument."""
-    found: Sizes = {}
-    for name, shape in shapes.items():
-        if fits := _CONTEXTS.fullmatch(name):
-            found["context" + (fits[1] or "")] = shape[-2]
-        elif other := _OTHERS.get((cls, name)):
-            found[other] = shape[-2]
-        elif name in _SEEN:
-            found["images"] = shape[_SEEN[name]]
-    return found
-
-
-def _said(stage: Any) -> Sizes:
-    """Sizes that a call says in numbers: of a latent given as a sequence, of patches of images, of masked texts."""
-    from torch import Tensor
-
+def _images(stage: "Stage") -> Sizes:
+    """Images of any size, and the patches of the first, as a call of Qwen-VL's tower says them in numbers."""
     from mmchar.tracing.known_values import known
 
-    kwargs = stage.call.kwargs
-    said = {size: kwargs[name] for name, size in _NAMED.items() if type(kwargs.get(name)) is int}
-    grid = kwargs.get("grid_thw")
-    values = known(grid) if isinstance(grid, Tensor) else None
-    if values is not None:
-        _, said["height"], said["width"] = (int(size) for size in values[0])
-        said["images"] = len(values)
-    mask = kwargs.get("encoder_attention_mask")
-    values = known(mask) if isinstance(mask, Tensor) else None
-    if values is not None and values.dim() == 2:
-        said |= {f"text_{sample}": int(row.sum()) for sample, row in enumerate(values)}
-    return said
+    values = known(stage.call.kwargs["grid_thw"]) if "grid_thw" in stage.call.kwargs else None
+    if values is None:
+        return {}
+    _, height, width = values[0].tolist()
+    return {"images": len(values), "height": height, "width": width}

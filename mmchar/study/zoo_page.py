@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from mmchar.counting.frame_shares import frame_shares
 from mmchar.counting.operator_table import count
-from mmchar.counting.planned_stages import stages
-from mmchar.counting.seqlen import closed_form_of, frame_shares
+from mmchar.counting.seqlen import seen
 from mmchar.files import atomic_write
 from mmchar.models.loading import ModelSpec, get_spec, list_models, zoo_names
 
@@ -92,11 +92,11 @@ def adaptor_table(models: Sequence[str] | None = None) -> "pd.DataFrame":
 
 
 def frame_table(models: Sequence[str] | None = None) -> "pd.DataFrame":
-    """The rows of `seqlen.frame_shares` of all video models, with a column ``model`` before them."""
+    """The rows of `frame_shares` of all video models, with a column ``model`` before them."""
     import pandas as pd
 
     specs = [get_spec(name) for name in (zoo_names() if models is None else _known(models))]
-    shares = [frame_shares(spec).assign(model=spec.name) for spec in specs if "frames" in spec.request]
+    shares = [frame_shares(count(spec.name)).assign(model=spec.name) for spec in specs if "frames" in spec.request]
     if not shares:
         return pd.DataFrame()
     table = pd.concat(shares, ignore_index=True)
@@ -153,18 +153,17 @@ def _adaptor_rows(spec: ModelSpec) -> Iterator[dict[str, Any]]:
     if adaptor is None or "new_tokens" not in spec.request:
         return
     table, request = count(spec.name), spec.resolve()
-    prefill = next(stage for stage in stages(spec) if stage.name == "prefill")
-    seen = closed_form_of(spec, [prefill])
+    prefill = seen(table).query("stage == 'prefill'")
     stage = table["stage"].astype(str)
     flop = table["flop"].astype(float) * table["repeats"]
     merging = stage.eq("encode_image") & table["module"].astype(str).str.contains("merger")
     yield {
         "model": spec.name,
         "adaptor": adaptor,
-        "image_tokens": _image_tokens(seen, request.prompt_tokens + spec.pipeline.arguments.get("marks", 0)),
+        "image_tokens": _image_tokens(prefill, request.prompt_tokens + spec.pipeline.arguments.get("marks", 0)),
         "adaptor_tflop": float(flop[stage.str.startswith("project_image") | merging].sum()) / 1e12,
         "prefill_tflop": float(flop[stage == "prefill"].sum()) / 1e12,
-        **_kv_bytes(spec.components[prefill.component].config, seen),
+        **_kv_bytes(spec.components[table.loc[stage == "prefill", "component"].iloc[0]].config, prefill),
     }
 
 

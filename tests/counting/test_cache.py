@@ -80,13 +80,19 @@ def test_a_cache_folder_that_cannot_be_used_costs_a_warning_not_the_table(tmp_pa
     assert str(tmp_path) not in str(caught[0].message)  # warnings end up in notebooks, which are shared
 
 
-def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path, table):
+    def keeps(folder):
+        cache.cached_table({"a": 1}, Build(table))
+        return len(files_in(folder)) == 1
+
     monkeypatch.delenv("MMCHAR_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache._cache_folder() == tmp_path / "mmchar"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert keeps(tmp_path / "caches" / "mmchar")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache._cache_folder() == tmp_path / ".cache" / "mmchar"
+    assert keeps(tmp_path / "home" / ".cache" / "mmchar")
+    monkeypatch.setenv("MMCHAR_CACHE", str(tmp_path / "named"))
+    assert keeps(tmp_path / "named")
 
 
 def test_a_failed_build_is_not_cached_and_a_key_must_be_plain(folder, table):
@@ -105,9 +111,9 @@ def test_a_failed_build_is_not_cached_and_a_key_must_be_plain(folder, table):
 def test_source_hash_changes_with_content_and_name_but_not_with_order_or_folder(tmp_path):
     contents = {"x/a.py": "1", "x/b.py": "2", "y/a.py": "1", "y/b.py": "2", "z/a.py": "2", "z/b.py": "1"}
     paths = {name: atomic_write(tmp_path / name, content) for name, content in contents.items()}
-    pair = {folder: cache.source_hash([paths[f"{folder}/b.py"], paths[f"{folder}/a.py"]]) for folder in "xyz"}
+    pair = {folder: cache.source_hash(paths[f"{folder}/b.py"], paths[f"{folder}/a.py"]) for folder in "xyz"}
     assert pair["x"] == pair["y"] != pair["z"]
-    assert pair["x"] == cache.source_hash([paths["x/a.py"], paths["x/b.py"]])
+    assert pair["x"] == cache.source_hash(paths["x/a.py"], paths["x/b.py"])
     assert len(cache.source_hash()) == 64
 
 
@@ -128,6 +134,7 @@ def test_the_key_changes_with_what_counts_and_with_nothing_else(tmp_path, monkey
     for path in cache.PACKAGE.rglob("*.py"):
         atomic_write(tmp_path / path.relative_to(cache.PACKAGE), path.read_bytes())
     monkeypatch.setattr(cache, "PACKAGE", tmp_path)
+    cache.source_hash.cache_clear()
     before = cache.source_hash()
     for name, counts in (
         ("study/plots", False),
@@ -135,9 +142,9 @@ def test_the_key_changes_with_what_counts_and_with_nothing_else(tmp_path, monkey
         ("tracing/trace", True),
         ("models/networks/hstu", True),
     ):
-        cache._source_hash.cache_clear()
+        cache.source_hash.cache_clear()
         with open(tmp_path / f"{name}.py", "a") as file:
             file.write("# edited\n")
         assert (cache.source_hash() != before) == counts, name
         before = cache.source_hash()
-    cache._source_hash.cache_clear()
+    cache.source_hash.cache_clear()

@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import given, strategies as st
 
-from mmchar.counting.language_forms import next_tiles
 from mmchar.counting.operator_table import count, count_stage
 from mmchar.counting.planned_stages import stages
-from mmchar.counting.seqlen import closed_form
+from mmchar.counting.seqlen import closed_form, seen
 from mmchar.counting.stage_sizes import sizes_at
 from mmchar.models.loading import get_spec, load
 from mmchar.request import Request
@@ -15,8 +13,8 @@ from mmchar.request import Request
 
 def sizes(name, stage, **asked):
     spec = get_spec(name)
-    seen = next(s for s in stages(spec, Request(**asked)) if s.name == stage)
-    return sizes_at(seen, spec.components[seen.component].cls)
+    found = next(s for s in stages(spec, Request(**asked)) if s.name == stage)
+    return sizes_at(found, spec.components[found.component].cls)
 
 
 @pytest.mark.parametrize(
@@ -37,24 +35,10 @@ def test_image_tokens_that_the_language_model_prefills(name, image_tokens):
 
 @pytest.mark.parametrize(("name", "image_tokens"), [("llama-3.2-11b-vision", 4 * 1601), ("idefics-9b-flamingo", 64)])
 def test_image_tokens_that_cross_attention_looks_at(name, image_tokens):
-    seen = sizes(name, "prefill", prompt_tokens=50)
-    assert (seen["batch"], seen["tokens"]) == (1, 50)
-    cross = closed_form(get_spec(name), Request(prompt_tokens=50)).query("stage == 'prefill' and attention == 'cross'")
+    text = sizes(name, "prefill", prompt_tokens=50)
+    assert (text["batch"], text["tokens"]) == (1, 50)
+    cross = seen(count(name, Request(prompt_tokens=50))).query("stage == 'prefill' and attention == 'cross'")
     assert set(cross["kv_len"]) == {image_tokens}
-
-
-@given(st.integers(30, 3000), st.integers(30, 3000))
-def test_llava_next_tiles_are_those_of_the_library(height, width):
-    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
-    from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor, select_best_resolution
-
-    config = get_spec("llava-next-7b-mistral").components["vlm"].config
-    pinpoints = config["image_grid_pinpoints"]
-    best = select_best_resolution([height, width], pinpoints)
-    shape = (height, width, 24, 24, best[0] // 336, best[1] // 336)
-    unpadded, newlines = LlavaNextProcessor._get_unpadded_features(None, *shape)
-    tiles = image_size_to_num_patches([height, width], pinpoints, 336)
-    assert next_tiles(config, height, width) == (tiles, unpadded + newlines + 576)
 
 
 def test_qwen_windows_at_the_edge_are_smaller():

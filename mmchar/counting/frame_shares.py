@@ -1,0 +1,120 @@
+"""What *temporal* means where a video model has no temporal module: query-key pairs within and across frames."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mmchar.counting.closed_forms import grid
+from mmchar.counting.planned_stages import stages
+from mmchar.counting.seqlen import seen
+from mmchar.counting.stage_sizes import sizes_at
+from mmchar.models.loading import get_spec
+from mmchar.models.specs import ModelSpec
+from mmchar.request import from_mapping
+
+if TYPE_CHECKING:
+    from mmchar.generation.recording import Stage
+
+# What configurations call the frames of a video that make one of its latent.
+_COMPRESSIONS = ("temporal_compression_ratio", "temporal_patch")
+# Classes that take all frames of a video as one sequence, without saying how many there are.
+_IN_ONE_SEQUENCE = ("FluxTransformer2DModel", "MaskedTokenTransformer")
+
+
+def frame_shares(table: pd.DataFrame) -> pd.DataFrame:
+    """Shares of the query-key pairs of a counted video that lie within a frame, across frames, and with the text.
+
+    Full 3-D attention compares each token of the video with all tokens of all frames, and the pairs between different
+    frames do what temporal attention does elsewhere. ``same_frame``, ``cross_frame`` and ``text`` are shares of all
+    pairs, ``text`` being those with a text token as query or key, in one sequence with the video or in a cross
+    attention beside it. ``same_frame_of_video`` and ``cross_frame_of_video`` are shares of the video's own pairs; with
+    full 3-D attention they are ``1 / frames`` and ``1 - 1 / frames``.
+
+    A factorized model has modules for both: its spatial attention is ``same_frame``, its temporal attention
+    ``cross_frame`` (with the pair of each token and itself) and its cross attention ``text``, which is an image's in
+    image-to-video models.
+
+    Left out are stages that do not attend to several frames, and decoders with a sequence of all frames: they cut the
+    video into tiles and hide later frames behind a mask.
+
+    Returns
+    -------
+    DataFrame
+        One row per stage: ``stage``; ``how``, "full 3-D" or "factorized"; ``frames``, those of the latent that tokens
+        stand for (a patch may span several); ``tokens_per_frame`` (at the outermost level that attends);
+        ``text_tokens``, everything in the sequence beside the video; ``pairs``, of all heads and layers in one
+        execution; and the shares, which are fractions of 1.
+    """
+    spec = get_spec(table.attrs["model"], tiny=table.attrs["tiny"])
+    request = spec.resolve(from_mapping(table.attrs["request"]))
+    if not request.frames:
+        raise ValueError(f"{spec.name} makes no video; choose a model whose request has frames ('mmchar models')")
+    lengths, found = seen(table), []
+    for stage in stages(spec, request):
+        rows = lengths[lengths["stage"] == stage.name]
+        if "temporal" in set(rows["attention"]):
+            found.append({"stage": stage.name, "how": "factorized", **_factorized(rows)})
+        elif layout := _layout(spec, request.frames, stage, rows):
+            found.append({"stage": stage.name, "how": "full 3-D", **_full_3d(rows, *layout)})
+    if not found:
+        raise ValueError(f"{spec.name}: no stage attends to several frames; choose another video model")
+    shares = pd.DataFrame(found)
+    video = shares["same_frame"] + shares["cross_frame"]
+    same = shares["same_frame"] / video
+    return shares.assign(same_frame_of_video=same, cross_frame_of_video=shares["cross_frame"] / video)
+
+
+def _pairs(rows: pd.DataFrame) -> int:
+    """Query-key pairs of one execution, of all heads and layers."""
+    return int((rows["batch"] * rows["heads"] * rows["q_len"] * rows["kv_len"] * rows["calls"]).sum())
+
+
+def _factorized(rows: pd.DataFrame) -> dict[str, float]:
+    spatial, temporal, cross = (rows[rows["attention"] == kind] for kind in ("spatial", "temporal", "cross"))
+    pairs = _pairs(spatial) + _pairs(temporal) + _pairs(cross)
+    return {
+        "frames": int(temporal["q_len"].max()),
+        "tokens_per_frame": int(spatial["q_len"].max()),
+        "text_tokens": 0 if cross.empty else int(cross["kv_len"].max()),
+        "pairs": pairs,
+        "same_frame": _pairs(spatial) / pairs,
+        "cross_frame": _pairs(temporal) / pairs,
+        "text": _pairs(cross) / pairs,
+    }
+
+
+def _full_3d(rows: pd.DataFrame, frames: int, per_frame: int) -> dict[str, float]:
+    """Of the attentions whose queries are the video's; refiners and pooling of the text alone are not among them."""
+    rows = rows[rows["q_len"] == rows["q_len"].max()]
+    cross, whole = rows["attention"] == "cross", int(rows["q_len"].max())
+    one_frame = _pairs(rows[~cross].assign(q_len=per_frame, kv_len=per_frame))
+    pairs, same, video = _pairs(rows), frames * one_frame, frames**2 * one_frame
+    return {
+        "frames": frames,
+        "tokens_per_frame": per_frame,
+        "text_tokens": whole - frames * per_frame + int(rows.loc[cross, "kv_len"].max() if cross.any() else 0),
+        "pairs": pairs,
+        "same_frame": same / pairs,
+        "cross_frame": (video - same) / pairs,
+        "text": (pairs - video) / pairs,
+    }
+
+
+def _layout(spec: ModelSpec, frames: int, stage: "Stage", rows: pd.DataFrame) -> tuple[int, int] | None:
+    """(frames, tokens of one) of the sequence over all frames that a stage's network is given; None if there is none.
+
+    An autoencoder makes one latent frame of the first, and one of every few others.
+    """
+    if stage.name.startswith(("encode", "decode")) or not rows["attention"].isin(("self", "joint")).any():
+        return None
+    part = spec.components[stage.component]
+    sizes = sizes_at(stage, part.cls)
+    if "frames" in sizes:
+        return grid(part.config, sizes)
+    if part.cls not in _IN_ONE_SEQUENCE:
+        return None
+    every = next(
+        each.config[name] for each in spec.components.values() for name in _COMPRESSIONS if name in each.config
+    )
+    latent = (frames - 1) // every + 1
+    return latent, sizes["tokens"] // latent
