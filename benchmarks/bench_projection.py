@@ -9,10 +9,9 @@ from time import perf_counter
 
 import mmchar
 from mmchar.models.loading import zoo_names
-from mmchar.projection.batches import count_batch
 from mmchar.projection.data_sheets import list_gpus
 from mmchar.projection.roofline import project
-from mmchar.projection.sweep import sweep
+from mmchar.projection.scaling import count_batch, sweep
 
 MODEL = "pixart-sigma-1024"
 

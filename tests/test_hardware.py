@@ -11,6 +11,7 @@ import pytest
 
 import mmchar
 from mmchar import provenance as hardware
+from mmchar.projection import data_sheets
 from mmchar.projection.data_sheets import get_gpu, list_gpus
 from mmchar.provenance import doctor
 
@@ -95,14 +96,14 @@ def test_a_data_sheet_needs_its_numbers_and_source():
 
 def test_corrupt_gpu_file_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "gpus.json").write_text('{"t4": {"year": 2018')
-    monkeypatch.setattr(hardware.resources, "files", lambda _package: tmp_path)
-    hardware._gpus.cache_clear()
+    monkeypatch.setattr(data_sheets.resources, "files", lambda _package: tmp_path)
+    data_sheets._gpus.cache_clear()
     try:
         with pytest.raises(ValueError, match=r"^gpus.json cannot be read") as error:
             get_gpu("t4")
         assert "\n" not in str(error.value)
     finally:
-        hardware._gpus.cache_clear()
+        data_sheets._gpus.cache_clear()
 
 
 def test_list_gpus_has_rates_as_columns():

@@ -43,8 +43,7 @@ def run_project(args: argparse.Namespace) -> int:
     """Project one generation onto a GPU."""
     from mmchar.counting.operator_table import count
     from mmchar.projection.data_sheets import get_gpu
-    from mmchar.projection.memory_fit import summarize_memory
-    from mmchar.projection.roofline import project, summarize
+    from mmchar.projection.roofline import project, summarize, summarize_memory
     from mmchar.projection.uncertainty import time_range
 
     check_out(args.out)

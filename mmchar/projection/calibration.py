@@ -14,13 +14,10 @@ import numpy as np
 import pandas as pd
 
 from mmchar.projection.cases import Case, predict
-from mmchar.projection.columns import columns_of, merge_equal
 from mmchar.projection.communication import Interconnect
-from mmchar.projection.data_sheets import get_gpu
 from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.energy_model import Power
-from mmchar.projection.published import count_published, published_speeds
-from mmchar.projection.roofline import Rates, prepare
+from mmchar.projection.roofline import Rates
 
 # Expected value and spread (of its logarithm: 0.1 is about 10 %). Sources: see `Efficiency`, `Interconnect`, `Power`.
 PRIORS: dict[str, tuple[float, float]] = {
@@ -61,42 +58,15 @@ class Fit:
     spread: dict[str, float]
 
 
-def published_cases() -> list[Case]:
-    """The single-GPU speeds of ``data/reference/published_speeds.csv`` as cases: other GPUs, U-Nets, compiled models.
-
-    Of a rate in tokens/s, the decode stage. The host-bound row is left out: host times differ from machine to machine.
-    """
-    cases = []
-    for row in published_speeds().to_dict("records"):
-        if "host bound" in row["setting"]:
-            continue
-        table, latency_s = count_published(row), row["value"]
-        if row["unit"] == "tokens/s":
-            decode = table["stage"] == "decode"
-            latency_s = float((table["step"] + table["repeats"])[decode].max() / row["value"])
-            table = table.assign(repeats=table["repeats"].where(decode, 0))
-        ready = prepare(table, attention=row["attention"] or "flash", execution=row["execution"])
-        asked = {"model": row["model"], "gpus": 1, "latency_s": latency_s, "batch": 1, "source": row["source"]}
-        cases.append(Case(asked, merge_equal(columns_of(ready)), get_gpu(row["gpu"]), row["execution"], {}))
-    return cases
-
-
 def fit(cases: Sequence[Case]) -> Fit:
-    """Rates from the latencies of the cases, then powers from their energies; parameters without data stay expected.
-
-    Raises
-    ------
-    ValueError
-        There is no case.
-    """
+    """Rates from the latencies of the cases, then powers from their energies; parameters without data stay expected."""
     if not cases:
         raise ValueError("nothing to fit to: no measurement can be used")
 
     def latency_errors(values: dict[str, float]) -> np.ndarray:
         return np.log([1 + predict(case, _rates(values), Power())["latency_error"] for case in cases])
 
-    models = [case.asked["model"] for case in cases]
-    values, spread = _least_squares(latency_errors, PRIORS, models)
+    values, spread = _least_squares(latency_errors, PRIORS, _models(cases))
     rates = _rates(values)
     metered = [case for case in cases if "energy_j" in case.asked]
     if not metered:
@@ -106,24 +76,13 @@ def fit(cases: Sequence[Case]) -> Fit:
         errors = [predict(case, rates, replace(Power(), **values)) for case in metered]
         return np.log([(1 + error["energy_error"]) / (1 + error["latency_error"]) for error in errors])
 
-    powers, power_spread = _least_squares(energy_errors, POWER_PRIORS, [case.asked["model"] for case in metered])
+    powers, power_spread = _least_squares(energy_errors, POWER_PRIORS, _models(metered))
     return Fit(rates, replace(Power(), **powers), spread | power_spread)
 
 
 def leave_one_model_out(cases: Sequence[Case], beside: Sequence[Case] = ()) -> pd.DataFrame:
-    """The validation table with each model predicted by a fit to the other models only.
-
-    Parameters
-    ----------
-    beside : sequence of Case
-        Further measurements to fit to, e.g. `published_cases`, except those of the model that is left out.
-
-    Raises
-    ------
-    ValueError
-        All cases are of one model.
-    """
-    models = list(dict.fromkeys(case.asked["model"] for case in cases))
+    """The validation table with each model predicted by a fit to the other models only, and to those ``beside``."""
+    models = list(dict.fromkeys(_models(cases)))
     if len(models) < 2:
         raise ValueError("leaving a model out needs measurements of two models at least")
     rows: list[dict[str, Any]] = []
@@ -132,6 +91,10 @@ def leave_one_model_out(cases: Sequence[Case], beside: Sequence[Case] = ()) -> p
         here = [case for case in cases if case.asked["model"] == model]
         rows += [case.asked | predict(case, found.rates, found.power) for case in here]
     return pd.DataFrame(rows)
+
+
+def _models(cases: Sequence[Case]) -> list[str]:
+    return [case.asked["model"] for case in cases]
 
 
 def _rates(values: dict[str, float]) -> Rates:

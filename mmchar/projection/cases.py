@@ -1,16 +1,20 @@
-"""One measurement of others beside what a projection says of it."""
+"""Measurements of others beside what a projection says of them."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mmchar.projection.columns import Columns
-from mmchar.projection.data_sheets import Gpu
+from mmchar.counting.operator_table import count
+from mmchar.projection.columns import Columns, columns_of, merge_equal
+from mmchar.projection.data_sheets import Gpu, get_gpu
 from mmchar.projection.energy_model import BOUNDS, Power, row_energy_j
-from mmchar.projection.roofline import Rates, row_times
+from mmchar.projection.roofline import EXECUTIONS, Rates, prepare, row_times
+from mmchar.provenance import REFERENCE
+from mmchar.request import Request
 
 
 @dataclass(frozen=True)
@@ -22,21 +26,6 @@ class Case:
     gpu: Gpu
     execution: str
     memory: dict[str, Any]
-
-
-def as_engine(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as engines for diffusion transformers run it: attention of the denoiser without a mask.
-
-    diffusers hides the padding of prompts by a mask, which no flash kernel takes; engines cut the padding off and call
-    the kernel. Prompts are counted at their full length all the same.
-
-    **Source**: xDiT, ``hunyuan_video_usp_example.py`` (keeps the tokens that the mask leaves, then passes no mask).
-    """
-    masked = table["stage"].astype(str).str.startswith("denoise") & (table["mask_bytes"] > 0)
-    mask_bytes = table["mask_bytes"].where(masked, 0)
-    out = table.assign(read_bytes=table["read_bytes"] - mask_bytes, mask_bytes=table["mask_bytes"] - mask_bytes)
-    out.attrs = table.attrs
-    return out
 
 
 def predict(case: Case, rates: Rates, power: Power) -> dict[str, Any]:
@@ -57,3 +46,39 @@ def predict(case: Case, rates: Rates, power: Power) -> dict[str, Any]:
         "bound": BOUNDS[int(by_bound.argmax())],
         **{name: case.memory[name] for name in ("peak_bytes", "fits") if name in case.memory},
     }
+
+
+def published_speeds(models: Collection[str] | None = None) -> pd.DataFrame:
+    """Rows of ``data/reference/published_speeds.csv`` that a projection can express, of some models or of all."""
+    rows = pd.read_csv(REFERENCE / "published_speeds.csv", dtype=str, keep_default_na=False)
+    able = rows["execution"].isin(EXECUTIONS) & (rows["gpus"] == "1") & rows["unit"].isin(("s/image", "tokens/s"))
+    able &= ~rows["setting"].str.contains(r"int\d|fp8|TF32")
+    if models is not None:
+        able &= rows["model"].isin(list(models))
+    return rows[able].astype({"value": float}).reset_index(drop=True)
+
+
+def count_published(row: dict[str, str]) -> pd.DataFrame:
+    """The count of the configuration that a row of ``published_speeds.csv`` states."""
+    sizes = {name: int(row[name]) for name in ("batch", "steps", "height", "width", "frames") if row[name]}
+    return count(row["model"], Request(**sizes), dtype=row["dtype"] or "bfloat16")
+
+
+def published_cases() -> list[Case]:
+    """The published speeds of single GPUs as cases: other GPUs, U-Nets, compiled models.
+
+    Of a rate in tokens/s, the decode stage. The host-bound row is left out: host times differ from machine to machine.
+    """
+    cases = []
+    for row in published_speeds().to_dict("records"):
+        if "host bound" in row["setting"]:
+            continue
+        table, latency_s = count_published(row), row["value"]
+        if row["unit"] == "tokens/s":
+            decode = table["stage"] == "decode"
+            latency_s = float((table["step"] + table["repeats"])[decode].max() / row["value"])
+            table = table.assign(repeats=table["repeats"].where(decode, 0))
+        ready = prepare(table, attention=row["attention"] or "flash", execution=row["execution"])
+        asked = {"model": row["model"], "gpus": 1, "latency_s": latency_s, "batch": 1, "source": row["source"]}
+        cases.append(Case(asked, merge_equal(columns_of(ready)), get_gpu(row["gpu"]), row["execution"], {}))
+    return cases

@@ -1,42 +1,23 @@
 """An operator table as plain arrays: what projecting reads of it, taken out of the DataFrame once."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from mmchar.tracing.attention import ITEM_BYTES, kernels_per_call
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FUSED_BACKENDS = ("flash", "mem-efficient")
 WHOLE_NORMS = ("native_group_norm", "native_layer_norm", "_fused_rms_norm")
 POINTWISE = ("Normalization", "Elementwise", "Data movement")
-HIDES = (
-    "none",
-    "attention",
-    "stage",
-)  # what a message between GPUs may hide behind: see `communication`
+HIDES = ("none", "attention", "stage")  # what a message between GPUs may hide behind: see `communication`
 POINT_TO_POINT = ("send_recv", "all_to_all")  # collectives that are made of messages between pairs of GPUs
 _NUMBERS = ("flop", "read_bytes", "write_bytes", "calls", "repeats", "batch", "heads", "q_len", "kv_len", "head_dim")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns of an operator table, one element per row; numbers as in ``data/README.md``, the others true or false.
-
-    ``launches`` are the kernels that the host issues for all calls of a row: a row that does and moves nothing has
-    none. ``stage`` numbers the stages, ``dtype`` indexes ``dtypes``. ``core`` are attention cores with lengths,
-    ``fused`` and ``flash`` those whose backend is a fused kernel or the flash kernel. ``volume`` are convolutions over
-    frames as well, ``whole_norm`` normalizations that one operator computes, as opposed to ones written out in
-    pointwise operators; ``pointwise`` rows are those of ``POINTWISE`` categories, which move bytes and compute next to
-    nothing.
-
-    ``sent`` are messages to ``peers`` other GPUs, ``pairs`` those that go from pair to pair; ``hides`` indexes `HIDES`,
-    ``site`` numbers the modules that attend while they send, and 0 is any other; ``step`` numbers the steps of stages
-    where some row sends, and the stages elsewhere.
-    """
+    """Columns of an operator table, one element per row; numbers as in ``data/README.md``, the others true or false."""
 
     flop: np.ndarray
     read_bytes: np.ndarray
@@ -48,26 +29,25 @@ class Columns:
     q_len: np.ndarray
     kv_len: np.ndarray
     head_dim: np.ndarray
-    launches: np.ndarray
-    stage: np.ndarray
-    category: np.ndarray
-    dtype: np.ndarray
-    core: np.ndarray
-    fused: np.ndarray
-    flash: np.ndarray
+    launches: np.ndarray  # kernels that the host issues for all calls
+    stage: np.ndarray  # a number for each
+    category: np.ndarray  # a number for each
+    dtype: np.ndarray  # index into dtypes
+    core: np.ndarray  # attention cores with lengths
+    fused: np.ndarray  # cores whose backend is a fused kernel
+    flash: np.ndarray  # cores whose backend is the flash kernel
     causal: np.ndarray
     convolution: np.ndarray
-    volume: np.ndarray
-    whole_norm: np.ndarray
-    pointwise: np.ndarray
-    sent: np.ndarray
-    pairs: np.ndarray
-    peers: np.ndarray
-    hides: np.ndarray
-    site: np.ndarray
-    step: np.ndarray
+    volume: np.ndarray  # convolutions over frames as well
+    whole_norm: np.ndarray  # normalizations that one operator computes; others are written out in pointwise ones
+    pointwise: np.ndarray  # rows that move bytes and compute next to nothing
+    sent: np.ndarray  # messages to other GPUs
+    pairs: np.ndarray  # messages that go from pair to pair
+    peers: np.ndarray  # GPUs that a message goes to
+    hides: np.ndarray  # index into HIDES
+    site: np.ndarray  # a number for each module that attends while it sends; 0 is any other
+    step: np.ndarray  # a number for each step of stages where some row sends, and for each stage elsewhere
     dtypes: tuple[str, ...]
-    categories: tuple[str, ...]
 
     def of_dtype(self, *names: str) -> np.ndarray:
         """Which rows have one of the numeric types."""
@@ -77,24 +57,25 @@ class Columns:
         return len(self.flop)
 
 
-def columns_of(table: "pd.DataFrame") -> Columns:
-    """The columns of an operator table that projecting reads; a ``kernels`` above 0 is taken over as ``launches``."""
+def columns_of(table: pd.DataFrame) -> Columns:
+    """The columns of an operator table that projecting reads."""
     numbers = {name: table[name].to_numpy().astype("int64") for name in _NUMBERS}
     core = holds(table, "category", "Attention") & (numbers["q_len"] > 0)
-    stage = _numbered(table, "model", "stage")
-    dtype, dtypes = _codes(table["dtype"])
-    category, categories = _codes(table["category"])
     convolution = holds(table, "category", "Convolution")
     sent = holds(table, "category", "Communication")
-    hides = np.zeros(len(table), dtype="int64")
+    hides = peers = np.zeros(len(table), dtype="int64")
+    stage = step = _numbered(table, "model", "stage")
     if sent.any():
         hides = table["overlap"].astype(str).map(HIDES.index).to_numpy()
+        peers = table["peers"].to_numpy().astype("int64")
+        step = _numbered(table, "model", "stage", "step")
+    dtypes = table["dtype"].astype("category").cat
     return Columns(
         **numbers,
         launches=launches(table),
         stage=stage,
-        category=category,
-        dtype=dtype,
+        category=_codes(table["category"]),
+        dtype=_codes(table["dtype"]),
         core=core,
         fused=core & holds(table, "backend", *FUSED_BACKENDS),
         flash=core & holds(table, "backend", "flash"),
@@ -105,12 +86,11 @@ def columns_of(table: "pd.DataFrame") -> Columns:
         pointwise=holds(table, "category", *POINTWISE),
         sent=sent,
         pairs=sent & holds(table, "op", *POINT_TO_POINT),
-        peers=table["peers"].to_numpy().astype("int64") if sent.any() else np.zeros(len(table), dtype="int64"),
+        peers=peers,
         hides=hides,
         site=_sites(table, core, hides),
-        step=_numbered(table, "model", "stage", "step") if sent.any() else stage,
-        dtypes=dtypes,
-        categories=categories,
+        step=step,
+        dtypes=tuple(map(str, dtypes.categories)),
     )
 
 
@@ -127,26 +107,7 @@ def merge_equal(columns: Columns) -> Columns:
     return replace(columns, **merged)  # type: ignore[arg-type]
 
 
-def _sites(table: "pd.DataFrame", core: np.ndarray, hides: np.ndarray) -> np.ndarray:
-    """A number for each module whose messages hide behind its attention, the same for modules that do the same."""
-    site = np.zeros(len(table), dtype="int64")
-    hidden = hides == HIDES.index("attention")
-    if not hidden.any():
-        return site
-    module = _numbered(table, "model", "stage", "step", "module")
-    rows = np.flatnonzero((core | hidden) & np.isin(module, module[hidden]))
-    stage = table["stage"].astype("category").cat.codes.to_numpy()
-    keys = np.column_stack([stage, hidden, *(table[name].to_numpy() for name in _NUMBERS)])[rows]
-    _, kind = np.unique(keys, axis=0, return_inverse=True)
-    seen: dict[tuple[int, ...], int] = {}
-    for one in np.unique(module[rows]):
-        mine = rows[module[rows] == one]
-        does = tuple(sorted(kind.ravel()[module[rows] == one]))
-        site[mine] = seen.setdefault(does, len(seen) + 1)
-    return site
-
-
-def launches(table: "pd.DataFrame") -> np.ndarray:
+def launches(table: pd.DataFrame) -> np.ndarray:
     """Launches the host issues for all calls of a row; a row that does and moves nothing launches nothing."""
     each = np.ones(len(table), dtype="int64")
     masked = table["mask_bytes"].to_numpy() > 0
@@ -164,15 +125,32 @@ def item_bytes(columns: Columns) -> np.ndarray:
     return sizes[columns.dtype]
 
 
-def holds(table: "pd.DataFrame", column: str, *values: str) -> np.ndarray:
+def holds(table: pd.DataFrame, column: str, *values: str) -> np.ndarray:
     """Whether the column holds one of the values; quick on categoricals as on strings."""
     return table[column].isin(values).to_numpy()
 
 
-def _numbered(table: "pd.DataFrame", *columns: str) -> np.ndarray:
+def _sites(table: pd.DataFrame, core: np.ndarray, hides: np.ndarray) -> np.ndarray:
+    """A number for each module whose messages hide behind its attention, the same for modules that do the same."""
+    site = np.zeros(len(table), dtype="int64")
+    hidden = hides == HIDES.index("attention")
+    if not hidden.any():
+        return site
+    module = _numbered(table, "model", "stage", "step", "module")
+    rows = np.flatnonzero((core | hidden) & np.isin(module, module[hidden]))
+    keys = np.column_stack([_codes(table["stage"]), hidden, *(table[name].to_numpy() for name in _NUMBERS)])[rows]
+    _, kind = np.unique(keys, axis=0, return_inverse=True)
+    seen: dict[tuple[int, ...], int] = {}
+    for one in np.unique(module[rows]):
+        mine = module[rows] == one
+        does = tuple(sorted(kind.ravel()[mine]))
+        site[rows[mine]] = seen.setdefault(does, len(seen) + 1)
+    return site
+
+
+def _numbered(table: pd.DataFrame, *columns: str) -> np.ndarray:
     return table.groupby(list(columns), observed=True, sort=False).ngroup().to_numpy()
 
 
-def _codes(column: "pd.Series") -> tuple[np.ndarray, tuple[str, ...]]:
-    packed = column.astype("category").cat
-    return packed.codes.to_numpy().astype("int64"), tuple(str(name) for name in packed.categories)
+def _codes(column: pd.Series) -> np.ndarray:
+    return column.astype("category").cat.codes.to_numpy().astype("int64")

@@ -5,39 +5,28 @@ messages. Links carry both directions at once, so the larger of the two decides.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from mmchar.projection.columns import HIDES, Columns
-
-if TYPE_CHECKING:
-    from mmchar.projection.data_sheets import Gpu
+from mmchar.projection.data_sheets import Gpu
 
 
 @dataclass(frozen=True)
 class Interconnect:
-    """What messages between GPUs reach of the link, and what one costs however small. The same for every model.
+    """What messages between GPUs reach of the link, and what one costs however small. The same for every model."""
 
-    Parameters
-    ----------
-    bandwidth : float
-        Share of the link's bandwidth in one direction that collectives reach. **Source**: an NCCL developer in
-        NVIDIA/nccl-tests issue 212 (2024-05-06): with protocol overhead 370 of the 450 GB/s of an H100.
-    pair : float
-        The same for one pair of GPUs: point-to-point messages, of which an all-to-all is made, use few channels per
-        peer, so that only several peers together fill the link. **Source**: fitted.
-    latency_s : float
-        Device time of the smallest collective between GPUs of one machine. **Source**: fitted.
-    host_s : float
-        Host time that a collective takes on top of an operator: PyTorch's process group looks up the communicator,
-        records events on two streams and keeps tensors alive. **Source**: fitted.
-    """
-
+    # Share of the link's bandwidth in one direction that collectives reach. Source: an NCCL developer in
+    # NVIDIA/nccl-tests issue 212 (2024-05-06): with protocol overhead 370 of the 450 GB/s of an H100.
     bandwidth: float = 0.82
+    # The same for one pair of GPUs: point-to-point messages, of which an all-to-all is made, use few channels per
+    # peer, so that only several peers together fill the link. Source: fitted.
     pair: float = 0.33
+    # Device time of the smallest collective between GPUs of one machine. Source: fitted.
     latency_s: float = 22e-6
+    # Host time that a collective takes on top of an operator: PyTorch's process group looks up the communicator,
+    # records events on two streams and keeps tensors alive. Source: fitted.
     host_s: float = 55e-6
 
     def reached(self, pairs: np.ndarray, peers: np.ndarray) -> np.ndarray:
@@ -48,20 +37,11 @@ class Interconnect:
 def message_rows(
     sites: pd.DataFrame, op: str, *, messages: int, sent_bytes: pd.Series, peers: int = 1, overlap: str = "none"
 ) -> pd.DataFrame:
-    """Communication rows that stand beside ``sites``: what one GPU sends (and as much receives) at each of them.
+    """Communication rows beside ``sites``: what one GPU sends (and as much receives) at each of them.
 
-    Parameters
-    ----------
-    sites : DataFrame
-        Rows of the modules that the messages belong to; ``messages`` are sent per call of each.
-    op : str
-        ``all_to_all``, ``send_recv``, ``all_gather`` or ``all_reduce``.
-    sent_bytes : Series
-        Bytes that one GPU sends in one execution, all messages of a site together.
-    peers : int
-        GPUs that a message goes to at once.
-    overlap : {"none", "attention", "stage"}
-        What runs meanwhile: nothing, the attention core of the same module, the whole stage.
+    ``messages`` are sent per call of a site, each to ``peers`` GPUs at once; ``sent_bytes`` are those of all of them in
+    one execution. ``overlap`` says what runs meanwhile: ``none``, the ``attention`` core of the same module, or all
+    else of the ``stage``.
     """
     rows = extra_rows(sites, op, "Communication", calls=sites["calls"] * messages, moved=sent_bytes)
     return rows.assign(overlap=overlap, peers=peers)
@@ -76,7 +56,7 @@ def extra_rows(sites: pd.DataFrame, op: str, category: str, *, calls: pd.Series,
     )  # fmt: skip
 
 
-def message_s(columns: Columns, gpu: "Gpu", interconnect: Interconnect) -> np.ndarray:
+def message_s(columns: Columns, gpu: Gpu, interconnect: Interconnect) -> np.ndarray:
     """Seconds that each row's messages keep a GPU's link busy; 0 for rows that send nothing."""
     moved = np.maximum(columns.read_bytes, columns.write_bytes)
     latency_s = columns.calls * interconnect.latency_s

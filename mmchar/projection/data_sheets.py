@@ -8,7 +8,7 @@ import functools
 import json
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,37 +18,24 @@ TORCH_DTYPES = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Gpu:
-    """Data sheet of one GPU.
+    """Data sheet of one GPU; every number is above 0 and the sheet, with its date, is the ``source``.
 
     Parameters
     ----------
-    name : str
-        How mmchar calls it, e.g. ``"a100-80gb"``.
-    architecture : str
     compute_capability : float
-        CUDA compute capability; flash kernels need 8.0 (Ampere).
+        Flash kernels need 8.0 (Ampere).
     year : int
         Year of announcement.
     peak_flop_s : dict of str to float
         FLOP/s of matrix products by numeric type, **dense** (data sheets like to print the double, with sparsity), one
         multiply-add = 2 FLOP, accumulating in float32. ``float32`` is the rate of the plain cores, ``tf32`` that of the
         tensor cores on float32 inputs. A type that is missing is one the GPU has no fast path for.
-    bandwidth_bytes_s : float
-        Peak bandwidth of the GPU's memory.
     memory_bytes, l2_bytes : float
         Size of memory (decimal GB as sold) and of the last-level cache.
     link_bytes_s : float
         To other GPUs, one direction: half of what data sheets print. NVLink, else PCIe.
     tdp_w : float
         Board power limit.
-    multiprocessors : int
-    source : str
-        Data sheet and date.
-
-    Raises
-    ------
-    ValueError
-        A number is not positive, or a field has no source.
     """
 
     name: str
@@ -91,22 +78,14 @@ class Gpu:
 @functools.cache
 def _gpus() -> dict[str, Gpu]:
     try:
-        entries: dict[str, dict[str, Any]] = json.loads(
-            (resources.files("mmchar.projection") / "gpus.json").read_text()
-        )
+        entries = json.loads((resources.files("mmchar.projection") / "gpus.json").read_text())
         return {name: Gpu(name=name, **entry) for name, entry in entries.items()}
     except (json.JSONDecodeError, TypeError, AttributeError) as error:
         raise ValueError(f"gpus.json cannot be read ({error}); restore it with git") from error
 
 
 def get_gpu(name: str) -> Gpu:
-    """The data sheet of the GPU called ``name``.
-
-    Raises
-    ------
-    ValueError
-        No such GPU; says which names come close and which there are.
-    """
+    """The data sheet of the GPU called ``name``; an error says which names come close and which there are."""
     gpus = _gpus()
     if name in gpus:
         return gpus[name]
@@ -122,9 +101,7 @@ def list_gpus() -> "pd.DataFrame":
 
     rows = []
     for gpu in _gpus().values():
-        row = asdict(gpu)
-        peaks = {f"{dtype}_flop_s": rate for dtype, rate in row.pop("peak_flop_s").items()}
-        source = row.pop("source")
-        rows.append({**row, **peaks, "source": source})
+        peaks = {f"{dtype}_flop_s": rate for dtype, rate in gpu.peak_flop_s.items()}
+        rows.append({name: value for name, value in asdict(gpu).items() if name != "peak_flop_s"} | peaks)
     frame = pd.DataFrame(rows)
-    return frame[[column for column in frame.columns if column != "source"] + ["source"]]
+    return frame[[*frame.columns.drop("source"), "source"]]

@@ -2,16 +2,15 @@
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from mmchar.counting.operator_table import executions
 from mmchar.projection.data_sheets import Gpu, get_gpu
 from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.roofline import project
 from mmchar.tracing.attention import ITEM_BYTES
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Stages that run once per generated token; guidance may decode once more, with a prompt of its own.
 _PER_TOKEN = re.compile(r"(?:decode|reorder_cache)(?:_variant_\d+)?")
@@ -22,30 +21,23 @@ def is_per_token(stage: str) -> bool:
     return bool(_PER_TOKEN.fullmatch(stage))
 
 
-def per_token(table: "pd.DataFrame") -> "pd.Series":
+def per_token(table: pd.DataFrame) -> pd.Series:
     """Which rows of a table belong to stages that run once per generated token."""
     return table["stage"].astype(str).map(is_per_token)
 
 
-def token_rows(table: "pd.DataFrame") -> "pd.DataFrame":
-    """The rows of a generation that run once per token (all its decoding steps).
-
-    Raises
-    ------
-    ValueError
-        The model does not decode token by token.
-    """
+def token_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a generation that run once per token (all its decoding steps)."""
     rows = table[per_token(table)].copy()
     if not (rows["stage"] == "decode").any():
-        raise ValueError(
-            f"{table.attrs.get('model')} has no stage 'decode'; choose a model that decodes token by token"
-        )
+        name = table.attrs.get("model")
+        raise ValueError(f"{name} has no stage 'decode'; choose a model that decodes token by token")
     rows.attrs = table.attrs
     return rows
 
 
 def token_cost(
-    table: "pd.DataFrame", *, gpu: str | Gpu, execution: str = "eager", efficiency: Efficiency | None = None
+    table: pd.DataFrame, *, gpu: str | Gpu, execution: str = "eager", efficiency: Efficiency | None = None
 ) -> dict[str, Any]:
     """Projected seconds of one decoding step, the mean over all of them, and what they are made of.
 
@@ -57,74 +49,69 @@ def token_cost(
         data sheet's bandwidth; ``weights_s``, the same of the weights alone; ``reached``, ``limit_s / token_s``.
     """
     rows, sheet = token_rows(table), gpu if isinstance(gpu, Gpu) else get_gpu(gpu)
-    rates = efficiency or Efficiency()
-    steps = int(executions(rows)["decode"])
+    steps, rates = int(executions(rows)["decode"]), efficiency or Efficiency()
     timed = project(rows, gpu=sheet, execution=execution, efficiency=rates)
-    alone = replace(rates, dispatch_s=0.0, dispatch_compiled_s=0.0)
-    whole = (timed["time_s"] * timed["repeats"]).sum() / steps
-    device = (project(rows, gpu=sheet, execution=execution, efficiency=alone)["time_s"] * rows["repeats"]).sum() / steps
+    token_s = (timed["time_s"] * timed["repeats"]).sum() / steps
+    device_s = _device_s(rows, sheet, execution, rates).sum() / steps
     weights, cache = must_read_bytes(rows)
+    limit_s = (weights + cache) / steps / sheet.bandwidth_bytes_s
     return {
-        "token_s": float(whole),
-        "device_s": float(device),
-        "idle_share": float(1 - device / whole),
+        "token_s": float(token_s),
+        "device_s": float(device_s),
+        "idle_share": float(1 - device_s / token_s),
         "calls": int((timed["kernels"] * timed["repeats"]).sum() / steps),
         "weights_s": weights / steps / sheet.bandwidth_bytes_s,
-        "limit_s": (weights + cache) / steps / sheet.bandwidth_bytes_s,
-        "reached": (weights + cache) / steps / sheet.bandwidth_bytes_s / float(whole),
+        "limit_s": limit_s,
+        "reached": limit_s / float(token_s),
     }
 
 
-def token_breakdown(table: "pd.DataFrame", *, gpu: str | Gpu, execution: str = "eager") -> "pd.DataFrame":
+def token_breakdown(table: pd.DataFrame, *, gpu: str | Gpu, execution: str = "eager") -> pd.DataFrame:
     """Projected seconds of one decoding step by ``category``: of its kernels, and ``Idle``, waiting for the host."""
-    import pandas as pd
-
-    rows, alone = token_rows(table), Efficiency(dispatch_s=0.0, dispatch_compiled_s=0.0)
-    timed = project(rows, gpu=gpu, execution=execution, efficiency=alone)
-    steps, cost = int(executions(rows)["decode"]), token_cost(rows, gpu=gpu, execution=execution)
-    total = (timed["time_s"] * timed["repeats"]).groupby(timed["category"].astype(str)).sum() / steps
+    rows, cost = token_rows(table), token_cost(table, gpu=gpu, execution=execution)
+    device_s = _device_s(rows, gpu, execution, Efficiency()) / int(executions(rows)["decode"])
+    total = device_s.groupby(rows["category"].astype(str)).sum()
     total["Idle"] = cost["token_s"] - cost["device_s"]
     return pd.DataFrame({"category": total.index, "value": total.to_numpy(), "time_kind": "projected"})
 
 
-def must_read_bytes(rows: "pd.DataFrame") -> tuple[int, int]:
+def must_read_bytes(rows: pd.DataFrame) -> tuple[int, int]:
     """Bytes of weights, and of keys and values, that all decoding steps together must read."""
     total = rows["read_bytes"] * rows["repeats"]
     weights = (weight_bytes(rows) * rows["repeats"]).sum()
     return int(weights), int(total[rows["attention"].astype(str) != ""].sum())
 
 
-def weight_bytes(rows: "pd.DataFrame") -> "pd.Series":
+def weight_bytes(rows: pd.DataFrame) -> pd.Series:
     """Bytes of weights that each row reads: a linear layer's FLOP are 2 x rows of input x numbers in its weight.
 
-    In a decoding step every linear layer gets one row of input per sequence and beam, twice that with guidance; keys
-    and values of a cross attention stand in its cache.
+    In a decoding step every linear layer gets one row of input per sequence and beam, twice that with guidance: the
+    batch as the attention of its stage sees it. Keys and values of a cross attention stand in its cache.
     """
-    item = _item_bytes(rows)
-    linear = (rows["category"] == "Linear") & (rows["flop"] > 0)
-    inputs = 2 * _input_rows(rows)
-    return (rows["flop"] // inputs * item).where(linear, 0).astype("int64")
-
-
-def _item_bytes(rows: "pd.DataFrame") -> "pd.Series":
-    """Bytes per number of each row's inputs; those of no number type, as of a cache that is moved, do not matter."""
-    return rows["dtype"].astype(str).map(ITEM_BYTES).fillna(1).astype("int64")
-
-
-def _input_rows(rows: "pd.DataFrame") -> "pd.Series":
-    """The batch of each row's stage, as its attention sees it; 1 where nothing attends."""
     stage, attends = rows["stage"].astype(str), rows["attention"].astype(str) == "causal"
-    return rows["batch"].where(attends, 1).groupby(stage).transform("max")
+    inputs = rows["batch"].where(attends, 1).groupby(stage).transform("max")
+    linear = (rows["category"] == "Linear") & (rows["flop"] > 0)
+    return (rows["flop"] // (2 * inputs) * _item_bytes(rows)).where(linear, 0).astype("int64")
 
 
-def narrow_weights(table: "pd.DataFrame", *, item_bytes: int = 1) -> "pd.DataFrame":
+def narrow_weights(table: pd.DataFrame, *, item_bytes: int = 1) -> pd.DataFrame:
     """The table with linear layers whose weights are stored in ``item_bytes`` per number and widened in registers.
 
     Arithmetic, activations and everything else stay as they are: weight-only quantization by a kernel that reaches
     the same bandwidth as the one that it replaces.
     """
     stored = weight_bytes(table)
-    saved = stored - stored // _item_bytes(table) * item_bytes
-    out = table.assign(read_bytes=table["read_bytes"] - saved)
+    out = table.assign(read_bytes=table["read_bytes"] - (stored - stored // _item_bytes(table) * item_bytes))
     out.attrs = table.attrs
     return out
+
+
+def _device_s(rows: pd.DataFrame, gpu: str | Gpu, execution: str, rates: Efficiency) -> pd.Series:
+    """Seconds of each row's kernels in all steps, as with a host that takes no time."""
+    alone = replace(rates, dispatch_s=0.0, dispatch_compiled_s=0.0)
+    return project(rows, gpu=gpu, execution=execution, efficiency=alone)["time_s"] * rows["repeats"]
+
+
+def _item_bytes(rows: pd.DataFrame) -> pd.Series:
+    """Bytes per number of each row's inputs; those of no number type, as of a cache that is moved, do not matter."""
+    return rows["dtype"].astype(str).map(ITEM_BYTES).fillna(1).astype("int64")

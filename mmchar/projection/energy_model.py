@@ -1,51 +1,32 @@
 """Energy of a projected generation: what a board draws depends on what holds each row back."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from mmchar.projection.columns import FUSED_BACKENDS, holds
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from mmchar.projection.data_sheets import Gpu
+from mmchar.projection.data_sheets import Gpu
 
 BOUNDS = ("", "compute", "memory", "launch", "communication")  # what can hold a projected row back
 
 
 @dataclass(frozen=True)
 class Power:
-    """Board power by what a GPU is busy with, as shares of its power limit. The same for every GPU and model.
+    """Board power by what a GPU is busy with, as shares of its power limit. The same for every GPU and model."""
 
-    Parameters
-    ----------
-    idle : float
-        Share that a board with a context draws between kernels, at full clocks. Assumed: 100 W of an H100's 700.
-    compute : float
-        Share while tensor cores are the limit; boards then run into their power limit. **Source**: fitted.
-    memory : float
-        Share while memory is the limit. **Source**: fitted.
-    launch : float
-        Share while the device waits for the host between short kernels. **Source**: fitted.
-    communication : float
-        Share while the link is the limit: copy kernels run on few multiprocessors. **Source**: fitted.
-    attention_j_per_flop : float
-        Joules on top of idling that FlashAttention-2 takes per FLOP from Hopper on: it does the same instructions there
-        whatever the tensor cores could do, so a board whose limit is higher draws less of it. **Source**: fitted on
-        H100; that Blackwell, which is made in the same process, needs as much is assumed.
-    """
-
-    idle: float = 0.15
-    compute: float = 0.974
-    memory: float = 0.766
-    launch: float = 0.268
-    communication: float = 0.426
+    idle: float = 0.15  # with a context, between kernels, at full clocks. Assumed: 100 W of an H100's 700
+    compute: float = 0.974  # tensor cores are the limit; boards then run into their power limit. Source: fitted
+    memory: float = 0.766  # memory is the limit. Source: fitted
+    launch: float = 0.268  # the device waits for the host between short kernels. Source: fitted
+    communication: float = 0.426  # the link is the limit: copy kernels run on few multiprocessors. Source: fitted
+    # Joules on top of idling that FlashAttention-2 takes per FLOP from Hopper on: it does the same instructions there
+    # whatever the tensor cores could do, so a board whose limit is higher draws less of it. Source: fitted on H100;
+    # that Blackwell, which is made in the same process, needs as much is assumed.
     attention_j_per_flop: float = 1.74e-12
 
 
-def energy_j(table: "pd.DataFrame", gpu: "Gpu", power: Power | None = None) -> float:
+def energy_j(table: pd.DataFrame, gpu: Gpu, power: Power | None = None) -> float:
     """Joules of a projected table on all of its GPUs: while one of ``attrs["gpus"]`` works all do."""
     bound = table["bound"].astype(str).map(BOUNDS.index).to_numpy()
     attends = holds(table, "category", "Attention") & holds(table, "backend", *FUSED_BACKENDS)
@@ -54,16 +35,11 @@ def energy_j(table: "pd.DataFrame", gpu: "Gpu", power: Power | None = None) -> f
 
 
 def row_energy_j(
-    time_s: np.ndarray, bound: np.ndarray, attention_flop: np.ndarray, gpu: "Gpu", power: Power
+    time_s: np.ndarray, bound: np.ndarray, attention_flop: np.ndarray, gpu: Gpu, power: Power
 ) -> np.ndarray:
     """Joules of one GPU in each row: time x (idle + utilization x (limit - idle)), and never more than the limit.
 
-    Parameters
-    ----------
-    time_s, bound : array
-        Seconds of a row and index into `BOUNDS`.
-    attention_flop : array
-        FLOP of fused attention, 0 in other rows.
+    ``bound`` indexes `BOUNDS`; ``attention_flop`` are those of fused attention, 0 in other rows.
     """
     shares = np.array([power.idle, power.compute, power.memory, power.launch, power.communication])
     drawn_j = time_s * gpu.tdp_w * shares[bound]

@@ -15,21 +15,19 @@ Not in this version: reuse in the L2 cache, channels-last models.
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mmchar.counting.operator_table import count, executions
 from mmchar.projection.columns import POINTWISE, Columns, columns_of, holds, launches
 from mmchar.projection.communication import Interconnect, exposed_s, message_s
 from mmchar.projection.data_sheets import TORCH_DTYPES, Gpu, get_gpu
 from mmchar.projection.efficiency import Efficiency
-from mmchar.projection.energy_model import BOUNDS, Power, energy_j
+from mmchar.projection.energy_model import BOUNDS, energy_j
 from mmchar.projection.tiles import filled_by_matmul, kernel_head_dim, padded_attention_flop, product_sizes, runs_flash
 from mmchar.tracing.attention import ITEM_BYTES, use_backend
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 EXECUTIONS = ("eager", "compiled")
 
@@ -43,7 +41,7 @@ def project(
     efficiency: Efficiency | None = None,
     interconnect: Interconnect | None = None,
     **call: Any,
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """The table with the time each row would take on a GPU, in seconds for all its calls in one execution.
 
     ``project(table, gpu="h100-sxm")``, ``project("sdxl-base-1.0", gpu="h100-sxm", steps=4)``,
@@ -63,10 +61,6 @@ def project(
         Attention kernels to assume; by default those the table names.
     execution : {"eager", "compiled"}
         ``compiled`` fuses pointwise operators (see `fuse_pointwise`) and issues kernels with less host time.
-    efficiency : Efficiency, optional
-        What kernels reach of the data sheet.
-    interconnect : Interconnect, optional
-        What messages between GPUs reach of the link.
 
     Returns
     -------
@@ -74,21 +68,13 @@ def project(
         ``time_s``; ``time_kind`` = ``projected``; ``kernels``, the launches the host issues; and ``bound``:
         ``compute``, ``memory``, ``launch`` (the shortest kernel, or waiting for the host), ``communication``, or empty
         where a row costs nothing.
-
-    Raises
-    ------
-    ValueError
-        Unknown GPU, attention or execution; the GPU lacks the table's numeric type; arguments of a generation with a
-        table, which is one already.
     """
-    import pandas as pd
-
     sheet = gpu if isinstance(gpu, Gpu) else get_gpu(gpu)
     _check_execution(execution)
-    if isinstance(table, pd.DataFrame):
-        _check_nothing_more(inputs, call)
-    else:
+    if not isinstance(table, pd.DataFrame):
         table = count(table, *inputs, **call)
+    elif more := [*map(repr, inputs), *call]:
+        raise ValueError(f"{', '.join(more)} does not go with a table; give a model or an object to count it anew")
     rates = Rates(efficiency or Efficiency(), interconnect or Interconnect())
     out = prepare(table, attention=attention, execution=execution)
     device_s, wait_s, bound = row_times(columns_of(out), sheet, rates, execution=execution)
@@ -101,14 +87,7 @@ def project(
     return out
 
 
-def _check_nothing_more(inputs: tuple[Any, ...], call: dict[str, Any]) -> None:
-    """Refuse what does not go with a table, which has been counted already."""
-    more = [*map(repr, inputs), *call]
-    if more:
-        raise ValueError(f"{', '.join(more)} does not go with a table; give a model or an object to count it anew")
-
-
-def prepare(table: "pd.DataFrame", *, attention: str | None, execution: str) -> "pd.DataFrame":
+def prepare(table: pd.DataFrame, *, attention: str | None, execution: str) -> pd.DataFrame:
     """The table with the attention kernels and the launches of an execution, before any GPU is chosen."""
     _check_execution(execution)
     out = table if attention is None else use_backend(table, attention)
@@ -130,14 +109,10 @@ class Rates:
 
 
 def row_times(columns: Columns, gpu: Gpu, rates: Rates, *, execution: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Seconds of each row on the device, seconds the device waits for the host, and an index into ``BOUNDS``.
-
-    Raises
-    ------
-    ValueError
-        The GPU lacks a numeric type of the rows.
-    """
-    _check_dtypes(columns, gpu)
+    """Seconds of each row on the device, seconds the device waits for the host, and an index into ``BOUNDS``."""
+    for dtype in set(TORCH_DTYPES) & set(columns.dtypes) - set(gpu.peak_flop_s):
+        if (columns.of_dtype(dtype) & (columns.flop > 0)).any():
+            gpu.check_dtype(dtype)  # which the GPU lacks
     kernels = rates.kernels
     compute_s, memory_s, copies_s = _compute_s(columns, gpu, kernels), *_memory_s(columns, gpu, kernels, execution)
     shortest_s = columns.launches * kernels.kernel_s
@@ -154,20 +129,13 @@ def row_times(columns: Columns, gpu: Gpu, rates: Rates, *, execution: str) -> tu
     return device_s, wait_s, bound
 
 
-def summarize(table: "pd.DataFrame", *, gpu: str | Gpu | None = None, power: Power | None = None) -> dict[str, Any]:
+def summarize(table: pd.DataFrame, *, gpu: str | Gpu | None = None) -> dict[str, Any]:
     """Totals of a projected table, in seconds and joules, as ``mmchar project --json`` prints them.
 
-    Totals are ``value * repeats``: a stage's ``time_s`` is that of one execution (the mean, where steps differ), and
-    ``total_s`` that of all its repeats. Categories and bounds are totals and add up to ``time_s``. ``energy_j`` is that
-    of all GPUs (see `energy_model`). ``uncounted`` names the operators without a formula, whose arithmetic is
-    not in the times. A table of several GPUs also says how many ``gpus``.
-
-    Parameters
-    ----------
-    gpu : str or Gpu, optional
-        Whose power to take; by default the GPU the table was projected on.
-    power : Power, optional
-        What a board draws while a row runs.
+    A stage's ``time_s`` is that of one execution (the mean, where steps differ), and ``total_s`` that of all its
+    repeats. Categories and bounds are totals and add up to ``time_s``. ``energy_j`` is that of all GPUs (see
+    `energy_model`). ``uncounted`` names the operators without a formula, whose arithmetic is not in the times. A table
+    of several GPUs also says how many ``gpus``.
     """
     name = gpu or table.attrs.get("gpu")
     if "bound" not in table.columns or name is None:
@@ -181,7 +149,7 @@ def summarize(table: "pd.DataFrame", *, gpu: str | Gpu | None = None, power: Pow
     several = {"gpus": table.attrs["gpus"]} if "gpus" in table.attrs else {}
     return {
         "time_s": float(total.sum()),
-        "energy_j": energy_j(table, sheet, power),
+        "energy_j": energy_j(table, sheet),
         "stages": [
             {"stage": str(name), "repeats": int(runs[name]), "time_s": total_s / int(runs[name]), "total_s": total_s}
             for name, total_s in stages.to_dict().items()
@@ -193,7 +161,19 @@ def summarize(table: "pd.DataFrame", *, gpu: str | Gpu | None = None, power: Pow
     }
 
 
-def fuse_pointwise(table: "pd.DataFrame") -> "pd.DataFrame":
+def summarize_memory(table: pd.DataFrame, gpu: Gpu) -> dict[str, Any]:
+    """Bytes that one GPU holds: ``weight_bytes``, ``peak_bytes`` (with the most activations alive), and if it ``fits``.
+
+    Weights of all components stay; that they are there at all decides, so ``weight_bytes`` above the GPU's memory
+    cannot run without moving them in and out. The peak is a little pessimistic: it decodes a batch at once, where
+    libraries can decode one image after the other.
+    """
+    weight_bytes = int(sum(table.attrs["params"].values()) * ITEM_BYTES[table.attrs["dtype"]])
+    peak_bytes = weight_bytes + int(table["live_bytes"].max())
+    return {"weight_bytes": weight_bytes, "peak_bytes": peak_bytes, "fits": peak_bytes <= gpu.memory_bytes}
+
+
+def fuse_pointwise(table: pd.DataFrame) -> pd.DataFrame:
     """The table as a compiler runs it: what one module call does between matrix products becomes one kernel.
 
     Rule: of the Elementwise, Normalization and Data movement rows that share stage, step and module, the one that moves
@@ -216,7 +196,7 @@ def fuse_pointwise(table: "pd.DataFrame") -> "pd.DataFrame":
     return table.assign(**fused)
 
 
-def _times_wider(table: "pd.DataFrame") -> np.ndarray:
+def _times_wider(table: pd.DataFrame) -> np.ndarray:
     """How many times as wide as the model's own type each row's type is, where it is wider; else 1."""
     own = ITEM_BYTES.get(str(table.attrs.get("dtype")), max(ITEM_BYTES.values()))
     item = table["dtype"].astype(str).map(ITEM_BYTES).fillna(own).to_numpy().astype("int64")
@@ -293,9 +273,3 @@ def _host_wait_s(columns: Columns, device_s: np.ndarray, host_s: np.ndarray) -> 
     able = np.bincount(columns.stage, columns.repeats * short_s)
     share = np.divide(idle, able, out=np.zeros(len(idle)), where=idle > 0)
     return short_s * share[columns.stage]
-
-
-def _check_dtypes(columns: Columns, gpu: Gpu) -> None:
-    for dtype in set(TORCH_DTYPES) & set(columns.dtypes) - set(gpu.peak_flop_s):
-        if (columns.of_dtype(dtype) & (columns.flop > 0)).any():
-            gpu.check_dtype(dtype)

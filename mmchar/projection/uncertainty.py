@@ -12,17 +12,10 @@ CONVOLUTIONAL = 0.05  # share of a denoiser's FLOPs above which it is no transfo
 
 
 def time_range(table: pd.DataFrame, time_s: float) -> dict[str, Any]:
-    """``low_s`` and ``high_s`` around a projected time, in seconds, and the ``kind`` whose errors they are of.
+    """``low_s`` and ``high_s`` around the projected time of a table, and the ``kind`` whose errors they are of.
 
     80 % of the validated configurations of the kind were measured within the range. Kinds that nobody measured for us
     (autoregressive models, cascades with both kinds of denoiser) get the widest that we know.
-
-    Parameters
-    ----------
-    table : DataFrame
-        The operator table that was projected.
-    time_s : float
-        Its time.
     """
     errors = projection_errors()
     errors = errors[errors["quantity"] == "latency"].set_index("kind")
@@ -35,18 +28,14 @@ def time_range(table: pd.DataFrame, time_s: float) -> dict[str, Any]:
 def kind_of(table: pd.DataFrame) -> str:
     """The kind of projection whose errors say how far this one may be off; "" for one that was never validated."""
     denoising = table["stage"].astype(str).str.startswith("denoise")
-    work = table["flop"] * table["repeats"]
-    whole = work[denoising].sum()
-    if not whole:
+    work = (table["flop"] * table["repeats"])[denoising]
+    if not work.sum():
         return ""
-    if work[denoising & (table["category"] == "Convolution")].sum() > CONVOLUTIONAL * whole:
+    if work[table["category"] == "Convolution"].sum() > CONVOLUTIONAL * work.sum():
         return U_NET
     return ON_SEVERAL if table.attrs.get("gpus", 1) > 1 else ON_ONE
 
 
 def projection_errors() -> pd.DataFrame:
     """Errors of projections, as fractions, by kind and quantity, each with what it was compared with."""
-    path = REFERENCE / "projection_errors.csv"
-    if not path.is_file():
-        raise ValueError("data/reference/projection_errors.csv is missing; restore it from the repository")
-    return pd.read_csv(path)
+    return pd.read_csv(REFERENCE / "projection_errors.csv")

@@ -1,46 +1,63 @@
 """Projections beside published measurements: how far off they are, model by model, on one GPU and on several."""
 
 import csv
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import pandas as pd
+from msgspec import Meta
 from tqdm import tqdm
 
 from mmchar.models.loading import get_spec
-from mmchar.projection.batches import count_batch
-from mmchar.projection.calibration import leave_one_model_out, published_cases
-from mmchar.projection.cases import Case, as_engine, predict
+from mmchar.projection.calibration import leave_one_model_out
+from mmchar.projection.cases import Case, predict, published_cases
 from mmchar.projection.columns import columns_of, merge_equal
-from mmchar.projection.communication import Interconnect
-from mmchar.projection.data_sheets import get_gpu
-from mmchar.projection.efficiency import Efficiency
+from mmchar.projection.data_sheets import Gpu, get_gpu
 from mmchar.projection.energy_model import Power
-from mmchar.projection.memory_fit import summarize_memory
 from mmchar.projection.parallel.layout import Degrees, parallelize
-from mmchar.projection.roofline import Rates, prepare
+from mmchar.projection.roofline import Rates, prepare, summarize_memory
+from mmchar.projection.scaling import count_batch
 from mmchar.request import Request, from_mapping
 
-REQUIRED = (
-    *("model", "gpu", "gpus", "ulysses", "ring", "batch", "steps", "height", "width", "frames"),
-    "latency_s",
-)
-LARGEST = {"gpus": 1024, "batch": 4096, "steps": 10_000, "height": 16_384, "width": 16_384, "frames": 4096}
-OPTIONAL = ("cfg", "tensor", "pipefusion", "patch", "prompt_tokens")
 MOST_POWER = 1.25  # of the board's limit; a few percent above it have been measured, a quarter is an error in the row
 _DEGREES = tuple(field.name for field in fields(Degrees))
+_Gpus = Annotated[int, Meta(ge=1, le=1024)]
+_Side = Annotated[int, Meta(ge=1, le=16_384)]
+_Amount = Annotated[float, Meta(gt=0, le=1e15)]
+
+
+class Row(msgspec.Struct, omit_defaults=True):
+    """What a row of measurements says; ``energy_j`` is of all GPUs and the whole batch, ``frames`` 1 for images."""
+
+    model: str
+    gpu: str
+    gpus: _Gpus
+    ulysses: _Gpus
+    ring: _Gpus
+    batch: Annotated[int, Meta(ge=1, le=4096)]
+    steps: Annotated[int, Meta(ge=1, le=10_000)]
+    height: _Side
+    width: _Side
+    frames: Annotated[int, Meta(ge=1, le=4096)]
+    latency_s: _Amount
+    energy_j: _Amount | None = None
+    cfg: _Gpus | None = None
+    tensor: _Gpus | None = None
+    pipefusion: _Gpus | None = None
+    patch: _Gpus | None = None
+    prompt_tokens: Annotated[int, Meta(ge=1, le=1024)] | None = None
+
+
+REQUIRED = tuple(field.name for field in msgspec.structs.fields(Row) if field.required)
 
 
 def read_rows(path: str | Path) -> pd.DataFrame:
     """The rows of a CSV of measurements as text, with the line that each stands on (column ``line``).
 
-    Raises
-    ------
-    ValueError
-        The file cannot be read, lacks a column, or has no rows. Rows are judged by `validate`, not here.
+    An error says that the file cannot be read, lacks a column, or has no rows; rows are judged by `validate`, not here.
     """
     path = Path(path)
     try:
@@ -67,26 +84,14 @@ def validate(
     attention: str = "flash",
     execution: str = "eager",
     dtype: str = "bfloat16",
-    efficiency: Efficiency | None = None,
-    interconnect: Interconnect | None = None,
-    power: Power | None = None,
     leave_out: bool = False,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Predicted latency (s) and energy (J) beside the measured ones, one row per good row.
 
-    Parameters
-    ----------
-    rows : DataFrame
-        Columns `REQUIRED`; optional ``energy_j`` (of all GPUs and the whole batch), ``cfg``, ``tensor``,
-        ``pipefusion``, ``patch``, ``prompt_tokens``, ``line``, and any others, which are kept. Guidance is the
-        model's default; ``frames`` is 1 for images.
-    attention, execution, dtype, efficiency, interconnect, power
-        Of the projection, the same for all rows.
-    leave_out : bool
-        Predict each model by a fit to the other models instead (see `calibration`).
-    progress : bool
-        Show a bar on stderr.
+    ``rows`` have the columns of `Row`, of which those after ``latency_s`` may be blank or missing, ``line``, and any
+    others, which are kept. Guidance is the model's default. With ``leave_out`` each model is predicted by a fit to the
+    other models (see `calibration`).
 
     Returns
     -------
@@ -96,12 +101,11 @@ def validate(
         published row ran. Rows whose weights alone do not fit are left out, as moving them is not projected.
         ``attrs["problems"]`` says of each row left out ``line N: reason``.
     """
-    rates, drawn = Rates(efficiency or Efficiency(), interconnect or Interconnect()), power or Power()
     ready, problems = cases(rows, attention=attention, execution=execution, dtype=dtype, progress=progress)
     if leave_out and ready:
         table = leave_one_model_out(ready, published_cases())
     else:
-        table = pd.DataFrame([case.asked | predict(case, rates, drawn) for case in ready])
+        table = pd.DataFrame([case.asked | predict(case, Rates(), Power()) for case in ready])
     table.attrs["problems"] = problems
     return table
 
@@ -118,7 +122,7 @@ def cases(
     ready, problems = [], []
     for place, row in enumerate(tqdm(rows.to_dict("records"), desc="validate", unit="row", disable=not progress)):
         try:
-            ready.append(_case({**row, **_check_row(row)}, attention, execution, dtype))
+            ready.append(_case(_checked(row), attention, execution, dtype))
         except ValueError as error:
             problems.append(f"line {row.get('line', place + 1)}: {error}")
     return ready, problems
@@ -130,100 +134,62 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     ``mdape`` is the median absolute percentage error, ``bias`` the median signed one, ``low`` and ``high`` the 10th and
     90th percentile of the signed one: what a projection of this kind is to be trusted with.
     """
-    lines = []
-    models = [(model, table["model"] == model) for model in dict.fromkeys(table["model"])]
-    for model, here in [*models, ("all models", table["model"].notna())]:
-        several = table["gpus"] > 1
-        for on, part in (("one GPU", table[here & ~several]), ("several GPUs", table[here & several])):
-            if len(part):
-                lines.append({"model": model, "on": on, **_errors(part)})
-        if model == "all models":
-            lines.append({"model": model, "on": "any", **_errors(table)})
-    return pd.DataFrame(lines)
+    parts = []
+    several = table["gpus"] > 1
+    for model, here in [*table.groupby("model", sort=False), ("all models", table)]:
+        many = several[here.index]
+        parts += [(model, "one GPU", here[~many]), (model, "several GPUs", here[many])]
+    parts = [part for part in parts if len(part[2])] + [("all models", "any", table)]
+    return pd.DataFrame([{"model": model, "on": on, **_errors(part)} for model, on, part in parts])
+
+
+def figures(table: pd.DataFrame) -> Sequence[dict[str, Any]]:
+    """The summary as plain records, for JSON: an error that no row has is None."""
+    rows = summary(table) if len(table) else pd.DataFrame()
+    return rows.astype(object).where(rows.notna(), None).to_dict("records")
 
 
 def _errors(part: pd.DataFrame) -> dict[str, Any]:
-    error = 100 * part["latency_error"]
-    energy = 100 * part["energy_error"].dropna()
+    error, energy = 100 * part["latency_error"], 100 * part["energy_error"]
     return {
         "n": len(part),
         "mdape_latency": float(error.abs().median()),
         "bias_latency": float(error.median()),
         "low_latency": float(error.quantile(0.1)),
         "high_latency": float(error.quantile(0.9)),
-        "mdape_energy": float(energy.abs().median()) if len(energy) else math.nan,
-        "bias_energy": float(energy.median()) if len(energy) else math.nan,
+        "mdape_energy": float(energy.abs().median()),
+        "bias_energy": float(energy.median()),
     }
 
 
-def _check_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row's values as numbers; a ValueError names the field that is missing or absurd."""
-    if row.get("fields too many") is not None and not _blank(row["fields too many"]):
+def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with the fields of `Row` as numbers, those left blank taken out; an error names the field that is bad."""
+    given = {name: str(value).strip() for name, value in row.items() if not pd.isna(value) and str(value).strip()}
+    if "fields too many" in given:
         raise ValueError("more fields than the header has columns")
-    out: dict[str, Any] = {}
-    for name in ("model", "gpu"):
-        if _blank(row.get(name)):
-            raise ValueError(f"{name} is missing")
-        out[name] = str(row[name]).strip()
-    for name in (*REQUIRED[2:-1], *OPTIONAL):
-        if name in OPTIONAL and _blank(row.get(name)):
-            continue
-        out[name] = _whole(name, row.get(name))
-    out["latency_s"] = _positive("latency_s", row.get("latency_s"))
-    if not _blank(row.get("energy_j")):
-        out["energy_j"] = _positive("energy_j", row["energy_j"])
-    return out
-
-
-def _blank(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value)) or str(value).strip() == ""
-
-
-def _number(name: str, value: Any) -> float:
-    if _blank(value):
-        raise ValueError(f"{name} is missing")
     try:
-        return float(str(value))
-    except ValueError:
-        raise ValueError(f"{name}={value!r} is not a number") from None
-
-
-def _whole(name: str, value: Any) -> int:
-    number = _number(name, value)
-    most = LARGEST.get(name, LARGEST["gpus"])
-    if not (number.is_integer() and 1 <= number <= most):
-        raise ValueError(f"{name}={value} is not a whole number from 1 to {most}")
-    return int(number)
-
-
-def _positive(name: str, value: Any) -> float:
-    number = _number(name, value)
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name}={value} is not a number above 0")
-    return number
-
-
-def _request(asked: Mapping[str, Any]) -> Request:
-    spec = get_spec(asked["model"])
-    given = {
-        name: asked[name] for name in ("batch", "steps", "height", "width", "frames", "prompt_tokens") if name in asked
-    }
-    if "frames" not in spec.request and given.pop("frames") != 1:
-        raise ValueError(f"frames={asked['frames']}, but {asked['model']} makes images; give 1")
-    return spec.resolve(from_mapping(given))
+        checked = msgspec.to_builtins(msgspec.convert(given, Row, strict=False))
+    except msgspec.ValidationError as error:
+        wanted, _, name = str(error).partition(" - at `$.")
+        if name:
+            name = name.rstrip("`")
+            raise ValueError(f"{name}={given[name]}: {wanted[0].lower()}{wanted[1:].replace('`', '')}") from error
+        raise ValueError(f"{wanted.split('`')[1]} is missing") from error
+    known = set(Row.__struct_fields__)
+    return {name: checked.get(name, value) for name, value in row.items() if name in checked or name not in known}
 
 
 def _case(asked: dict[str, Any], attention: str, execution: str, dtype: str) -> Case:
     """A row taken apart, ready to be projected with any efficiencies."""
-    gpu = get_gpu(asked["gpu"])
+    gpu, spec = get_gpu(asked["gpu"]), get_spec(asked["model"])
     degrees = Degrees(**{name: asked[name] for name in _DEGREES if name in asked})
-    request, spec = _request(asked), get_spec(asked["model"])
+    request = _request(asked)
 
     def count(other: Request) -> pd.DataFrame:
         return count_batch(asked["model"], other, dtype=dtype)
 
     table = whole = count(request)
-    _check_physics(asked, whole, gpu.peak(dtype), gpu.tdp_w)
+    _check_physics(asked, whole, gpu, dtype)
     if degrees.gpus != 1:
         table = parallelize(whole, degrees, count=count, spec=spec)
     memory = summarize_memory(table, gpu)
@@ -234,23 +200,38 @@ def _case(asked: dict[str, Any], attention: str, execution: str, dtype: str) -> 
     return Case(asked, merge_equal(columns_of(ready)), gpu, execution, memory)
 
 
-def _check_physics(asked: Mapping[str, Any], table: pd.DataFrame, peak_flop_s: float, tdp_w: float) -> None:
+def _request(asked: Mapping[str, Any]) -> Request:
+    spec = get_spec(asked["model"])
+    names = ("batch", "steps", "height", "width", "frames", "prompt_tokens")
+    given = {name: asked[name] for name in names if name in asked}
+    if "frames" not in spec.request and given.pop("frames") != 1:
+        raise ValueError(f"frames={asked['frames']}, but {asked['model']} makes images; give 1")
+    return spec.resolve(from_mapping(given))
+
+
+def _check_physics(asked: Mapping[str, Any], table: pd.DataFrame, gpu: Gpu, dtype: str) -> None:
     """Refuse a row that no such GPU can have made: faster than its peak, or with more power than the boards draw."""
-    boards, latency_s = asked["gpus"], asked["latency_s"]
+    boards, latency_s, energy_j = asked["gpus"], asked["latency_s"], asked.get("energy_j", 0.0)
     flop = int((table["flop"] * table["repeats"]).sum())
-    if latency_s < flop / (boards * peak_flop_s):
-        least = f"{flop / 1e12:.3g} TFLOP take {boards} {asked['gpu']} at least {flop / (boards * peak_flop_s):.3g} s"
+    least_s = flop / (boards * gpu.peak(dtype))
+    if latency_s < least_s:
+        least = f"{flop / 1e12:.3g} TFLOP take {boards} {asked['gpu']} at least {least_s:.3g} s"
         raise ValueError(f"latency_s={latency_s:g} is faster than peak: {least}")
-    most_j = MOST_POWER * tdp_w * boards * latency_s
-    if asked.get("energy_j", 0.0) > most_j:
-        raise ValueError(
-            f"energy_j={asked['energy_j']:g} is more than {boards} boards of {tdp_w:g} W draw in {latency_s:g} s"
-        )
+    if energy_j > MOST_POWER * gpu.tdp_w * boards * latency_s:
+        drawn = f"{boards} boards of {gpu.tdp_w:g} W draw in {latency_s:g} s"
+        raise ValueError(f"energy_j={energy_j:g} is more than {drawn}")
 
 
-def figures(table: pd.DataFrame) -> Sequence[dict[str, Any]]:
-    """The summary as plain records, for JSON: an error that no row has is None."""
-    return [
-        {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
-        for row in (summary(table).to_dict("records") if len(table) else [])
-    ]
+def as_engine(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as engines for diffusion transformers run it: attention of the denoiser without a mask.
+
+    diffusers hides the padding of prompts by a mask, which no flash kernel takes; engines cut the padding off and call
+    the kernel. Prompts are counted at their full length all the same.
+
+    **Source**: xDiT, ``hunyuan_video_usp_example.py`` (keeps the tokens that the mask leaves, then passes no mask).
+    """
+    masked = table["stage"].astype(str).str.startswith("denoise") & (table["mask_bytes"] > 0)
+    mask_bytes = table["mask_bytes"].where(masked, 0)
+    out = table.assign(read_bytes=table["read_bytes"] - mask_bytes, mask_bytes=table["mask_bytes"] - mask_bytes)
+    out.attrs = table.attrs
+    return out

@@ -11,7 +11,7 @@ from mmchar.projection.data_sheets import get_gpu, list_gpus
 from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.energy_model import Power
 from mmchar.projection.roofline import fuse_pointwise, project, summarize
-from mmchar.projection.sweep import sweep
+from mmchar.projection.scaling import sweep
 from mmchar.projection.tiles import padded_attention_flop
 
 PERFECT = Efficiency(

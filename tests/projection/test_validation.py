@@ -65,18 +65,18 @@ def test_a_prediction_is_what_count_and_project_say():
         ({"gpus": 4, "ulysses": 2}, "gpus=4, but ulysses 2 makes 2"),
         ({"gpus": 3, "ulysses": 3}, "ulysses=3 does not divide the 16 heads"),
         ({"gpus": 3, "ring": 3}, "does not divide the 4096 image tokens"),
-        ({"batch": 0}, "batch=0 is not a whole number from 1"),
-        ({"batch": 1.5}, "batch=1.5 is not a whole number"),
-        ({"batch": 10**9}, "is not a whole number from 1 to 4096"),
-        ({"steps": "many"}, "steps='many' is not a number"),
+        ({"batch": 0}, "batch=0: expected int >= 1"),
+        ({"batch": 1.5}, "batch=1.5: expected int"),
+        ({"batch": 10**9}, "batch=1000000000: expected int <= 4096"),
+        ({"steps": "many"}, "steps=many: expected int"),
         ({"height": 1000}, "height=1000 does not fit"),
         ({"frames": 16}, "frames=16, but pixart-sigma-1024 makes images; give 1"),
         ({"latency_s": np.nan}, "latency_s is missing"),
-        ({"latency_s": -1.5}, "latency_s=-1.5 is not a number above 0"),
-        ({"latency_s": "inf"}, "latency_s=inf is not a number above 0"),
+        ({"latency_s": -1.5}, "latency_s=-1.5: expected float > 0"),
+        ({"latency_s": "inf"}, "latency_s=inf: expected float <= 1"),
         ({"latency_s": 1e-6, "energy_j": np.nan}, "latency_s=1e-06 is faster than peak"),
         ({"energy_j": 1e6}, "energy_j=1e+06 is more than 1 boards of 700 W"),
-        ({"energy_j": 0}, "energy_j=0 is not a number above 0"),
+        ({"energy_j": 0}, "energy_j=0: expected float > 0"),
         ({"model": "flux.1-dev", "gpu": "rtx-4090", "latency_s": 60.0, "steps": 28}, "does not fit"),
     ],
 )
@@ -85,6 +85,13 @@ def test_a_bad_row_is_named_and_the_others_are_done(change, reason):
     (problem,) = table.attrs["problems"]
     assert problem.startswith("line 2: ") and reason in problem
     assert table["batch"].tolist() == [1, 2]
+
+
+def test_a_blank_cell_of_an_optional_column_is_one_that_is_not_there(tmp_path):
+    path = write(tmp_path / "rows.csv", {"cfg": 1, "prompt_tokens": 300}, {"energy_j": np.nan})
+    table = validate(read_rows(path))
+    assert table.attrs["problems"] == [] and table["predicted_s"].nunique() == 1
+    assert table["energy_error"].isna().tolist() == [False, True]
 
 
 def test_summary_by_hand():
@@ -114,7 +121,7 @@ def test_validate_writes_table_and_figure_and_says_what_was_left_out(tmp_path, c
     out, figure = tmp_path / "out.csv", tmp_path / "figure.png"
     assert main(["validate", path, "--out", str(out), "--figure", str(figure), "--json"]) == 1
     said = capsys.readouterr()
-    assert said.err == "mmchar: line 4: batch=0 is not a whole number from 1 to 4096\n"
+    assert said.err == "mmchar: line 4: batch=0: expected int >= 1\n"
     found = json.loads(said.out)
     assert found["rows"] == 2 and len(found["problems"]) == 1
     assert [row["on"] for row in found["summary"] if row["model"] == PIXART] == ["one GPU", "several GPUs"]

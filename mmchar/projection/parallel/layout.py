@@ -1,13 +1,14 @@
 """One generation on several GPUs: what one of them does, and what it sends to the others.
 
 Here the ways to share are chosen and joined with the two halves of guidance; each is in a file of its own:
-`sequence_parallel`, `patch_parallel`, `tensor_parallel`. Text encoders and image decoders run whole on each GPU. Rows
-of a denoiser shrink by the parts of `token_parts`; conditioning and weights do not shrink.
+`sequences`, `patches`, `tensors`. Text encoders and image decoders run whole on each GPU. Rows of a denoiser shrink by
+the parts of `token_parts`; conditioning and weights do not shrink.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -28,60 +29,35 @@ Share = Callable[[pd.DataFrame, pd.DataFrame, pd.DataFrame | None], pd.DataFrame
 
 @dataclass(frozen=True)
 class Degrees:
-    """How many GPUs share what; the degrees multiply to ``gpus``.
-
-    Parameters
-    ----------
-    gpus : int, optional
-        All of them; by default the product of the degrees.
-    ulysses, ring : int
-        GPUs that share the tokens of a sequence, around attention by heads, or passing keys on.
-    cfg : int
-        2: the two halves of classifier-free guidance run at the same time.
-    tensor : int
-        GPUs that share each layer's weights (language models; Megatron).
-    pipefusion : int
-        GPUs that share the layers of the denoiser, patches of the image in a pipeline (PipeFusion).
-    patch : int
-        GPUs that share the image, with neighbours' activations of the step before (DistriFusion).
-
-    Raises
-    ------
-    ValueError
-        A degree is no whole number above 0, they do not multiply to ``gpus``, or they exclude each other.
-    """
+    """How many GPUs share what; the degrees multiply to ``gpus``, which is their product if it is not given."""
 
     gpus: int | None = None
-    ulysses: int = 1
-    ring: int = 1
-    cfg: int = 1
-    tensor: int = 1
-    pipefusion: int = 1
-    patch: int = 1
+    ulysses: int = 1  # share the tokens of a sequence, around attention by heads
+    ring: int = 1  # share the tokens of a sequence, passing keys on
+    cfg: int = 1  # 2: the two halves of classifier-free guidance run at the same time
+    tensor: int = 1  # share each layer's weights (language models; Megatron)
+    pipefusion: int = 1  # share the layers of the denoiser, patches of the image in a pipeline (PipeFusion)
+    patch: int = 1  # share the image, with neighbours' activations of the step before (DistriFusion)
 
     def __post_init__(self) -> None:
-        product, said = 1, []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field.name}={value!r} is not a whole number of 1 or more")
-            if field.name != "gpus":
-                product *= value
-                said.append(f"{field.name} {value}")
+        degrees = {name: value for name, value in vars(self).items() if value is not None}
+        for name, value in degrees.items():
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name}={value!r} is not a whole number of 1 or more")
+        degrees.pop("gpus", None)
+        product = prod(degrees.values())
         if self.gpus is None:
             object.__setattr__(self, "gpus", product)
         elif self.gpus != product:
-            given = " x ".join(part for part in said if not part.endswith(" 1")) or "no degree above 1"
+            given = " x ".join(f"{name} {value}" for name, value in degrees.items() if value > 1)
+            given = given or "no degree above 1"
             raise ValueError(
                 f"gpus={self.gpus}, but {given} makes {product}; give degrees that multiply to {self.gpus}"
             )
         if self.cfg > 2:
             raise ValueError(f"cfg={self.cfg}: guidance has two halves; give 1 or 2")
-        shared = [name for name in ("tensor", "pipefusion", "patch") if getattr(self, name) > 1]
-        if self.ulysses * self.ring > 1:
-            shared.append("ulysses or ring")
+        shared = [name for name in ("tensor", "pipefusion", "patch") if degrees[name] > 1]
+        shared += ["ulysses or ring"] if self.ulysses * self.ring > 1 else []
         if len(shared) > 1:
             raise ValueError(f"{' and '.join(shared)} do not go together here; only cfg combines with another")
 
@@ -96,16 +72,8 @@ def parallelize(
 ) -> pd.DataFrame:
     """The table of what one of several GPUs does, with Communication rows of what it sends and receives, in bytes.
 
-    Parameters
-    ----------
-    table : DataFrame
-        A counted operator table with flash attention.
-    degrees : Degrees, optional
-        Or give its fields by name: ``parallelize(table, gpus=8, ulysses=4, ring=2)``.
-    count : callable, optional
-        Counts another request of the same model; by default `mmchar.count` on the model the table names.
-    spec : ModelSpec, optional
-        The model's description; by default the zoo's.
+    ``parallelize(table, gpus=8, ulysses=4, ring=2)`` on a counted table with flash attention. The model's description
+    and the ``count`` of its other requests are by default the zoo's.
 
     Returns
     -------
@@ -122,8 +90,7 @@ def parallelize(
     degrees = degrees or Degrees(**each)
     if spec is None or count is None:
         spec, count = _the_tables_own(table)
-    plain = table.assign(overlap="none", peers=0, backend=table["backend"].astype(str))
-    plain = plain.astype(dict.fromkeys(("op", "category", "attention"), str))
+    plain = _plain(table)
     request = spec.resolve(from_mapping(table.attrs["request"]))
     params = dict(table.attrs["params"])
     if degrees.tensor > 1:
@@ -138,9 +105,15 @@ def parallelize(
     if degrees.cfg > 1:
         plain = _exchange_predictions(plain)
     out = plain.reset_index(drop=True).astype(dict.fromkeys(("op", "category", "attention", "overlap"), "category"))
-    above_one = {f.name: getattr(degrees, f.name) for f in fields(degrees) if getattr(degrees, f.name) != 1}
+    above_one = {name: value for name, value in vars(degrees).items() if value != 1}
     out.attrs = {**table.attrs, "params": params, "gpus": degrees.gpus, "degrees": above_one}
     return out
+
+
+def _plain(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with room for messages: what they do not say, and text columns that take any value."""
+    texts = dict.fromkeys(("op", "category", "attention", "backend"), str)
+    return table.assign(overlap="none", peers=0).astype(texts)
 
 
 def _share(degrees: Degrees, request: Request) -> Share | None:
@@ -205,14 +178,13 @@ def _one_half_of_guidance(
     """
     if not request.guided:
         raise ValueError(f"cfg=2 needs guidance above 1; {spec.name} runs with {request.guidance}")
-    alone = replace(request, guidance=1.0)
+    alone = Request(**request.given() | {"guidance": 1.0})
     half = count(alone)
     half, mine = half[_denoising(half)], _denoising(table)
     both, one = (int((part["flop"] * part["repeats"]).sum()) for part in (table[mine], half))
     if not mine.any() or not _LEAST_HALF * one <= both - one <= one:
         raise ValueError(f"cfg=2: guidance of {spec.name} is not two halves")
-    half = half.assign(overlap="none", peers=0).astype(dict.fromkeys(("op", "category", "attention", "backend"), str))
-    return _with_denoising(table, half), alone
+    return _with_denoising(table, _plain(half)), alone
 
 
 def _exchange_predictions(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mmchar.projection.communication import message_rows
-from mmchar.projection.parallel.attention_lengths import with_lengths
+from mmchar.projection.parallel.token_parts import attends, must_divide, token_bytes, with_lengths
 from mmchar.tracing.attention import item_bytes
 
 SYNCHRONOUS_PATCH_STEPS = 4  # DistriFusion, arXiv 2402.19481, section 5.1: warm-up steps with synchronous messages
@@ -29,11 +29,8 @@ def displaced_patches(
 
     **Source**: DistriFusion, arXiv 2402.19481, section 4 (displaced patch parallelism, sparse operations).
     """
-    core = (rows["category"] == "Attention") & (rows["q_len"] > 0)
-    over_image = core & (image["q_len"] > 0)
-    for length in sorted(set(image["q_len"][over_image])):
-        if length % many:
-            raise ValueError(f"patch={many} does not divide the {length} image tokens of {rows['stage'].iloc[0]!r}")
+    over_image = attends(rows) & (image["q_len"] > 0)
+    must_divide(f"patch={many}", many, image["q_len"][over_image], f"image tokens of {rows['stage'].iloc[0]!r}")
     out = rows.copy()
     for column in ["flop", *_BYTES]:
         out[column] = rows[column] - image[column] + -(-image[column] // many)
@@ -41,9 +38,8 @@ def displaced_patches(
     out = with_lengths(out, rows[over_image], q_len=fewer)
     full = over_image & (image["kv_len"] > 0)
     cores = rows[full]
-    width = cores["batch"] * cores["heads"] * cores["head_dim"] * cores["calls"] * item_bytes(cores)
     # k and v of one strip to each of the others
-    parts = [_gather(cores, 2 * image["kv_len"][full] // many * width, many)]
+    parts = [_gather(cores, 2 * image["kv_len"][full] // many * token_bytes(cores), many)]
     norms = rows["op"] == "native_group_norm"
     statistics = (rows["write_bytes"] - image["write_bytes"])[norms]  # what a group norm writes besides the image
     parts.append(_gather(rows[norms], statistics, many))
@@ -64,15 +60,12 @@ def pipeline(rows: pd.DataFrame, image: pd.DataFrame, text: pd.DataFrame | None,
 
     **Source**: PipeFusion, arXiv 2405.14430, section 4; xDiT's ``num_pipeline_patch`` (the number of GPUs by default).
     """
-    core = (rows["category"] == "Attention") & (rows["q_len"] > 0)
-    over_image = core & (image["q_len"] > 0)
-    lengths = set(image["q_len"][over_image & (image["kv_len"] > 0)])
-    stage = rows["stage"].iloc[0]
-    if len(lengths) != 1:
+    over_image = attends(rows) & (image["q_len"] > 0)
+    full = over_image & (image["kv_len"] > 0)
+    stage, tokens = rows["stage"].iloc[0], image["q_len"][full]
+    if tokens.nunique() != 1:
         raise ValueError(f"pipefusion={many}: stage {stage!r} is no chain of equal blocks; use patch for a U-Net")
-    (tokens,) = lengths
-    if tokens % many:
-        raise ValueError(f"pipefusion={many} does not divide the {tokens} image tokens of stage {stage!r}")
+    must_divide(f"pipefusion={many}", many, tokens, f"image tokens of stage {stage!r}")
     mine = _heaviest_share(rows, many)
     once = image[["flop", *_BYTES]] + (0 if text is None else text[["flop", *_BYTES]])
     out = rows.assign(calls=rows["calls"] * many)
@@ -80,7 +73,7 @@ def pipeline(rows: pd.DataFrame, image: pd.DataFrame, text: pd.DataFrame | None,
         part = np.minimum(once[column], rows[column])
         out[column] = part + (rows[column] - part) * many
     out = with_lengths(out, rows[over_image], q_len=rows["q_len"][over_image] // many, times=many)
-    first = rows[over_image & (image["kv_len"] > 0)].iloc[[0]]
+    first = rows[full].iloc[[0]]
     hidden = first["batch"] * first["q_len"] * first["heads"] * first["head_dim"] * item_bytes(first)
     first = first.assign(module="", module_type="", calls=1)
     sent = message_rows(first, "send_recv", messages=many, sent_bytes=hidden, overlap="stage")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mmchar.projection.communication import extra_rows, message_rows
-from mmchar.projection.parallel.attention_lengths import with_lengths
+from mmchar.projection.parallel.token_parts import attends, must_divide, token_bytes, with_lengths
 from mmchar.tracing.attention import item_bytes
 
 _SHRINKING = ("flop", "read_bytes", "write_bytes", "mask_bytes", "live_bytes")
@@ -24,24 +24,11 @@ def share_sequence(
     """Rows of one denoising stage as one of the GPUs that share its sequence runs them.
 
     Text tokens that attend together with the image are shared as well where the GPUs divide them, as xDiT does, and
-    are otherwise on every GPU whole.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Of one stage, with flash attention.
-    image, text : DataFrame
-        The parts of the rows that grow with the image and with the prompt, see `token_parts`.
-    ulysses, ring : int
-        GPUs that share the sequence by heads, and in a ring; their product shares the tokens.
-
-    Raises
-    ------
-    ValueError
-        The GPUs do not divide heads or tokens, or the stage does not attend over the image as one sequence.
+    are otherwise on every GPU whole. ``image`` and ``text`` are the parts of the rows that grow with the image and with
+    the prompt, see `token_parts`.
     """
     many = ulysses * ring
-    over_image = (rows["category"] == "Attention") & (rows["q_len"] > 0) & (image["q_len"] > 0)
+    over_image = attends(rows) & (image["q_len"] > 0)
     full = over_image & (image["kv_len"] > 0)
     _check(rows, full, image["q_len"], ulysses, ring)
     joint_text = (rows["q_len"] - image["q_len"]).where(full, 0)
@@ -63,8 +50,7 @@ def _share_cores(out: pd.DataFrame, cores: pd.DataFrame, whole_text: pd.Series, 
     ``whole_text`` tokens are on every GPU: their queries go through the all-to-all with the image's, so that each
     core sees them U times, while their keys join one step of the ring (xDiT's ``joint_strategy``).
     """
-    # bytes of one token in all calls
-    width = cores["batch"] * cores["heads"] * cores["head_dim"] * cores["calls"] * item_bytes(cores)
+    width = token_bytes(cores)
     shared = cores["q_len"] - whole_text
     heads = cores["heads"] // u
     q_len, kv_len = shared // ring + u * whole_text, shared // ring
@@ -110,10 +96,6 @@ def _check(rows: pd.DataFrame, full: pd.Series, tokens: pd.Series, ulysses: int,
         raise ValueError(f"stage {stage!r} does not attend over the image as one sequence; share it with patch")
     if rows["attention"].isin(("temporal", "spatial")).any():
         raise ValueError(f"stage {stage!r} attends over space and time apart; its sequence cannot be shared as one")
-    for heads in sorted(set(rows["heads"][full])):
-        if heads % ulysses:
-            raise ValueError(f"ulysses={ulysses} does not divide the {heads} heads of stage {stage!r}")
-    length = int(tokens[full].iloc[0])
-    if length % (ulysses * ring):
-        many = f"ulysses x ring = {ulysses * ring}"
-        raise ValueError(f"{many} does not divide the {length} image tokens of stage {stage!r}")
+    must_divide(f"ulysses={ulysses}", ulysses, rows["heads"][full], f"heads of stage {stage!r}")
+    many = ulysses * ring
+    must_divide(f"ulysses x ring = {many}", many, tokens[full], f"image tokens of stage {stage!r}")

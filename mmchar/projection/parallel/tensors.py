@@ -11,6 +11,7 @@ import re
 import pandas as pd
 
 from mmchar.projection.communication import message_rows
+from mmchar.projection.parallel.token_parts import attends, must_divide
 from mmchar.tracing.attention import item_bytes
 
 _SECOND = re.compile(r"(?:^|\.)(?:o_proj|out_proj|down_proj|fc2|c_proj|wo|dense_4h_to_h)$")  # splits its inputs
@@ -22,11 +23,6 @@ def split_weights(table: pd.DataFrame, many: int, params: dict[str, int]) -> tup
 
     Only stages that prefill and decode are split. Products whose sizes do not follow from their row (none of the
     zoo's language models has one in its layers) run whole on every GPU.
-
-    Raises
-    ------
-    ValueError
-        No such stage, or the GPUs do not divide its heads.
     """
     module = table["module"].astype(str)
     language = table["stage"].astype(str).str.fullmatch(_STAGES)
@@ -35,10 +31,8 @@ def split_weights(table: pd.DataFrame, many: int, params: dict[str, int]) -> tup
         raise ValueError(f"tensor={many}: {table.attrs.get('model', 'the model')} has no language model to split")
     parents = set(module[second].str.rpartition(".")[0])
     inside = language & (module.isin(parents) | module.str.rpartition(".")[0].isin(parents))
-    core = inside & (table["category"] == "Attention") & (table["q_len"] > 0)
-    for heads in sorted(set(table["heads"][core])):
-        if heads % many:
-            raise ValueError(f"tensor={many} does not divide the {heads} heads of the language model")
+    core = inside & attends(table)
+    must_divide(f"tensor={many}", many, table["heads"][core], "heads of the language model")
     out = table.copy()
     linear = inside & (table["op"] == "linear")
     whole = inside & ~linear
@@ -55,16 +49,11 @@ def split_weights(table: pd.DataFrame, many: int, params: dict[str, int]) -> tup
         out.loc[linear, column] = values.where(known, rows[column])
     sites = table[second]
     # a ring all-reduce: each GPU sends (and receives) 2 (n - 1) / n of the tensor
-    parts = [
-        out,
-        message_rows(
-            sites, "all_reduce", messages=1, sent_bytes=2 * (many - 1) * sites["write_bytes"] // many, peers=many - 1
-        ),
-    ]
-    component = set(table["component"].astype(str)[second])
-    return pd.concat(parts, ignore_index=True), {
-        name: -(-n // many) if name in component else n for name, n in params.items()
-    }
+    sent_bytes = 2 * (many - 1) * sites["write_bytes"] // many
+    reduced = message_rows(sites, "all_reduce", messages=1, sent_bytes=sent_bytes, peers=many - 1)
+    split = set(table["component"].astype(str)[second])
+    own = {name: -(-n // many) if name in split else n for name, n in params.items()}
+    return pd.concat([out, reduced], ignore_index=True), own
 
 
 def _tokens(table: pd.DataFrame) -> pd.Series:
