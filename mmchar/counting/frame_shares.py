@@ -58,10 +58,7 @@ def frame_shares(table: pd.DataFrame) -> pd.DataFrame:
             found.append({"stage": stage.name, "how": "full 3-D", **_full_3d(rows, *layout)})
     if not found:
         raise ValueError(f"{spec.name}: no stage attends to several frames; choose another video model")
-    shares = pd.DataFrame(found)
-    video = shares["same_frame"] + shares["cross_frame"]
-    same = shares["same_frame"] / video
-    return shares.assign(same_frame_of_video=same, cross_frame_of_video=shares["cross_frame"] / video)
+    return pd.DataFrame(found)
 
 
 def _pairs(rows: pd.DataFrame) -> int:
@@ -71,32 +68,33 @@ def _pairs(rows: pd.DataFrame) -> int:
 
 def _factorized(rows: pd.DataFrame) -> dict[str, float]:
     spatial, temporal, cross = (rows[rows["attention"] == kind] for kind in ("spatial", "temporal", "cross"))
-    pairs = _pairs(spatial) + _pairs(temporal) + _pairs(cross)
-    return {
-        "frames": int(temporal["q_len"].max()),
-        "tokens_per_frame": int(spatial["q_len"].max()),
-        "text_tokens": 0 if cross.empty else int(cross["kv_len"].max()),
-        "pairs": pairs,
-        "same_frame": _pairs(spatial) / pairs,
-        "cross_frame": _pairs(temporal) / pairs,
-        "text": _pairs(cross) / pairs,
-    }
+    lengths = temporal["q_len"].max(), spatial["q_len"].max(), 0 if cross.empty else cross["kv_len"].max()
+    return _shares(*lengths, same=_pairs(spatial), across=_pairs(temporal), text=_pairs(cross))
 
 
 def _full_3d(rows: pd.DataFrame, frames: int, per_frame: int) -> dict[str, float]:
     """Of the attentions whose queries are the video's; refiners and pooling of the text alone are not among them."""
-    rows = rows[rows["q_len"] == rows["q_len"].max()]
-    cross, whole = rows["attention"] == "cross", int(rows["q_len"].max())
-    one_frame = _pairs(rows[~cross].assign(q_len=per_frame, kv_len=per_frame))
-    pairs, same, video = _pairs(rows), frames * one_frame, frames**2 * one_frame
+    whole = rows["q_len"].max()
+    rows = rows[rows["q_len"] == whole]
+    cross = rows[rows["attention"] == "cross"]
+    text_tokens = whole - frames * per_frame + (0 if cross.empty else cross["kv_len"].max())
+    one_frame = _pairs(rows.drop(cross.index).assign(q_len=per_frame, kv_len=per_frame))
+    same, video = frames * one_frame, frames**2 * one_frame
+    return _shares(frames, per_frame, text_tokens, same=same, across=video - same, text=_pairs(rows) - video)
+
+
+def _shares(frames: int, per_frame: int, text_tokens: int, *, same: int, across: int, text: int) -> dict[str, float]:
+    pairs = same + across + text
     return {
-        "frames": frames,
-        "tokens_per_frame": per_frame,
-        "text_tokens": whole - frames * per_frame + int(rows.loc[cross, "kv_len"].max() if cross.any() else 0),
+        "frames": int(frames),
+        "tokens_per_frame": int(per_frame),
+        "text_tokens": int(text_tokens),
         "pairs": pairs,
         "same_frame": same / pairs,
-        "cross_frame": (video - same) / pairs,
-        "text": (pairs - video) / pairs,
+        "cross_frame": across / pairs,
+        "text": text / pairs,
+        "same_frame_of_video": same / (same + across),
+        "cross_frame_of_video": across / (same + across),
     }
 
 

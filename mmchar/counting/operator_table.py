@@ -254,13 +254,8 @@ def _count(model: Model, request: Request | None, more: Mapping[str, Any]) -> pd
 
 def what_was_asked(model: Model, request: Request) -> dict[str, Any]:
     """The ``attrs`` that every operator table carries: model, request, dtype, tiny, and parameters by component."""
-    return {
-        "model": model.spec.name,
-        "request": request.given(),
-        "dtype": model.dtype,
-        "tiny": model.spec.tiny,
-        "params": model.params,
-    }
+    asked = {"model": model.spec.name, "request": request.given(), "dtype": model.dtype, "tiny": model.spec.tiny}
+    return {**asked, "params": model.params}
 
 
 def _attrs(subject: "Subject", *, dtype: str | None, tiny: bool) -> dict[str, Any]:
@@ -277,9 +272,7 @@ def rows_frame(rows: "list[Row]") -> pd.DataFrame:
     """Traced rows as a table, in their order."""
     from mmchar.tracing.trace import Row
 
-    return pd.DataFrame.from_records(
-        [list(asdict(row).values()) for row in rows], columns=[f.name for f in fields(Row)]
-    )
+    return pd.DataFrame.from_records([vars(row) for row in rows], columns=[field.name for field in fields(Row)])
 
 
 def as_categories(table: pd.DataFrame) -> pd.DataFrame:

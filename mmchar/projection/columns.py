@@ -130,6 +130,11 @@ def holds(table: pd.DataFrame, column: str, *values: str) -> np.ndarray:
     return table[column].isin(values).to_numpy()
 
 
+def denoising(table: pd.DataFrame) -> pd.Series:
+    """Which rows are of a denoising stage."""
+    return table["stage"].astype(str).str.startswith("denoise")
+
+
 def _sites(table: pd.DataFrame, core: np.ndarray, hides: np.ndarray) -> np.ndarray:
     """A number for each module whose messages hide behind its attention, the same for modules that do the same."""
     site = np.zeros(len(table), dtype="int64")

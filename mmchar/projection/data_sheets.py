@@ -84,8 +84,10 @@ def _gpus() -> dict[str, Gpu]:
         raise ValueError(f"gpus.json cannot be read ({error}); restore it with git") from error
 
 
-def get_gpu(name: str) -> Gpu:
-    """The data sheet of the GPU called ``name``; an error says which names come close and which there are."""
+def get_gpu(name: str | Gpu) -> Gpu:
+    """The data sheet of the GPU called ``name``, or one of your own as it is; an error says which names come close."""
+    if isinstance(name, Gpu):
+        return name
     gpus = _gpus()
     if name in gpus:
         return gpus[name]

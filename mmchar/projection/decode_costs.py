@@ -48,7 +48,7 @@ def token_cost(
         ``calls``, the kernels that the host issues; ``limit_s``, the time to read the weights and the cache once at the
         data sheet's bandwidth; ``weights_s``, the same of the weights alone; ``reached``, ``limit_s / token_s``.
     """
-    rows, sheet = token_rows(table), gpu if isinstance(gpu, Gpu) else get_gpu(gpu)
+    rows, sheet = token_rows(table), get_gpu(gpu)
     steps, rates = int(executions(rows)["decode"]), efficiency or Efficiency()
     timed = project(rows, gpu=sheet, execution=execution, efficiency=rates)
     token_s = (timed["time_s"] * timed["repeats"]).sum() / steps

@@ -69,7 +69,7 @@ def project(
         ``compute``, ``memory``, ``launch`` (the shortest kernel, or waiting for the host), ``communication``, or empty
         where a row costs nothing.
     """
-    sheet = gpu if isinstance(gpu, Gpu) else get_gpu(gpu)
+    sheet = get_gpu(gpu)
     _check_execution(execution)
     if not isinstance(table, pd.DataFrame):
         table = count(table, *inputs, **call)
@@ -140,7 +140,7 @@ def summarize(table: pd.DataFrame, *, gpu: str | Gpu | None = None) -> dict[str,
     name = gpu or table.attrs.get("gpu")
     if "bound" not in table.columns or name is None:
         raise ValueError("summarize needs a projected table; call project(table, gpu=…) first, or pass gpu=… as well")
-    sheet = name if isinstance(name, Gpu) else get_gpu(name)
+    sheet = get_gpu(name)
     total = (table["time_s"] * table["repeats"]).rename("time_s")
     runs = executions(table)
     stages = total.groupby(table["stage"], observed=True, sort=False).sum()

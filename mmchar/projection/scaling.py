@@ -65,7 +65,7 @@ def sweep(
         ``name, gpu, time_s``, and ``compute_s, memory_s, launch_s``, which add up to it, by what bounds the rows. A GPU
         that lacks a table's numeric type has NaN.
     """
-    rates, sheets = Rates(efficiency or Efficiency()), [gpu if isinstance(gpu, Gpu) else get_gpu(gpu) for gpu in gpus]
+    rates, sheets = Rates(efficiency or Efficiency()), [get_gpu(gpu) for gpu in gpus]
     rows = []
     for name, table in tables.items():
         columns = merge_equal(columns_of(prepare(table, attention=attention, execution=execution)))

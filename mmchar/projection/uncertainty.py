@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+from mmchar.projection.columns import denoising
 from mmchar.provenance import REFERENCE
 
 ON_ONE, ON_SEVERAL = "diffusion transformer on one GPU", "diffusion transformer on several GPUs"
@@ -27,8 +28,7 @@ def time_range(table: pd.DataFrame, time_s: float) -> dict[str, Any]:
 
 def kind_of(table: pd.DataFrame) -> str:
     """The kind of projection whose errors say how far this one may be off; "" for one that was never validated."""
-    denoising = table["stage"].astype(str).str.startswith("denoise")
-    work = (table["flop"] * table["repeats"])[denoising]
+    work = (table["flop"] * table["repeats"])[denoising(table)]
     if not work.sum():
         return ""
     if work[table["category"] == "Convolution"].sum() > CONVOLUTIONAL * work.sum():

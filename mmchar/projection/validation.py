@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mmchar.models.loading import get_spec
 from mmchar.projection.calibration import leave_one_model_out
 from mmchar.projection.cases import Case, predict, published_cases
-from mmchar.projection.columns import columns_of, merge_equal
+from mmchar.projection.columns import columns_of, denoising, merge_equal
 from mmchar.projection.data_sheets import Gpu, get_gpu
 from mmchar.projection.energy_model import Power
 from mmchar.projection.parallel.layout import Degrees, parallelize
@@ -230,8 +230,7 @@ def as_engine(table: pd.DataFrame) -> pd.DataFrame:
 
     **Source**: xDiT, ``hunyuan_video_usp_example.py`` (keeps the tokens that the mask leaves, then passes no mask).
     """
-    masked = table["stage"].astype(str).str.startswith("denoise") & (table["mask_bytes"] > 0)
-    mask_bytes = table["mask_bytes"].where(masked, 0)
+    mask_bytes = table["mask_bytes"].where(denoising(table), 0)
     out = table.assign(read_bytes=table["read_bytes"] - mask_bytes, mask_bytes=table["mask_bytes"] - mask_bytes)
     out.attrs = table.attrs
     return out

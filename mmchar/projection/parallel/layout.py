@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mmchar.projection.columns import denoising
 from mmchar.projection.communication import message_rows
 from mmchar.projection.parallel.patches import displaced_patches, pipeline
 from mmchar.projection.parallel.sequences import share_sequence
@@ -100,7 +101,7 @@ def parallelize(
     if share := _share(degrees, request):
         plain = _by_stage(plain, spec, request, count, share)
     if degrees.pipefusion > 1:
-        shared = set(plain["component"][_denoising(plain)].astype(str))
+        shared = set(plain["component"][denoising(plain)].astype(str))
         params = {name: -(-n // degrees.pipefusion) if name in shared else n for name, n in params.items()}
     if degrees.cfg > 1:
         plain = _exchange_predictions(plain)
@@ -125,21 +126,16 @@ def _share(degrees: Degrees, request: Request) -> Share | None:
     return partial(pipeline, many=degrees.pipefusion) if degrees.pipefusion > 1 else None
 
 
-def _denoising(table: pd.DataFrame) -> pd.Series:
-    """Which rows are of a denoising stage."""
-    return table["stage"].astype(str).str.startswith("denoise")
-
-
 def _with_denoising(table: pd.DataFrame, *rows: pd.DataFrame) -> pd.DataFrame:
     """The table with other rows in the place of its denoising stages."""
-    mine = _denoising(table)
+    mine = denoising(table)
     before = table.index < table.index[mine][0]
     return pd.concat([table[before & ~mine], *rows, table[~before & ~mine]], ignore_index=True)
 
 
 def _by_stage(table: pd.DataFrame, spec: "ModelSpec", request: Request, count: Count, share: Share) -> pd.DataFrame:
     """The table with each denoising stage replaced by ``share(rows, image part, text part)``."""
-    mine = _denoising(table)
+    mine = denoising(table)
     if not mine.any():
         raise ValueError(f"{spec.name} denoises nothing whose tokens GPUs could share; use tensor parallelism")
     names = list(dict.fromkeys(table["stage"][mine]))
@@ -180,7 +176,7 @@ def _one_half_of_guidance(
         raise ValueError(f"cfg=2 needs guidance above 1; {spec.name} runs with {request.guidance}")
     alone = Request(**request.given() | {"guidance": 1.0})
     half = count(alone)
-    half, mine = half[_denoising(half)], _denoising(table)
+    half, mine = half[denoising(half)], denoising(table)
     both, one = (int((part["flop"] * part["repeats"]).sum()) for part in (table[mine], half))
     if not mine.any() or not _LEAST_HALF * one <= both - one <= one:
         raise ValueError(f"cfg=2: guidance of {spec.name} is not two halves")
@@ -192,7 +188,7 @@ def _exchange_predictions(table: pd.DataFrame) -> pd.DataFrame:
 
     A prediction has the size of what the last product or convolution of the stage wrote.
     """
-    products = _denoising(table) & table["category"].isin(("Linear", "Convolution"))
+    products = denoising(table) & table["category"].isin(("Linear", "Convolution"))
     last = table[products].groupby(["stage", "step"], observed=True, sort=False).tail(1).assign(calls=1)
     sent = message_rows(last, "all_gather", messages=1, sent_bytes=last["write_bytes"])
     return pd.concat([table, sent], ignore_index=True)
