@@ -86,12 +86,7 @@ def closed_form(spec: ModelSpec, request: Request | None = None) -> pd.DataFrame
     """The attentions of one generation, derived from configurations and what its stages are called with.
 
     One row per distinct attention, in the columns of :data:`COLUMNS`: lengths in tokens, ``calls`` per execution. Where
-    a KV cache grows there is one row per step.
-
-    Raises
-    ------
-    ValueError
-        A request that the model cannot take; a class or block type without a closed form (see `has_closed_form`).
+    a KV cache grows there is one row per step. A class without a closed form (see `has_closed_form`) is a ValueError.
     """
     return closed_form_of(spec, stages(spec, request))
 
@@ -133,14 +128,14 @@ def similarity_memory(lengths: pd.DataFrame, item_bytes: int) -> pd.Series:
 
 
 def level_similarity_bytes(
-    height: int, width: int, *, level: int, latent_scale: int = 8, heads: int = 1, batch: int = 1, item_bytes: int = 2
+    height: int, width: int, *, level: int, heads: int = 1, batch: int = 1, item_bytes: int = 2
 ) -> int:
-    """Bytes of one self-attention similarity matrix at a U-Net's level (0 is the outermost), given the image in pixels.
+    """Bytes of one self-attention similarity matrix at a latent U-Net's level (0 is the outermost), of an image's size.
 
-    ``tokens = height / (scale * 2^level) * width / (scale * 2^level)`` and the matrix holds ``tokens^2`` items: for an
-    image of side L that is ``(L / (scale * 2^level))^4``, i.e. O(L^4). ``latent_scale`` is 1 for pixel diffusion.
+    ``tokens = height / (8 * 2^level) * width / (8 * 2^level)`` and the matrix holds ``tokens^2`` items: for an image of
+    side L that is ``(L / (8 * 2^level))^4``, i.e. O(L^4).
     """
-    rows, columns = unets.halvings(height // latent_scale, width // latent_scale, level + 1)[level]
+    rows, columns = unets.halvings(height // 8, width // 8, level + 1)[level]
     return similarity_bytes(rows * columns, rows * columns, batch=batch, heads=heads, item_bytes=item_bytes)
 
 

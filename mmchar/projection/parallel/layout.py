@@ -82,11 +82,6 @@ def parallelize(
         The columns of the operator table; ``overlap``, what a message may hide behind: ``none``, ``attention`` (of the
         same module) or ``stage``; and ``peers``, the GPUs that it goes to at once.
         ``attrs`` holds ``gpus`` and ``params``, those of one GPU.
-
-    Raises
-    ------
-    ValueError
-        Degrees that do not multiply to ``gpus``, or do not divide heads or tokens, or do not fit the model.
     """
     degrees = degrees or Degrees(**each)
     if spec is None or count is None:
