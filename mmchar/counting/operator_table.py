@@ -5,7 +5,7 @@ two steps give all of them.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mmchar.counting import closed_forms as forms
-from mmchar.counting import unet_forms as unets
+from mmchar.counting import closed_forms as forms, unet_forms as unets
 from mmchar.counting.planned_stages import stages
 from mmchar.counting.stage_sizes import part_of, sizes_at
 from mmchar.models.specs import ModelSpec

@@ -1,8 +1,7 @@
 """Shares of pairs within and across frames: by hand at published scale, and of every video model of the zoo."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mmchar.counting.frame_shares import frame_shares
 from mmchar.counting.operator_table import count

@@ -3,13 +3,13 @@
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
 from functools import cache
 from unittest.mock import patch
 
 import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
+from msgspec.structs import replace
 
 from mmchar.counting.operator_table import count, rows_frame
 from mmchar.counting.planned_stages import stages
