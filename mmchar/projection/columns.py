@@ -31,7 +31,6 @@ class Columns:
     head_dim: np.ndarray
     launches: np.ndarray  # kernels that the host issues for all calls
     stage: np.ndarray  # a number for each
-    category: np.ndarray  # a number for each
     dtype: np.ndarray  # index into dtypes
     core: np.ndarray  # attention cores with lengths
     fused: np.ndarray  # cores whose backend is a fused kernel
@@ -74,7 +73,6 @@ def columns_of(table: pd.DataFrame) -> Columns:
         **numbers,
         launches=launches(table),
         stage=stage,
-        category=_codes(table["category"]),
         dtype=_codes(table["dtype"]),
         core=core,
         fused=core & holds(table, "backend", *FUSED_BACKENDS),
