@@ -81,7 +81,7 @@ def fit(cases: Sequence[Case]) -> Fit:
 
 
 def leave_one_model_out(cases: Sequence[Case], beside: Sequence[Case] = ()) -> pd.DataFrame:
-    """The validation table with each model predicted by a fit to the other models only, and to those ``beside``."""
+    """The validation table with each model predicted by a fit to the others only, here and ``beside``."""
     models = list(dict.fromkeys(_models(cases)))
     if len(models) < 2:
         raise ValueError("leaving a model out needs measurements of two models at least")
