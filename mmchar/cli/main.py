@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mmchar import __version__
-from mmchar.cli import campaign as cli_campaign
-from mmchar.cli.batch import run_runs, run_study
-from mmchar.cli.generation import run_count, run_measure, run_project
-from mmchar.cli.options import DEGREES, lever_options, model_options, slurm_options, whole
-from mmchar.cli.reference import run_claims, run_doctor, run_gpus, run_models, run_validate, run_zoo
+from mmchar.cli import batch, campaign, generation, reference
+from mmchar.cli.options import add_fields, add_shared
+from mmchar.cli.output import Answer
 from mmchar.measuring.optimization.backends import MEASURED
+from mmchar.measuring.optimization.ladder import Levers
+from mmchar.projection.parallel.layout import Degrees
+from mmchar.request import Request
+from mmchar.runs.slurm import SlurmOptions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         args = _parser().parse_args(argv)
-        return args.run(args)
+        answer = args.run(args)
+        answer.print(as_json=getattr(args, "json", False))
+        return answer.code
     except ValueError as error:
         print(f"mmchar: {error}", file=sys.stderr)
         return 2
@@ -74,90 +78,79 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mmchar {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    models = commands.add_parser("models", help="list the zoo")
+    def command(name: str, run: Callable[[argparse.Namespace], Answer], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text)
+        added.set_defaults(run=run)
+        return added
+
+    models = command("models", reference.list_zoo, "list the zoo")
     models.add_argument("--family", help="only this family")
     models.add_argument("--match", help="only names that hold this text")
-    _finish(models, run_models)
 
-    zoo = commands.add_parser("zoo", help="the zoo's sizes and FLOPs against the published ones, as a table or a page")
-    zoo.add_argument("--out", help="where to write the page (.md)")
-    _finish(zoo, run_zoo)
+    zoo = command("zoo", reference.compare_zoo, "the zoo's sizes and FLOPs against the published ones")
+    add_shared(zoo, "--out", help="where to write it as a page (.md)")
 
-    _finish(commands.add_parser("gpus", help="list the GPUs that a projection can name"), run_gpus)
+    gpus = command("gpus", reference.list_sheets, "list the GPUs that a projection can name")
 
-    count = commands.add_parser("count", help="FLOPs, bytes and lengths of one generation, exact, without running it")
-    model_options(count)
-    count.add_argument("--attention", choices=("flash", "eager"), default="flash", help="byte model of attention")
-    _finish(count, run_count)
+    count = command("count", generation.count_model, "FLOPs, bytes and lengths of one generation, without running it")
+    _add_generation(count)
+    add_shared(count, "--dtype", "--attention", "--out")
 
-    project = commands.add_parser("project", help="projected time of one generation on a named GPU")
-    model_options(project)
-    project.add_argument("--gpu", required=True, help="e.g. a100-80gb, h100-sxm, t4")
-    project.add_argument("--attention", choices=("flash", "eager"), default="flash")
-    project.add_argument("--execution", choices=("eager", "compiled"), default="eager")
-    for name, text in DEGREES.items():
-        project.add_argument(f"--{name}", type=whole, help=text)
-    _finish(project, run_project)
+    project = command("project", generation.project_model, "projected time of one generation on a named GPU")
+    _add_generation(project)
+    add_shared(project, "--gpu", required=True)
+    add_shared(project, "--dtype", "--attention", "--execution", "--out")
+    add_fields(project, Degrees)
 
-    validate = commands.add_parser("validate", help="projections beside measurements of others: errors by model")
+    validate = command("validate", reference.validate_rows, "projections beside measurements of others")
     validate.add_argument("rows", metavar="ROWS.csv", help="one measurement a line; data/README.md names the columns")
-    validate.add_argument("--attention", choices=("flash", "eager"), default="flash")
-    validate.add_argument("--execution", choices=("eager", "compiled"), default="eager")
-    validate.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32")
-    validate.add_argument(
-        "--leave-one-model-out", action="store_true", help="predict each model by a fit to the other models of the file"
-    )
-    validate.add_argument("--out", help="where to write predicted beside measured (.parquet or .csv)")
+    add_shared(validate, "--dtype", "--attention", "--execution", "--out")
+    validate.add_argument("--leave-one-model-out", action="store_true", help="fit the other models for each")
     validate.add_argument("--figure", metavar="FILE", help="where to draw predicted against measured (.png or .svg)")
-    _finish(validate, run_validate)
 
-    measure = commands.add_parser("measure", help="measured time of one generation, or of a grid, on this machine")
-    model_options(measure, dtype=None, needs_model=False)
+    measure = command("measure", campaign.measure_asked, "measured time of one generation, or of a grid")
+    _add_generation(measure, nargs="?")
     measure.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    measure.add_argument("--attention", choices=MEASURED, default="flash")
+    add_shared(measure, "--dtype", default=None)
+    add_shared(measure, "--attention", choices=MEASURED)
     measure.add_argument("--samples", type=int, default=5, help="timed runs of each stage")
     measure.add_argument("--stages", help="only these stages, e.g. denoise,decode_image")
-    lever_options(measure)
-    cli_campaign.add_options(measure)
-    _finish(measure, _measure)
+    add_shared(measure, "--out", help="folder of the results")
+    add_fields(measure, Levers)
+    campaign.add_options(measure)
 
-    claims = commands.add_parser("claims", help="the paper's claims judged by projections of its models")
-    claims.add_argument("--gpu", default="a100-80gb", help="the paper's own is a100-80gb")
-    claims.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32")
-    claims.add_argument("--execution", choices=("eager", "compiled"), default="eager")
-    _finish(claims, run_claims)
+    claims = command("claims", reference.judge_claims, "the paper's claims judged by projections of its models")
+    add_shared(claims, "--gpu", default="a100-80gb", help="the paper's own is a100-80gb")
+    add_shared(claims, "--dtype", "--execution")
 
-    study = commands.add_parser("study", help="run every notebook and regenerate the figures")
+    study = command("study", batch.run_study, "run every notebook and regenerate the figures")
     study.add_argument("--only", help="notebook numbers, e.g. 02,05")
-    study.add_argument("--gpu", help="project for this GPU")
+    add_shared(study, "--gpu", "--results")
     study.add_argument("--notebooks", default="notebooks", help="folder of the notebooks")
-    study.add_argument("--results", default="results", help="folder for executed notebooks and tables")
     study.add_argument("--quick", action="store_true", help="small parameters, for tests")
     study.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
     study.add_argument("--render", metavar="FOLDER", help="folder for the executed notebooks of good runs")
     study.add_argument("--force", action="store_true", help="run again what has its good result")
     study.add_argument("--dry-run", action="store_true", help="list what would run, and why; write nothing")
-    slurm_options(study)
-    study.set_defaults(run=run_study)
+    study.add_argument("--slurm", action="store_true", help="send the runs to a Slurm cluster as one job array")
+    add_fields(study, SlurmOptions)
 
-    runs = commands.add_parser("runs", help="list the runs behind figures and tables, show one, or compare two")
+    runs = command("runs", batch.look_at_runs, "list the runs behind figures and tables, show one, or compare two")
     runs.add_argument("what", nargs="*", metavar="show ID | diff A B", help="an id or the name of a run's folder")
-    runs.add_argument("--results", default="results", help="folder of the runs")
-    _finish(runs, run_runs)
+    add_shared(runs, "--results")
 
-    _finish(commands.add_parser("doctor", help="what this machine and its packages can do"), run_doctor)
+    doctor = command("doctor", reference.examine, "what this machine and its packages can do")
+    for added in (models, zoo, gpus, count, project, validate, measure, claims, runs, doctor):
+        add_shared(added, "--json")
+    measure.set_defaults(blank=vars(measure.parse_args([])))
     return parser
 
 
-def _measure(args: argparse.Namespace) -> int:
-    """Measure one generation, or what a grid asks for, or the machine's ceilings."""
-    mode = cli_campaign.check_mode(args, blank=vars(_parser().parse_args(["measure"])))
-    return cli_campaign.RUN[mode](args) if mode else run_measure(args)
-
-
-def _finish(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
-    parser.set_defaults(run=run)
+def _add_generation(parser: argparse.ArgumentParser, **model: Any) -> None:
+    """Add which model, and what it is asked for."""
+    add_shared(parser, "model", **model)
+    add_fields(parser, Request)
+    add_shared(parser, "--call", "--tiny", "--cache")
 
 
 if __name__ == "__main__":
