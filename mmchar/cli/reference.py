@@ -79,7 +79,7 @@ def validate_rows(args: argparse.Namespace) -> Answer:
     if not table.empty:
         save(table, args.out)
         if args.figure:
-            from mmchar.study.validation_plots import save_predicted_against_measured
+            from mmchar.study.projection_plots import save_predicted_against_measured
 
             save_predicted_against_measured(table, args.figure)
         lines = [aligned(summary(table).round(1))]
