@@ -6,13 +6,13 @@ from typing import Any
 
 from mmchar.cli.options import slurm_given
 from mmchar.cli.output import Answer, aligned, records
+from mmchar.runs.listing import diff_runs, read_runs, show_run, text_of
+from mmchar.runs.study_batch import study, study_exit_code
 
 
 def run_study(args: argparse.Namespace) -> Answer:
     """Run the notebooks, which says on the way how each ended."""
     slurm = slurm_given(args)
-    from mmchar.runs.study_batch import study, study_exit_code
-
     how = {name: getattr(args, name) for name in ("only", "gpu", "quick", "jobs", "force", "dry_run")}
     statuses = study(args.notebooks, args.results, render_dir=args.render, slurm=slurm, **how)
     return Answer(None, "", 0 if args.dry_run else study_exit_code(statuses))
@@ -20,8 +20,6 @@ def run_study(args: argparse.Namespace) -> Answer:
 
 def look_at_runs(args: argparse.Namespace) -> Answer:
     """List the runs of a folder, show one, or compare two."""
-    from mmchar.runs.listing import diff_runs, read_runs, show_run
-
     match args.what:
         case []:
             table = read_runs(args.results)
@@ -38,16 +36,12 @@ def look_at_runs(args: argparse.Namespace) -> Answer:
 
 
 def _difference(row: dict[str, Any]) -> str:
-    from mmchar.runs.listing import text_of
-
     change = f": {text_of(row['first'])} -> {text_of(row['second'])}" if row["first"] != "" else ""
     return f"{row['what']:<10} {row['name']}{change}"
 
 
 def _shown_lines(shown: dict[str, Any]) -> list[str]:
     """Single values on a line each, then what belongs together, indented."""
-    from mmchar.runs.listing import text_of
-
     lines = [f"{key:<12}{text_of(value)}" for key, value in shown.items() if not isinstance(value, dict | list)]
     for key in ("versions", "hardware", "parameters", "figures"):
         lines += [f"{key}:", *(f"  {name:<14} {text_of(value)}" for name, value in shown[key].items())]

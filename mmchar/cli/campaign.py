@@ -4,9 +4,15 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
+
 from mmchar.cli.generation import measure_model
 from mmchar.cli.options import seconds
 from mmchar.cli.output import Answer, aligned, check_out, formatted, records, save
+from mmchar.runs.campaign import grid_run
+from mmchar.runs.campaign.comparison import compare_campaigns
+from mmchar.runs.campaign.measured import load_points, pack
+from mmchar.runs.campaign.plan import list_campaign
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -47,22 +53,16 @@ def measure_asked(args: argparse.Namespace) -> Answer:
 
 
 def _grid(args: argparse.Namespace) -> Answer:
-    from mmchar.runs.campaign import grid_run as campaign
-
     if args.list:
         return _listed(args)
-    rows = campaign.run_campaign(args.grid, args.out, budget_s=args.budget, have=args.have, retry=args.retry)
-    statuses, keys = campaign.counts(rows), ("id", "status", "reason", "asked", "hardware", "expect_s", "took_s")
+    rows = grid_run.run_campaign(args.grid, args.out, budget_s=args.budget, have=args.have, retry=args.retry)
+    statuses, keys = grid_run.counts(rows), ("id", "status", "reason", "asked", "hardware", "expect_s", "took_s")
     found = {"statuses": statuses, "points": [{key: row.get(key) for key in keys} for row in rows]}
-    return Answer(found, _many(statuses), campaign.exit_code(rows))
+    return Answer(found, _many(statuses), grid_run.exit_code(rows))
 
 
 def _listed(args: argparse.Namespace) -> Answer:
     """What a campaign would measure, and what that would cost."""
-    import pandas as pd
-
-    from mmchar.runs.campaign.plan import list_campaign
-
     own = [args.out] if args.out and Path(args.out).is_dir() else []  # a first campaign has no folder yet
     points = list_campaign(args.grid, have=[*args.have, *own])
     table = pd.DataFrame(points)
@@ -88,8 +88,6 @@ def _ceilings(args: argparse.Namespace) -> Answer:
 
 
 def _pack(args: argparse.Namespace) -> Answer:
-    from mmchar.runs.campaign.measured import load_points, pack
-
     points, problems = load_points(args.out, tables=False)
     left = pack(args.out)
     packed = f"{len(points) - len(left)} points packed" + (f", {len(left)} did not fit" if left else "")
@@ -99,8 +97,6 @@ def _pack(args: argparse.Namespace) -> Answer:
 def _compare(args: argparse.Namespace) -> Answer:
     """Two campaigns side by side; a success whether they agree or not."""
     check_out(args.out)
-    from mmchar.runs.campaign.comparison import compare_campaigns
-
     table = compare_campaigns(*args.compare)
     save(table, args.out)
     numbers = {name: formatted(table[name], "{:.4g}") for name in ("first_s", "second_s", "ratio", "spread")}

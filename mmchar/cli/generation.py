@@ -1,23 +1,27 @@
 """The shell commands on one generation of a model: counted, projected, measured."""
 
 import argparse
-from typing import TYPE_CHECKING
 
-from mmchar.cli.options import call_given, degrees_given, given, request_given
+import pandas as pd
+
+from mmchar.cli.options import call_given, given
 from mmchar.cli.output import Answer, check_out, save, stage_lines
+from mmchar.counting.operator_table import count, summarize_count
 from mmchar.measuring.optimization.ladder import Levers
+from mmchar.models.loading import get_spec
+from mmchar.projection.data_sheets import get_gpu
+from mmchar.projection.memory_fit import summarize_memory
+from mmchar.projection.parallel.layout import Degrees, parallelize
+from mmchar.projection.roofline import project, summarize
+from mmchar.projection.uncertainty import time_range
 from mmchar.request import Request
-
-if TYPE_CHECKING:
-    import pandas as pd
+from mmchar.runs.records import save_measured
 
 
 def count_model(args: argparse.Namespace) -> Answer:
     """Count one generation."""
-    from mmchar.counting.operator_table import summarize_count
-
     check_out(args.out)
-    table = _counted(args, request_given(args), attention=args.attention)
+    table = _counted(args, attention=args.attention)
     save(table, args.out)
     found = summarize_count(table)
     moved = found["read_bytes"] + found["write_bytes"]
@@ -33,11 +37,6 @@ def count_model(args: argparse.Namespace) -> Answer:
 
 def project_model(args: argparse.Namespace) -> Answer:
     """Project one generation onto a GPU, or several."""
-    from mmchar.projection.data_sheets import get_gpu
-    from mmchar.projection.memory_fit import summarize_memory
-    from mmchar.projection.roofline import project, summarize
-    from mmchar.projection.uncertainty import time_range
-
     check_out(args.out)
     gpu = get_gpu(args.gpu)
     gpu.check_dtype(args.dtype)
@@ -67,11 +66,9 @@ def measure_model(args: argparse.Namespace) -> Answer:
 
     same = {name: getattr(args, name) for name in ("device", "dtype", "attention", "tiny", "samples")}
     stages = args.stages.split(",") if args.stages else None
-    levers = Levers(**given(Levers, args))
-    table = measure(args.model, request_given(args), levers=levers, stages=stages, **same, **call_given(args, measure))
+    request, levers = Request(**given(Request, args)), Levers(**given(Levers, args))
+    table = measure(args.model, request, levers=levers, stages=stages, **same, **call_given(args, measure))
     if args.out:
-        from mmchar.runs.records import save_measured
-
         save_measured(args.out, table)
     found = summarize_measured(table)
     scale = ", scaled-down variant" if args.tiny else ""
@@ -83,21 +80,19 @@ def measure_model(args: argparse.Namespace) -> Answer:
     return Answer(found, "\n".join(lines))
 
 
-def _counted(args: argparse.Namespace, request: Request, *, attention: str = "flash") -> "pd.DataFrame":
-    from mmchar.counting.operator_table import count
-
+def _counted(args: argparse.Namespace, request: Request | None = None, *, attention: str = "flash") -> pd.DataFrame:
+    """The count of the request that was asked for, unless another is given."""
     same = {name: getattr(args, name) for name in ("dtype", "tiny", "cache")}
+    request = request or Request(**given(Request, args))
     return count(args.model, request, attention=attention, **same, **call_given(args, count))
 
 
-def _shared(args: argparse.Namespace) -> "pd.DataFrame":
+def _shared(args: argparse.Namespace) -> pd.DataFrame:
     """The count of what one GPU does."""
-    degrees, table = degrees_given(args), _counted(args, request_given(args))
-    if degrees is None:
+    degrees = Degrees(**given(Degrees, args))
+    table = _counted(args)
+    if degrees.gpus == 1:
         return table
-    from mmchar.models.loading import get_spec
-    from mmchar.projection.parallel.layout import parallelize
-
     spec = get_spec(args.model, tiny=args.tiny)
     return parallelize(table, degrees, count=lambda request: _counted(args, request), spec=spec)
 

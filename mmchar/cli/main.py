@@ -23,14 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 is success, 1 a failed run, 2 bad input (one line on stderr)."""
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # their advice on loading weights is not about us
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    notes: list[str] = []
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings("always", category=UserWarning, module="mmchar")
-        warnings.showwarning = _noting(notes, warnings.showwarning)
         code = _run(argv)
-    for note in notes if code == 0 else ():  # what is refused is refused in one line
-        print(f"mmchar: note: {note}", file=sys.stderr)
+    notes = dict.fromkeys(map(_note, caught)) if code == 0 else ()  # what is refused is refused in one line
+    print(*notes, sep="", end="", file=sys.stderr)
     return code
 
 
@@ -51,17 +49,11 @@ def _run(argv: Sequence[str] | None) -> int:
         return 1
 
 
-def _noting(notes: list[str], show: Callable[..., None]) -> Callable[..., None]:
-    """Show warnings as before, but keep those of this package, each once."""
-    ours = str(Path(__file__).parents[1])
-
-    def note(message: Warning | str, category: type[Warning], filename: str, *rest: Any, **more: Any) -> None:
-        if not filename.startswith(ours):
-            show(message, category, filename, *rest, **more)
-        elif str(message) not in notes:
-            notes.append(str(message))
-
-    return note
+def _note(caught: warnings.WarningMessage) -> str:
+    """A warning of this package in one line, that of another as Python shows it."""
+    if caught.filename.startswith(str(Path(__file__).parents[1])):
+        return f"mmchar: note: {caught.message}\n"
+    return warnings.formatwarning(caught.message, caught.category, caught.filename, caught.lineno)
 
 
 class _Parser(argparse.ArgumentParser):

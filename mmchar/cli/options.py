@@ -7,9 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, get_args, get_origin, get_type_hints
 
-from mmchar.projection.parallel.layout import Degrees
 from mmchar.projection.roofline import EXECUTIONS
-from mmchar.request import Request
 from mmchar.runs.slurm import SlurmOptions, check_slurm
 from mmchar.tracing.attention import BACKENDS
 
@@ -67,12 +65,6 @@ def call_given(args: argparse.Namespace, function: Callable[..., Any]) -> dict[s
     return found
 
 
-def degrees_given(args: argparse.Namespace) -> Degrees | None:
-    """How GPUs share the work; None for one GPU."""
-    degrees = Degrees(**given(Degrees, args))
-    return degrees if degrees.gpus != 1 else None
-
-
 def slurm_given(args: argparse.Namespace) -> SlurmOptions | None:
     """What to ask of Slurm; None without it. Raises a ValueError where there is no Slurm."""
     asked = given(SlurmOptions, args)
@@ -83,11 +75,6 @@ def slurm_given(args: argparse.Namespace) -> SlurmOptions | None:
     for name in asked:
         raise ValueError(f"{_option(name)} says what to ask of Slurm; add --slurm, or leave it out")
     return None
-
-
-def request_given(args: argparse.Namespace) -> Request:
-    """The request that the options make."""
-    return Request(**given(Request, args))
 
 
 def seconds(text: str) -> float:

@@ -3,10 +3,11 @@
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
+
+from mmchar.tables import write_table
 
 
 class Answer(NamedTuple):
@@ -24,12 +25,12 @@ class Answer(NamedTuple):
             print(self.text)
 
 
-def records(table: "pd.DataFrame") -> list[dict[str, Any]]:
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows for JSON; what is missing is null."""
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
-def aligned(table: "pd.DataFrame") -> str:
+def aligned(table: pd.DataFrame) -> str:
     """The table as text, its columns aligned to the left."""
     lines = [list(table.columns), *table.astype(str).values.tolist()]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -37,7 +38,7 @@ def aligned(table: "pd.DataFrame") -> str:
     return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
-def formatted(column: "pd.Series", pattern: str) -> "pd.Series":
+def formatted(column: pd.Series, pattern: str) -> pd.Series:
     """The numbers of a column as texts, e.g. by ``{:.2f} B``; empty where one is missing."""
     return column.astype(float).map(pattern.format, na_action="ignore").fillna("")
 
@@ -48,11 +49,9 @@ def stage_lines(rows: list[dict[str, Any]], key: str, unit: float, label: str) -
     return [f"  {row['stage']:<{width}}  {row['repeats']:>6} x {row[key] / unit:>14,.3f} {label}" for row in rows]
 
 
-def save(table: "pd.DataFrame", out: str | None) -> None:
+def save(table: pd.DataFrame, out: str | None) -> None:
     """Write a table, if a file was asked for."""
     if out:
-        from mmchar.tables import write_table
-
         write_table(out, table)
 
 

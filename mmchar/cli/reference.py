@@ -4,12 +4,16 @@ import argparse
 import sys
 
 from mmchar.cli.output import Answer, aligned, check_out, formatted, records, save
+from mmchar.models.loading import list_models
+from mmchar.projection.data_sheets import get_gpu, list_gpus
+from mmchar.projection.validation import figures, read_rows, summary, validate
+from mmchar.provenance import doctor
+from mmchar.study.claims import projected_suite, scorecard
+from mmchar.study.zoo_page import write_page, zoo_table
 
 
 def list_zoo(args: argparse.Namespace) -> Answer:
     """List the zoo."""
-    from mmchar.models.loading import list_models
-
     table = list_models()
     if args.family is not None:
         families = sorted(set(table["family"]))
@@ -31,8 +35,6 @@ def list_zoo(args: argparse.Namespace) -> Answer:
 def compare_zoo(args: argparse.Namespace) -> Answer:
     """Compare the zoo with what is published, and write the page of it."""
     check_out(args.out, (".md",))
-    from mmchar.study.zoo_page import write_page, zoo_table
-
     if args.out:
         write_page(args.out, progress=not args.json)
     table = zoo_table(progress=not args.json)
@@ -43,8 +45,6 @@ def compare_zoo(args: argparse.Namespace) -> Answer:
 
 def list_sheets(args: argparse.Namespace) -> Answer:
     """List the GPUs that a projection can name."""
-    from mmchar.projection.data_sheets import list_gpus
-
     table = list_gpus()
     shown = table[["name", "year"]].assign(
         fp16_tflop_s=formatted(table["float16_flop_s"] / 1e12, "{:.0f}"),
@@ -57,8 +57,6 @@ def list_sheets(args: argparse.Namespace) -> Answer:
 
 def examine(args: argparse.Namespace) -> Answer:
     """Say what this machine and its packages can do."""
-    from mmchar.provenance import doctor
-
     facts = doctor()
     width = max(map(len, facts))
     return Answer(facts, "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))
@@ -68,8 +66,6 @@ def validate_rows(args: argparse.Namespace) -> Answer:
     """Compare projections with measurements; 1 if some rows could not be used."""
     check_out(args.out)
     check_out(args.figure, (".png", ".svg"), name="--figure")
-    from mmchar.projection.validation import figures, read_rows, summary, validate
-
     how = {name: getattr(args, name) for name in ("attention", "execution", "dtype")}
     table = validate(read_rows(args.rows), **how, leave_out=args.leave_one_model_out, progress=not args.json)
     problems = table.attrs.pop("problems")
@@ -91,11 +87,7 @@ def validate_rows(args: argparse.Namespace) -> Answer:
 
 def judge_claims(args: argparse.Namespace) -> Answer:
     """Judge the paper's claims by projections of its models."""
-    from mmchar.projection.data_sheets import get_gpu
-
     get_gpu(args.gpu).check_dtype(args.dtype)
-    from mmchar.study.claims import projected_suite, scorecard
-
     suite = projected_suite(gpu=args.gpu, dtype=args.dtype, execution=args.execution, progress=not args.json)
     table = scorecard(*suite).assign(gpu=args.gpu, time_kind="projected")
     shown = table[["id", "statement", "paper", "ours", "unit", "low", "high", "verdict", "how"]]

@@ -16,7 +16,7 @@ from mmchar.models.loading import get_spec, zoo_names
 from mmchar.projection.published import count_published, published_speeds
 from mmchar.projection.roofline import project
 from mmchar.provenance import REFERENCE
-from mmchar.study.experiments import PAPER, totals
+from mmchar.study.experiments import PAPER, per_unit_s, totals
 from mmchar.tracing.attention import BACKENDS
 
 DIFFUSION = ("latent_diffusion", "cascaded_diffusion")
@@ -144,13 +144,8 @@ def published_beside_projected(models: Collection[str]) -> pd.DataFrame:
 def _project_published(row: dict[str, str]) -> float:
     table = count_published(row)
     timed = project(table, gpu=row["gpu"], attention=row["attention"] or "flash", execution=row["execution"])
-    time_s = timed["time_s"] * timed["repeats"]
-    batch = table.attrs["request"]["batch"]
-    if row["unit"] == "s/image":
-        return float(time_s.sum() / batch)
-    decode = timed["stage"] == "decode"
-    steps = (timed["step"] + timed["repeats"])[decode].max()
-    return float(batch * steps / time_s[decode].sum())
+    seconds = per_unit_s(timed)
+    return seconds if row["unit"] == "s/image" else table.attrs["request"]["batch"] / seconds
 
 
 def _convolution_share(flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:

@@ -9,6 +9,7 @@ from mmchar.counting.operator_table import executions
 from mmchar.counting.seqlen import variation
 from mmchar.models.loading import get_spec, zoo_names
 from mmchar.projection.data_sheets import get_gpu
+from mmchar.projection.decode_costs import per_token
 from mmchar.tracing.attention import ITEM_BYTES
 
 PAPER = "arXiv 2312.14385"
@@ -86,6 +87,14 @@ def totals(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     sums[columns] = sums[columns].mul(table["repeats"], axis=0)
     out = sums.groupby(list(by), observed=True, sort=False)[columns].sum().reset_index()
     return out.astype({name: str for name in by if out[name].dtype == "category"})
+
+
+def per_unit_s(timed: pd.DataFrame) -> float:
+    """Seconds per token of a model that decodes token by token, per image (of a batch, one) of any other."""
+    total = timed["time_s"] * timed["repeats"]
+    if (timed["stage"] == "decode").any():
+        return float(total[per_token(timed)].sum() / executions(timed)["decode"])
+    return float(total.sum() / timed.attrs["request"].get("batch", 1))
 
 
 def compare_attention(eager: pd.DataFrame, fused: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

@@ -86,7 +86,8 @@ def read_runs(
         for point in points.to_dict("records"):
             if levers or not point["levers"]:
                 table = rows[rows["id"] == point["id"]].drop(columns="id").reset_index(drop=True)
-                runs.append(_run(place.name, point["hardware"], point["model"], point, table, point["facts"]))
+                asked = {key: point[key] for key in ("model", *_ASKED)}
+                runs.append(Run(place.name, point["hardware"], asked, table, point["facts"]))
     return runs
 
 
@@ -128,7 +129,8 @@ def live_runs(
             except (ValueError, RuntimeError) as error:  # does not fit, or ran out of memory
                 warnings.warn(f"{model}, {kernel}, is not measured here: {error}", stacklevel=2)
                 continue
-            runs.append(_run("here", hardware, model, table.attrs, table, dict(table.attrs)))
+            asked = {"model": model, **{key: table.attrs[key] for key in _ASKED}}
+            runs.append(Run("here", hardware, asked, table, dict(table.attrs)))
     return runs
 
 
@@ -137,27 +139,16 @@ def about(runs: Sequence[Run]) -> pd.DataFrame:
 
     ``other_cores`` is how many cores other processes kept busy meanwhile, in the mean; NaN where nobody looked.
     """
+    rows = []
+    for run in runs:
+        row = {"machine": run.machine, "hardware": run.hardware, "stages": " ".join(run.stages), "samples": run.samples}
+        row |= {key: run.asked[key] for key in ("model", "dtype", "attention")}
+        row["levers"] = ", ".join(f"{name} {value}" for name, value in run.asked["levers"].items())
+        row |= {"spread_percent": 100 * run.spread, "time_s": sum(run.stage_s.values())}
+        row |= {"other_cores": run.facts.get("other_cores"), "doubts": sum(map(len, run.facts["doubts"].values()))}
+        rows.append(row)
     columns = "machine hardware model stages dtype attention levers samples spread_percent time_s other_cores doubts"
-    return pd.DataFrame([_about(run) for run in runs], columns=columns.split())
-
-
-def _about(run: Run) -> dict[str, Any]:
-    return {
-        "machine": run.machine,
-        "hardware": run.hardware,
-        **{key: run.asked[key] for key in ("model", "dtype", "attention")},
-        "stages": " ".join(run.stages),
-        "levers": ", ".join(f"{name} {value}" for name, value in run.asked["levers"].items()),
-        "samples": run.samples,
-        "spread_percent": 100 * run.spread,
-        "time_s": sum(run.stage_s.values()),
-        "other_cores": run.facts.get("other_cores"),
-        "doubts": sum(len(lines) for lines in run.facts["doubts"].values()),
-    }
-
-
-def _run(machine: str, hardware: str, model: str, asked: Any, table: pd.DataFrame, facts: dict[str, Any]) -> Run:
-    return Run(machine, hardware, {"model": model, **{key: asked[key] for key in _ASKED}}, table, facts)
+    return pd.DataFrame(rows, columns=columns.split())
 
 
 def _gpu_name() -> str:

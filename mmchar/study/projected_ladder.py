@@ -19,6 +19,7 @@ from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.roofline import project
 from mmchar.provenance import REFERENCE
 from mmchar.request import Request
+from mmchar.study.experiments import per_unit_s
 
 if TYPE_CHECKING:
     from mmchar.study.measured_runs import Run
@@ -116,14 +117,6 @@ def project_levers(model: str, *, gpu: str | Gpu, tiny: bool = False) -> pd.Data
         split = alone.assign(repeats=alone["repeats"] * (1 + twice))
         rows.append({"lever": "guidance split", "value": per_unit_s(split)})
     return _with_gains(rows, model, sheet)
-
-
-def per_unit_s(timed: pd.DataFrame) -> float:
-    """Seconds per token of a model that decodes token by token, per image (of a batch, one) of any other."""
-    total = timed["time_s"] * timed["repeats"]
-    if (timed["stage"] == "decode").any():
-        return float(total[per_token(timed)].sum() / executions(timed)["decode"])
-    return float(total.sum() / timed.attrs["request"].get("batch", 1))
 
 
 def published_rungs(model: str, *, gpu: str, steps: int | None = None) -> pd.DataFrame:

@@ -72,17 +72,15 @@ def frame_table(models: Sequence[str] | None = None) -> pd.DataFrame:
 def write_page(path: str | Path, models: Sequence[str] | None = None, *, progress: bool = False) -> Path:
     """The path of a markdown page with the three tables, of all models or of those named; an empty one is left out."""
     zoo, adaptors, frames = zoo_table(models, progress=progress), adaptor_table(models), frame_table(models)
-    parts = [f"# The zoo\n\n{_INTRO.format(models=len(zoo))}"]
-    parts.append(f"## Models\n\n{_ZOO_TEXT}\n\n{markdown(_zoo_cells(zoo))}")
+    parts = ["# The zoo", _INTRO.format(models=len(zoo)), "## Models", _ZOO_TEXT, markdown(_zoo_cells(zoo))]
     off = zoo[zoo["reason"] != ""]
     if len(off):
         lines = "- **" + off["model"] + "**: " + off["reason"]
-        parts.append("\n".join(["\\* A component is off by more than 2 %, and why:\n", *lines]))
+        parts += ["\\* A component is off by more than 2 %, and why:", "\n".join(lines)]
     if len(adaptors):
-        cells = markdown(_adaptor_cells(adaptors))
-        parts.append(f"## Vision-language models by adaptor\n\n{_ADAPTOR_TEXT}\n\n{cells}")
+        parts += ["## Vision-language models by adaptor", _ADAPTOR_TEXT, markdown(_adaptor_cells(adaptors))]
     if len(frames):
-        parts.append(f"## What video models attend to\n\n{_FRAME_TEXT}\n\n{markdown(_frame_cells(frames))}")
+        parts += ["## What video models attend to", _FRAME_TEXT, markdown(_frame_cells(frames))]
     return atomic_write(path, "\n\n".join(parts) + "\n")
 
 
