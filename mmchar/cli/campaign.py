@@ -7,33 +7,23 @@ from pathlib import Path
 import pandas as pd
 
 from mmchar.cli.generation import measure_model
-from mmchar.cli.options import seconds
 from mmchar.cli.output import Answer, aligned, check_out, formatted, records, save
 from mmchar.runs.campaign import grid_run
 from mmchar.runs.campaign.comparison import compare_campaigns
 from mmchar.runs.campaign.measured import load_points, pack
 from mmchar.runs.campaign.plan import list_campaign
 
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the ways to measure more than one model."""
-    add = parser.add_argument
-    add("--grid", metavar="FILE", help="measure what is missing of this grid, the most valuable first")
-    add("--ceilings", action="store_true", help="measure what this machine's operators reach at best")
-    add("--pack", action="store_true", help="pack what a campaign that was cut off left in --out")
-    add("--compare", nargs=2, metavar="FOLDER", help="medians of what two campaigns both measured, side by side")
-    add("--budget", type=seconds, default=float("inf"), help="seconds that --grid or --ceilings may take in all")
-    add("--have", metavar="FOLDER", action="append", default=[], help="results not to measure again; repeatable")
-    add("--list", action="store_true", help="with --grid: what is missing, and its cost; runs nothing")
-    add("--retry", action="store_true", help="with --grid: measure again what failed twice")
+_WITH: dict[str, tuple[str, ...]] = {  # what may be given with each way to measure, beside --out and --json
+    "grid": ("budget", "have", "list", "retry"),
+    "ceilings": ("budget", "device", "tiny"),
+    "pack": (),
+    "compare": (),
+}
 
 
 def measure_asked(args: argparse.Namespace) -> Answer:
-    """Measure one model, or more than one in the way that was asked for.
-
-    Options of one way that are given with another are refused; ``args.blank`` holds the values of those not given.
-    """
-    asked = [name for name, value in args.blank.items() if getattr(args, name) != value]
+    """Measure one model, or more than one in the way that was asked for; options of another way are refused."""
+    asked = [name for name, value in vars(args).items() if value != args.parser.get_default(name)]
     way = next((name for name in _WAYS if name in asked), None)
     if way is None:
         if args.model is None:
@@ -112,9 +102,3 @@ def _many(statuses: Mapping[str, int]) -> str:
 
 
 _WAYS = {"grid": _grid, "ceilings": _ceilings, "pack": _pack, "compare": _compare}
-_WITH = {  # what may be given with each, beside --out and --json
-    "grid": ("budget", "have", "list", "retry"),
-    "ceilings": ("budget", "device", "tiny"),
-    "pack": (),
-    "compare": (),
-}

@@ -1,43 +1,97 @@
 """Options of the shell commands: the fields of the package's own dataclasses, and what they ask for."""
 
 import argparse
+import contextlib
 import inspect
 import json
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, get_args, get_origin, get_type_hints
 
 from mmchar.projection.roofline import EXECUTIONS
 from mmchar.runs.slurm import SlurmOptions, check_slurm
 from mmchar.tracing.attention import BACKENDS
 
-_SHARED: dict[str, dict[str, Any]] = {
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+
+
+_FLAG = {"action": "store_true"}
+OPTIONS: dict[str, dict[str, Any]] = {  # of all commands, but for the fields of dataclasses
     "model": {"metavar": "MODEL", "help": "a zoo name, a model file, a folder of configurations, or a hub id"},
+    "rows": {"metavar": "ROWS.csv", "help": "one measurement a line; data/README.md names the columns"},
+    "what": {"nargs": "*", "metavar": "show ID | diff A B", "help": "an id or the name of a run's folder"},
+    "--family": {"help": "only this family"},
+    "--match": {"help": "only names that hold this text"},
     "--gpu": {"help": "e.g. a100-80gb, h100-sxm, t4"},
     "--dtype": {"default": "bfloat16", "help": "bfloat16, float16 or float32"},
     "--attention": {"choices": BACKENDS, "default": "flash", "help": "kernel, and how many bytes it moves"},
     "--execution": {"choices": EXECUTIONS, "default": "eager"},
-    "--tiny": {"action": "store_true", "help": "the scaled-down variant of the model"},
+    "--tiny": {**_FLAG, "help": "the scaled-down variant of the model"},
     "--cache": {"action": argparse.BooleanOptionalAction, "default": True, "help": "take a count from the cache"},
-    "--out": {"help": "where to write the whole table (.parquet or .csv)"},
-    "--results": {"default": "results", "help": "folder of the runs: executed notebooks, tables, figures"},
-    "--json": {"action": "store_true", "help": "machine-readable output"},
     "--call": {
         "action": "append",
         "metavar": "NAME=VALUE",
         "default": [],
         "help": "what else the model's own call takes, e.g. guidance_scale=4; an image is WIDTHxHEIGHT",
     },
+    "--out": {"help": "where to write: a table (.parquet or .csv), the zoo's page (.md), a folder of measurements"},
+    "--json": {**_FLAG, "help": "machine-readable output"},
+    "--leave-one-model-out": {**_FLAG, "help": "predict each model by a fit to the other models of the file"},
+    "--figure": {"metavar": "FILE", "help": "where to draw predicted against measured (.png or .svg)"},
+    "--device": {"choices": ("cpu", "cuda"), "default": "cpu"},
+    "--samples": {"type": int, "default": 5, "help": "timed runs of each stage"},
+    "--stages": {"help": "only these stages, e.g. denoise,decode_image"},
+    "--grid": {"metavar": "FILE", "help": "measure what is missing of this grid, the most valuable first"},
+    "--ceilings": {**_FLAG, "help": "measure what this machine's operators reach at best"},
+    "--pack": {**_FLAG, "help": "pack what a campaign that was cut off left in --out"},
+    "--compare": {"nargs": 2, "metavar": "FOLDER", "help": "medians of what two campaigns both measured, side by side"},
+    "--budget": {"type": _seconds, "default": math.inf, "help": "seconds that --grid or --ceilings may take in all"},
+    "--have": {"metavar": "FOLDER", "action": "append", "default": [], "help": "results not to measure again"},
+    "--list": {**_FLAG, "help": "with --grid: what is missing, and its cost; runs nothing"},
+    "--retry": {**_FLAG, "help": "with --grid: measure again what failed twice"},
+    "--only": {"help": "notebook numbers, e.g. 02,05"},
+    "--notebooks": {"default": "notebooks", "help": "folder of the notebooks"},
+    "--results": {"default": "results", "help": "folder of the runs: executed notebooks, tables, figures"},
+    "--quick": {**_FLAG, "help": "small parameters, for tests"},
+    "--jobs": {"type": int, "default": 1, "help": "notebooks at a time"},
+    "--render": {"metavar": "FOLDER", "help": "folder for the executed notebooks of good runs"},
+    "--force": {**_FLAG, "help": "run again what has its good result"},
+    "--dry-run": {**_FLAG, "help": "list what would run, and why; write nothing"},
+    "--slurm": {**_FLAG, "help": "send the runs to a Slurm cluster as one job array"},
 }
 
 
-def add_shared(parser: argparse.ArgumentParser, *names: str, **different: Any) -> None:
-    """Add options that several commands take; ``different`` is what this command says of them."""
-    for name in names:
-        parser.add_argument(name, **{**_SHARED[name], **different})
+def add_options(parser: argparse.ArgumentParser, options: Iterable[Any]) -> None:
+    """Add each option by its name, by its name with what differs for this command, or all fields of a dataclass."""
+    for option in options:
+        if isinstance(option, type):
+            _add_fields(parser, option)
+        else:
+            name, different = option if isinstance(option, tuple) else (option, {})
+            parser.add_argument(name, **{**OPTIONS[name], **different})
 
 
-def add_fields(parser: argparse.ArgumentParser, spec: type) -> None:
+def _add_fields(parser: argparse.ArgumentParser, spec: type) -> None:
     """Add an option for each field of a dataclass: its type, and what its docstring says of it."""
     group, said = parser.add_argument_group(spec.__name__), _said(spec)
     for name, kind in get_type_hints(spec).items():
@@ -77,13 +131,6 @@ def slurm_given(args: argparse.Namespace) -> SlurmOptions | None:
     return None
 
 
-def seconds(text: str) -> float:
-    """A number of seconds above 0, for argparse."""
-    if not 0 < (value := _number(text)) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return value
-
-
 def _option(name: str) -> str:
     """The option of a field; ``time_limit_min`` is ``--time-limit``."""
     return f"--{name.removesuffix('_min').replace('_', '-')}"
@@ -102,20 +149,6 @@ def _reader(kind: Any) -> Callable[[str], Any]:
         return _whole_or_list
     readers: dict[type, Callable[[str], Any]] = {int: _whole, float: _number, str: str}
     return readers[kinds[0]]
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
 
 
 def _whole_or_list(text: str) -> int | list[int]:

@@ -40,7 +40,7 @@ def aligned(table: pd.DataFrame) -> str:
 
 def formatted(column: pd.Series, pattern: str) -> pd.Series:
     """The numbers of a column as texts, e.g. by ``{:.2f} B``; empty where one is missing."""
-    return column.astype(float).map(pattern.format, na_action="ignore").fillna("")
+    return column.astype(float).map(pattern.format, na_action="ignore").astype(object).fillna("")
 
 
 def stage_lines(rows: list[dict[str, Any]], key: str, unit: float, label: str) -> list[str]:
