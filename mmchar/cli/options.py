@@ -111,8 +111,10 @@ def call_given(args: argparse.Namespace, function: Callable[..., Any]) -> dict[s
         name, equals, value = text.partition("=")
         if not (equals and name.isidentifier()):
             raise ValueError(f"argument --call: {text!r} is not NAME=VALUE")
-        if name in inspect.signature(function).parameters or name in vars(args):
-            raise ValueError(f"argument --call: {name!r} has an option of its own, or is not for the model's call")
+        if name in vars(args):
+            raise ValueError(f"argument --call: {name!r} has an option of its own, {_option(name)}")
+        if name in inspect.signature(function).parameters:
+            raise ValueError(f"argument --call: {name!r} is not for the model's call")
         if name in found:
             raise ValueError(f"argument --call: {name!r} is given twice")
         found[name] = _value(value)
