@@ -1,77 +1,52 @@
 """The shell commands that run notebooks and look at what they left."""
 
 import argparse
-import json
+from collections import Counter
 from typing import Any
 
-from mmchar.cli.options import slurm_asked
-from mmchar.cli.output import print_json, print_table
+from mmchar.cli.options import slurm_given
+from mmchar.cli.output import Answer, aligned, records
+from mmchar.runs.listing import diff_runs, read_runs, show_run, text_of
+from mmchar.runs.study_batch import study, study_exit_code
 
 
-def run_study(args: argparse.Namespace) -> int:
-    """Run the notebooks."""
-    slurm = slurm_asked(args)
-    from mmchar.runs.study_batch import study, study_exit_code
-
-    statuses = study(
-        args.notebooks,
-        args.results,
-        only=args.only,
-        gpu=args.gpu,
-        quick=args.quick,
-        jobs=args.jobs,
-        render_dir=args.render,
-        force=args.force,
-        dry_run=args.dry_run,
-        slurm=slurm,
-    )
-    return 0 if args.dry_run else study_exit_code(statuses)
+def run_study(args: argparse.Namespace) -> Answer:
+    """Run the notebooks, which says on the way how each ended."""
+    slurm = slurm_given(args)
+    how = {name: getattr(args, name) for name in ("only", "gpu", "quick", "jobs", "force", "dry_run")}
+    statuses = study(args.notebooks, args.results, render_dir=args.render, slurm=slurm, **how)
+    return Answer(None, "", 0 if args.dry_run else study_exit_code(statuses))
 
 
-def run_runs(args: argparse.Namespace) -> int:
+def look_at_runs(args: argparse.Namespace) -> Answer:
     """List the runs of a folder, show one, or compare two."""
-    from mmchar.runs.listing import diff_runs, read_runs, show_run, text_of
-
     match args.what:
         case []:
             table = read_runs(args.results)
-            if args.json:
-                print_json(json.loads(table.to_json(orient="records")))
-            else:
-                print_table(table[["run", "id", "status", "checks", "utc", "message"]].fillna(""))
+            columns = ["run", "id", "status", "checks", "utc", "message"]
+            return Answer(records(table), aligned(table[columns].fillna("")))
         case ["show", name]:
             shown = show_run(args.results, name)
-            if args.json:
-                print_json(shown)
-            else:
-                _print_shown(shown)
+            return Answer(shown, "\n".join(_shown_lines(shown)))
         case ["diff", first, second]:
             rows = diff_runs(args.results, first, second)
-            if args.json:
-                print_json(rows)
-            else:
-                for row in rows:
-                    change = f": {text_of(row['first'])} -> {text_of(row['second'])}" if row["first"] != "" else ""
-                    print(f"{row['what']:<10} {row['name']}{change}")
-                print(f"{len(rows)} differences" if rows else "no difference")
-        case _:
-            raise ValueError(f"mmchar runs {' '.join(args.what)}: give nothing, 'show ID' or 'diff A B'")
-    return 0
+            many = f"{len(rows)} differences" if rows else "no difference"
+            return Answer(rows, "\n".join([*map(_difference, rows), many]))
+    raise ValueError(f"mmchar runs {' '.join(args.what)}: give nothing, 'show ID' or 'diff A B'")
 
 
-def _print_shown(shown: dict[str, Any]) -> None:
-    """Print a run: single values on a line each, then what belongs together, indented."""
-    from mmchar.runs.listing import text_of
+def _difference(row: dict[str, Any]) -> str:
+    change = f": {text_of(row['first'])} -> {text_of(row['second'])}" if row["first"] != "" else ""
+    return f"{row['what']:<10} {row['name']}{change}"
 
-    for key, value in shown.items():
-        if not isinstance(value, dict | list):
-            print(f"{key:<12}{text_of(value)}".rstrip())
+
+def _shown_lines(shown: dict[str, Any]) -> list[str]:
+    """Single values on a line each, then what belongs together, indented."""
+    lines = [f"{key:<12}{text_of(value)}" for key, value in shown.items() if not isinstance(value, dict | list)]
     for key in ("versions", "hardware", "parameters", "figures"):
-        print(f"{key}:")
-        for name, value in shown[key].items():
-            print(f"  {name:<14} {text_of(value)}".rstrip())
-    print("tables:", *(f"\n  {name} ({entry['rows']} rows)" for name, entry in shown["tables"].items()), sep="")
-    print("files:", *(f"\n  {file}" for file in shown["files"]), sep="")
-    verdicts = [check["verdict"] for check in shown["checks"]]
-    counted = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
-    print(f"checks: {counted or 'none'}")
+        lines += [f"{key}:", *(f"  {name:<14} {text_of(value)}" for name, value in shown[key].items())]
+    lines += ["tables:", *(f"  {name} ({entry['rows']} rows)" for name, entry in shown["tables"].items())]
+    lines += ["files:", *(f"  {file}" for file in shown["files"])]
+    verdicts = Counter(check["verdict"] for check in shown["checks"])
+    lines.append(f"checks: {', '.join(f'{many} {verdict}' for verdict, many in verdicts.items()) or 'none'}")
+    return [line.rstrip() for line in lines]

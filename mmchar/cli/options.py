@@ -1,99 +1,20 @@
-"""Options of the shell commands, and what they ask for."""
+"""Options of the shell commands: the fields of the package's own dataclasses, and what they ask for."""
 
 import argparse
+import contextlib
+import inspect
 import json
-from typing import TYPE_CHECKING, Any
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, get_args, get_origin, get_type_hints
 
-from mmchar.measuring.optimization.ladder import EXECUTIONS, FIELDS as LEVERS, GUIDANCES, QUANTIZATIONS, Levers
-from mmchar.request import FIELDS, Request, from_mapping
-
-if TYPE_CHECKING:
-    from mmchar.projection.parallel.layout import Degrees
-    from mmchar.runs.slurm import SlurmOptions
-
-_OPTIONS = ("dtype", "attention", "tiny", "device", "samples", "stages", "execution")  # no arguments of a model's call
-DEGREES = {
-    "gpus": "how many share the generation; the product of the degrees below",
-    "ulysses": "GPUs that share the denoiser's tokens, and heads around attention",
-    "ring": "GPUs that share the denoiser's tokens, passing keys on",
-    "cfg": "2: the halves of guidance at the same time",
-    "tensor": "GPUs that share a language model's weights",
-    "pipefusion": "GPUs that share the denoiser's layers",
-    "patch": "GPUs that share the image (DistriFusion)",
-}
+from mmchar.projection.roofline import EXECUTIONS
+from mmchar.runs.slurm import SlurmOptions, check_slurm
+from mmchar.tracing.attention import BACKENDS
 
 
-def model_options(parser: argparse.ArgumentParser, dtype: str | None = "bfloat16", *, needs_model: bool = True) -> None:
-    """Add what every command on a model takes: the model, a request, a numeric type, and where to write."""
-    many = None if needs_model else "?"
-    parser.add_argument(
-        "model", metavar="MODEL", nargs=many, help="a zoo name, a model file, a folder of configurations, or a hub id"
-    )
-    for name in FIELDS:
-        kind = {"steps": _steps, "guidance": _number}.get(name, whole)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="request; the model's default if not given")
-    parser.add_argument(
-        "--call",
-        action="append",
-        metavar="NAME=VALUE",
-        help="what else the model's own call takes, e.g. guidance_scale=4; an image is WIDTHxHEIGHT",
-    )
-    parser.add_argument("--dtype", default=dtype, help="bfloat16, float16 or float32")
-    parser.add_argument("--tiny", action="store_true", help="the scaled-down variant of the model")
-    parser.add_argument("--no-cache", action="store_true", help="count afresh")
-    parser.add_argument("--out", help="where to write the whole table (.parquet or .csv; a folder for measure)")
-
-
-def lever_options(parser: argparse.ArgumentParser) -> None:
-    """Add an option for each lever of a measurement."""
-    default = Levers()
-    parser.add_argument("--execution", choices=EXECUTIONS, default=default.execution, help="compiled: repeated blocks")
-    parser.add_argument("--quantization", choices=QUANTIZATIONS, default=default.quantization, help="through torchao")
-    parser.add_argument("--channels-last", action="store_true", help="convolutions in channels-last layout")
-    parser.add_argument("--fused-qkv", action="store_true", help="one projection for q, k and v in the denoiser")
-    parser.add_argument("--cfg", choices=GUIDANCES, default=default.cfg, help="guidance in one execution or in two")
-    parser.add_argument("--layer-skip", type=whole, default=0, help="self-speculation: skip every k-th layer")
-    parser.add_argument("--draft-tokens", type=whole, default=default.draft_tokens, help="drafted per verification")
-    parser.add_argument("--acceptance", type=_number, help="chance that a drafted token is accepted, 0 to 1")
-
-
-def levers_asked(args: argparse.Namespace) -> Levers:
-    """Return the levers that were asked for."""
-    return Levers(**{name: getattr(args, name) for name in LEVERS})
-
-
-def slurm_options(parser: argparse.ArgumentParser) -> None:
-    """Add what a study may ask of a cluster."""
-    parser.add_argument("--slurm", action="store_true", help="send the runs to a Slurm cluster as one job array")
-    parser.add_argument("--partition", help="with --slurm: where to run")
-    parser.add_argument("--time-limit", type=whole, metavar="MIN", help="with --slurm: minutes per run")
-    parser.add_argument("--gres", help="with --slurm: GPUs that one run has for itself, e.g. gpu:1")
-    parser.add_argument("--parallel", type=whole, metavar="N", help="with --slurm: runs at a time")
-
-
-def slurm_asked(args: argparse.Namespace) -> "SlurmOptions | None":
-    """Return what to ask of Slurm; None without it. Raises a ValueError where there is no Slurm."""
-    given = {
-        "partition": args.partition,
-        "time_limit_min": args.time_limit,
-        "gres": args.gres,
-        "parallel": args.parallel,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    if not args.slurm:
-        if given:
-            name = next(iter(given)).removesuffix("_min").replace("_", "-")
-            raise ValueError(f"--{name} says what to ask of Slurm; add --slurm, or leave it out")
-        return None
-    from mmchar.runs.slurm import SlurmOptions, check_slurm
-
-    options = SlurmOptions(**given)
-    check_slurm()
-    return options
-
-
-def whole(text: str) -> int:
-    """Return the whole number that a text is, for argparse."""
+def _whole(text: str) -> int:
     try:
         return int(text)
     except ValueError:
@@ -107,29 +28,134 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
 
 
-def _steps(text: str) -> int | list[int]:
-    steps = [whole(part) for part in text.split(",")]
-    return steps if "," in text else steps[0]
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
 
 
-def request_asked(args: argparse.Namespace) -> Request:
-    """Return the request that the options make."""
-    return from_mapping({name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None})
+_FLAG = {"action": "store_true"}
+OPTIONS: dict[str, dict[str, Any]] = {  # of all commands, but for the fields of dataclasses
+    "model": {"metavar": "MODEL", "help": "a zoo name, a model file, a folder of configurations, or a hub id"},
+    "rows": {"metavar": "ROWS.csv", "help": "one measurement a line; data/README.md names the columns"},
+    "what": {"nargs": "*", "metavar": "show ID | diff A B", "help": "an id or the name of a run's folder"},
+    "--family": {"help": "only this family"},
+    "--match": {"help": "only names that hold this text"},
+    "--gpu": {"help": "e.g. a100-80gb, h100-sxm, t4"},
+    "--dtype": {"default": "bfloat16", "help": "bfloat16, float16 or float32"},
+    "--attention": {"choices": BACKENDS, "default": "flash", "help": "kernel, and how many bytes it moves"},
+    "--execution": {"choices": EXECUTIONS, "default": "eager"},
+    "--tiny": {**_FLAG, "help": "the scaled-down variant of the model"},
+    "--cache": {"action": argparse.BooleanOptionalAction, "default": True, "help": "take a count from the cache"},
+    "--call": {
+        "action": "append",
+        "metavar": "NAME=VALUE",
+        "default": [],
+        "help": "what else the model's own call takes, e.g. guidance_scale=4; an image is WIDTHxHEIGHT",
+    },
+    "--out": {"help": "where to write: a table (.parquet or .csv), the zoo's page (.md), a folder of measurements"},
+    "--json": {**_FLAG, "help": "machine-readable output"},
+    "--leave-one-model-out": {**_FLAG, "help": "predict each model by a fit to the other models of the file"},
+    "--figure": {"metavar": "FILE", "help": "where to draw predicted against measured (.png or .svg)"},
+    "--device": {"choices": ("cpu", "cuda"), "default": "cpu"},
+    "--samples": {"type": int, "default": 5, "help": "timed runs of each stage"},
+    "--stages": {"help": "only these stages, e.g. denoise,decode_image"},
+    "--grid": {"metavar": "FILE", "help": "measure what is missing of this grid, the most valuable first"},
+    "--ceilings": {**_FLAG, "help": "measure what this machine's operators reach at best"},
+    "--pack": {**_FLAG, "help": "pack what a campaign that was cut off left in --out"},
+    "--compare": {"nargs": 2, "metavar": "FOLDER", "help": "medians of what two campaigns both measured, side by side"},
+    "--budget": {"type": _seconds, "default": math.inf, "help": "seconds that --grid or --ceilings may take in all"},
+    "--have": {"metavar": "FOLDER", "action": "append", "default": [], "help": "results not to measure again"},
+    "--list": {**_FLAG, "help": "with --grid: what is missing, and its cost; runs nothing"},
+    "--retry": {**_FLAG, "help": "with --grid: measure again what failed twice"},
+    "--only": {"help": "notebook numbers, e.g. 02,05"},
+    "--notebooks": {"default": "notebooks", "help": "folder of the notebooks"},
+    "--results": {"default": "results", "help": "folder of the runs: executed notebooks, tables, figures"},
+    "--quick": {**_FLAG, "help": "small parameters, for tests"},
+    "--jobs": {"type": int, "default": 1, "help": "notebooks at a time"},
+    "--render": {"metavar": "FOLDER", "help": "folder for the executed notebooks of good runs"},
+    "--force": {**_FLAG, "help": "run again what has its good result"},
+    "--dry-run": {**_FLAG, "help": "list what would run, and why; write nothing"},
+    "--slurm": {**_FLAG, "help": "send the runs to a Slurm cluster as one job array"},
+}
 
 
-def call_asked(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what a model's own call is given besides a request: values are JSON, or else texts."""
+def add_options(parser: argparse.ArgumentParser, options: Iterable[Any]) -> None:
+    """Add each option by its name, by its name with what differs for this command, or all fields of a dataclass."""
+    for option in options:
+        if isinstance(option, type):
+            _add_fields(parser, option)
+        else:
+            name, different = option if isinstance(option, tuple) else (option, {})
+            parser.add_argument(name, **{**OPTIONS[name], **different})
+
+
+def _add_fields(parser: argparse.ArgumentParser, spec: type) -> None:
+    """Add an option for each field of a dataclass: its type, and what its docstring says of it."""
+    group, said = parser.add_argument_group(spec.__name__), _said(spec)
+    for name, kind in get_type_hints(spec).items():
+        how: dict[str, Any] = {"action": "store_true"} if kind is bool else {"type": _reader(kind)}
+        group.add_argument(_option(name), dest=name, default=None, help=said.get(name), **how)
+
+
+def given(spec: type, args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a dataclass whose options were given."""
+    return {name: value for name in get_type_hints(spec) if (value := getattr(args, name)) is not None}
+
+
+def call_given(args: argparse.Namespace, function: Callable[..., Any]) -> dict[str, Any]:
+    """What a model's own call is given beside what ``function`` takes: values are JSON, or else texts."""
     found: dict[str, Any] = {}
-    for text in args.call or ():
+    for text in args.call:
         name, equals, value = text.partition("=")
         if not (equals and name.isidentifier()):
             raise ValueError(f"argument --call: {text!r} is not NAME=VALUE")
-        if name in _OPTIONS or name in FIELDS:
-            raise ValueError(f"argument --call: {name!r} has an option of its own, --{name.replace('_', '-')}")
+        if name in vars(args):
+            raise ValueError(f"argument --call: {name!r} has an option of its own, {_option(name)}")
+        if name in inspect.signature(function).parameters:
+            raise ValueError(f"argument --call: {name!r} is not for the model's call")
         if name in found:
             raise ValueError(f"argument --call: {name!r} is given twice")
         found[name] = _value(value)
     return found
+
+
+def slurm_given(args: argparse.Namespace) -> SlurmOptions | None:
+    """What to ask of Slurm; None without it. Raises a ValueError where there is no Slurm."""
+    asked = given(SlurmOptions, args)
+    if args.slurm:
+        options = SlurmOptions(**asked)
+        check_slurm()
+        return options
+    for name in asked:
+        raise ValueError(f"{_option(name)} says what to ask of Slurm; add --slurm, or leave it out")
+    return None
+
+
+def _option(name: str) -> str:
+    """The option of a field; ``time_limit_min`` is ``--time-limit``."""
+    return f"--{name.removesuffix('_min').replace('_', '-')}"
+
+
+def _said(spec: type) -> dict[str, str]:
+    """What the section Parameters of a dataclass's docstring says of each field."""
+    entries = re.findall(r"^(\w[\w, ]*) : .*\n((?:    .+\n?)+)", inspect.getdoc(spec) or "", re.MULTILINE)
+    return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
+
+
+def _reader(kind: Any) -> Callable[[str], Any]:
+    """How the text of an option becomes a value of a type, or of the first type of a union."""
+    kinds = get_args(kind) or (kind,)
+    if any(get_origin(each) is tuple for each in kinds):
+        return _whole_or_list
+    readers: dict[type, Callable[[str], Any]] = {int: _whole, float: _number, str: str}
+    return readers[kinds[0]]
+
+
+def _whole_or_list(text: str) -> int | list[int]:
+    numbers = [_whole(part) for part in text.split(",")]
+    return numbers if "," in text else numbers[0]
 
 
 def _value(text: str) -> Any:
@@ -137,14 +163,3 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
-
-
-def degrees_asked(args: argparse.Namespace) -> "Degrees | None":
-    """How GPUs share the work; None where none of it was asked for."""
-    given = {name: getattr(args, name) for name in DEGREES if getattr(args, name) is not None}
-    if not given:
-        return None
-    from mmchar.projection.parallel.layout import Degrees
-
-    degrees = Degrees(**given)
-    return degrees if degrees.gpus != 1 else None

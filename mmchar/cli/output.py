@@ -1,39 +1,57 @@
-"""How the shell commands print and save."""
+"""What the shell commands answer, and how tables are shown and saved."""
 
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
-
-def print_json(value: Any) -> None:
-    """Print one object."""
-    print(json.dumps(value, indent=1, allow_nan=False))
+from mmchar.tables import write_table
 
 
-def print_stages(rows: list[dict[str, Any]], key: str, unit: float, label: str) -> None:
-    """Print a line per stage: its repeats and the value of ``key``, in a unit."""
-    width = max(len(row["stage"]) for row in rows)
-    for row in rows:
-        print(f"  {row['stage']:<{width}}  {row['repeats']:>6} x {row[key] / unit:>14,.3f} {label}")
+class Answer(NamedTuple):
+    """What a command says: a value as JSON to a script, or a text to a reader; and its exit code."""
+
+    value: Any
+    text: str
+    code: int = 0
+
+    def print(self, *, as_json: bool) -> None:
+        """Print the one or the other."""
+        if as_json:
+            print(json.dumps(self.value, indent=1, allow_nan=False))
+        elif self.text:
+            print(self.text)
 
 
-def print_table(table: "pd.DataFrame") -> None:
-    """Print a table with aligned columns."""
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows for JSON; what is missing is null."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def aligned(table: pd.DataFrame) -> str:
+    """The table as text, its columns aligned to the left."""
     lines = [list(table.columns), *table.astype(str).values.tolist()]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
-def save(table: "pd.DataFrame", out: str | None) -> None:
+def formatted(column: pd.Series, pattern: str) -> pd.Series:
+    """The numbers of a column as texts, e.g. by ``{:.2f} B``; empty where one is missing."""
+    return column.astype(float).map(pattern.format, na_action="ignore").astype(object).fillna("")
+
+
+def stage_lines(rows: list[dict[str, Any]], key: str, unit: float, label: str) -> list[str]:
+    """A line per stage: its repeats and the value of ``key``, in a unit."""
+    width = max(len(row["stage"]) for row in rows)
+    return [f"  {row['stage']:<{width}}  {row['repeats']:>6} x {row[key] / unit:>14,.3f} {label}" for row in rows]
+
+
+def save(table: pd.DataFrame, out: str | None) -> None:
     """Write a table, if a file was asked for."""
     if out:
-        from mmchar.tables import write_table
-
         write_table(out, table)
 
 

@@ -3,8 +3,9 @@
 Statements are data (``data/reference/claims.csv``). Only those that were read where they stand are judged here.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import pandas as pd
 from tqdm import tqdm
@@ -15,9 +16,9 @@ from mmchar.models.loading import get_spec, zoo_names
 from mmchar.projection.cases import count_published, published_speeds
 from mmchar.projection.roofline import project
 from mmchar.provenance import REFERENCE
+from mmchar.study.experiments import PAPER, per_unit_s, totals
 from mmchar.tracing.attention import BACKENDS
 
-PAPER = "arXiv 2312.14385"
 DIFFUSION = ("latent_diffusion", "cascaded_diffusion")
 TRANSFORMER = ("parallel_decode", "encoder_decoder", "video_transformer")
 NEAR = 0.25  # "up to X" agrees when our maximum is within a quarter of X: other models, other hardware, other year
@@ -44,46 +45,36 @@ def share_by_model(table: pd.DataFrame, rows: pd.Series, within: pd.Series | Non
     model = table["model"].astype(str)
     whole = (time if within is None else time.where(within, 0.0)).groupby(model).sum()
     part = time.where(rows, 0.0).groupby(model).sum()
-    return (100 * part / whole.where(whole > 0)).dropna()
+    return (100 * part / whole).dropna()
 
 
 def speedup_by_model(flash: pd.DataFrame, eager: pd.DataFrame, *, attention_only: bool = False) -> pd.Series:
     """Time with eager attention over time with fused attention, per model: of everything, or of attention cores."""
-
-    def total(table: pd.DataFrame) -> pd.Series:
-        rows = table[table["attention"] != ""] if attention_only else table
-        return (rows["time_s"] * rows["repeats"]).groupby(rows["model"].astype(str)).sum()
-
-    return total(eager) / total(flash)
+    tables = [table[table["attention"] != ""] if attention_only else table for table in (eager, flash)]
+    slow, fast = (totals(table, ["model"]).set_index("model")["time_s"].sort_index() for table in tables)
+    return slow / fast
 
 
-def in_families(values: pd.Series, families: tuple[str, ...]) -> pd.Series:
+def in_families(values: pd.Series, families: Sequence[str]) -> pd.Series:
     """The entries whose model belongs to one of the families."""
     return values[[get_spec(name).family in families for name in values.index]]
 
 
 def attention_block(table: pd.DataFrame, kind: str) -> pd.Series:
     """Rows of every module that holds attention of a kind: the core with its projections, copies and masks."""
-    sites = table[["model", "stage", "module"]].astype(str)
-    cores = set(sites[table["attention"] == kind].itertuples(index=False, name=None))
-    unique = list(sites.drop_duplicates().itertuples(index=False, name=None))
-    inside = {site: any((*site[:2], path) in cores for path in _ancestors(site[2])) for site in unique}
-    return pd.Series([inside[site] for site in sites.itertuples(index=False, name=None)], index=table.index, dtype=bool)
+    sites = pd.MultiIndex.from_frame(table[["model", "stage", "module"]].astype(str))
+    cores, inside = set(sites[table["attention"] == kind]), {}
+    for model, stage, module in sites.unique():
+        within = accumulate(module.split("."), "{}.{}".format)  # a, a.b, a.b.c
+        inside[model, stage, module] = any((model, stage, path) in cores for path in within)
+    return pd.Series([inside[site] for site in sites], index=table.index, dtype=bool)
 
 
-def temporal_share(table: pd.DataFrame, *, block: bool = False) -> pd.Series:
-    """Temporal attention in percent of spatial and temporal attention time, per model that has both.
-
-    ``block`` adds what the attention module does around its core: projections, masks and its own copies, but not the
-    copies that its parent makes to bring frames together. Cross attention is in neither.
-    """
-    if block:
-        temporal, spatial = attention_block(table, "temporal"), attention_block(table, "spatial")
-    else:
-        temporal, spatial = table["attention"] == "temporal", table["attention"] == "spatial"
-    has = set(table.loc[table["attention"] == "temporal", "model"])
-    mine = table["model"].isin(has)
-    return share_by_model(table[mine], temporal[mine], (temporal | spatial)[mine])
+def temporal_share(table: pd.DataFrame) -> pd.Series:
+    """Temporal attention in percent of spatial and temporal attention time, per model that has it; cores only."""
+    temporal, spatial = (table["attention"] == kind for kind in ("temporal", "spatial"))
+    share = share_by_model(table, temporal, temporal | spatial)
+    return share[share > 0]
 
 
 def projected_suite(
@@ -105,29 +96,27 @@ def scorecard(flash: pd.DataFrame, eager: pd.DataFrame) -> pd.DataFrame:
     verdict (``agrees`` or ``differs``), how, models, source.
     """
     said = statements().set_index("id")
-    rows = []
-    for claim in CLAIMS:
-        ours = claim.value(flash, eager)
-        one = float(ours.max() if claim.how.startswith("largest") else ours.median())
-        low, high = claim.agrees
-        rows.append(
-            {
-                "id": claim.id,
-                "statement": said.loc[claim.id, "statement"],
-                "paper": claim.paper,
-                "ours": round(one, 3),
-                "unit": claim.unit,
-                "low": round(float(ours.min()), 3),
-                "high": round(float(ours.max()), 3),
-                "agrees_from": low,
-                "agrees_to": high,
-                "verdict": "agrees" if low <= one <= high else "differs",
-                "how": claim.how,
-                "models": ", ".join(map(str, ours.index)),
-                "source": said.loc[claim.id, "source"],
-            }
-        )
-    return pd.DataFrame(rows)
+    return pd.DataFrame([_judged(claim, claim.value(flash, eager), said.loc[claim.id]) for claim in CLAIMS])
+
+
+def _judged(claim: Claim, ours: pd.Series, said: pd.Series) -> dict[str, object]:
+    one = ours.max() if claim.how.startswith("largest") else ours.median()
+    low, high = claim.agrees
+    return {
+        "id": claim.id,
+        "statement": said["statement"],
+        "paper": claim.paper,
+        "ours": round(float(one), 3),
+        "unit": claim.unit,
+        "low": round(float(ours.min()), 3),
+        "high": round(float(ours.max()), 3),
+        "agrees_from": low,
+        "agrees_to": high,
+        "verdict": "agrees" if low <= one <= high else "differs",
+        "how": claim.how,
+        "models": ", ".join(map(str, ours.index)),
+        "source": said["source"],
+    }
 
 
 def statements() -> pd.DataFrame:
@@ -141,15 +130,9 @@ def statements() -> pd.DataFrame:
 def published_beside_projected(models: Collection[str]) -> pd.DataFrame:
     """Speeds that others published of these models, each beside our projection of the same configuration.
 
-    Rows of ``published_speeds.csv`` that a projection cannot express (other engines, integer weights, matrix products
-    in TF32, several GPUs) are left out. Fields that a row does not state take the model's default. A rate in tokens/s
-    is that of the decode stage.
-
-    Returns
-    -------
-    DataFrame
-        ``model, gpu, dtype, attention, execution, setting, unit, published, projected, difference_percent, source``;
-        values in the row's unit.
+    What a projection cannot express (`published_speeds`) is left out; a rate in tokens/s is that of the decode stage.
+    Columns: ``model, gpu, dtype, attention, execution, setting, unit, published, projected, difference_percent,
+    source``; values in the row's unit.
     """
     rows = published_speeds(models).rename(columns={"value": "published"})
     projected = pd.Series([_project_published(row) for row in rows.to_dict("records")], dtype=float)
@@ -161,13 +144,8 @@ def published_beside_projected(models: Collection[str]) -> pd.DataFrame:
 def _project_published(row: dict[str, str]) -> float:
     table = count_published(row)
     timed = project(table, gpu=row["gpu"], attention=row["attention"] or "flash", execution=row["execution"])
-    time_s = timed["time_s"] * timed["repeats"]
-    batch = table.attrs["request"]["batch"]
-    if row["unit"] == "s/image":
-        return float(time_s.sum() / batch)
-    decode = timed["stage"] == "decode"
-    steps = (timed["step"] + timed["repeats"])[decode].max()
-    return float(batch * steps / time_s[decode].sum())
+    seconds = per_unit_s(timed)
+    return seconds if row["unit"] == "s/image" else table.attrs["request"]["batch"] / seconds
 
 
 def _convolution_share(flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:
@@ -187,8 +165,8 @@ def _flash_gain_ratio(flash: pd.DataFrame, eager: pd.DataFrame) -> pd.Series:
 
 def _length_variation(flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:
     own = flash[(flash["category"] == "Attention") & flash["stage"].astype(str).str.startswith("denoise")]
-    names = in_families(own.groupby(own["model"].astype(str))["flop"].sum(), DIFFUSION).index
-    return pd.Series({n: variation(own[own["model"].astype(str) == n])["neighbours"].max() for n in names})
+    neighbours = variation(own, ("model", "stage", "attention")).groupby("model")["neighbours"].max()
+    return in_families(neighbours, DIFFUSION)
 
 
 def _temporal_core(flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:
@@ -196,55 +174,24 @@ def _temporal_core(flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:
 
 
 def _suite(_flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:
-    return pd.Series({"zoo": len({name.split("-")[0] for name in zoo_names(PAPER)} & _PAPER_MODELS)})
+    paper = {"llama", "imagen", "stable", "muse", "parti", "emu", "make", "phenaki"}
+    return pd.Series({"zoo": len({name.split("-")[0] for name in zoo_names(PAPER)} & paper)})
 
 
-def _ancestors(path: str) -> list[str]:
-    parts = path.split(".")
-    return [".".join(parts[:n]) for n in range(1, len(parts) + 1)] + [""][: path == ""]
+def _near(value: float) -> tuple[float, float]:
+    return value * (1 - NEAR), value * (1 + NEAR)
 
 
-_PAPER_MODELS = {"llama", "imagen", "stable", "muse", "parti", "emu", "make", "phenaki"}
+_OF_CONVOLUTION = "largest share of Convolution over diffusion image models, fused attention"
+_OF_LINEAR = "largest share of Linear over transformer image and video models, fused attention"
+_OF_GAIN = "median over pairs of end-to-end gain: diffusion over decode-like models"
+_OF_LENGTHS = "largest ratio of self-attention lengths between neighbouring levels of a U-Net"
+_OF_TEMPORAL = "median share of temporal in spatial and temporal attention cores"
 CLAIMS = (
-    Claim(
-        "c001",
-        "up to 44",
-        (44 * (1 - NEAR), 44 * (1 + NEAR)),
-        "% of time",
-        "largest share of Convolution over diffusion image models, fused attention",
-        _convolution_share,
-    ),
-    Claim(
-        "c002",
-        "up to 49",
-        (49 * (1 - NEAR), 49 * (1 + NEAR)),
-        "% of time",
-        "largest share of Linear over transformer image and video models, fused attention",
-        _linear_share,
-    ),
-    Claim(
-        "c003",
-        "1.1 to 2.5",
-        (1.1, 2.5),
-        "x",
-        "median over pairs of end-to-end gain: diffusion over decode-like models",
-        _flash_gain_ratio,
-    ),
-    Claim(
-        "c004",
-        "up to 4",
-        (4 * (1 - NEAR), 4 * (1 + NEAR)),
-        "x",
-        "largest ratio of self-attention lengths between neighbouring levels of a U-Net",
-        _length_variation,
-    ),
-    Claim(
-        "c005",
-        "over 60",
-        (60, 100),
-        "% of attention time",
-        "median share of temporal in spatial and temporal attention cores",
-        _temporal_core,
-    ),
+    Claim("c001", "up to 44", _near(44), "% of time", _OF_CONVOLUTION, _convolution_share),
+    Claim("c002", "up to 49", _near(49), "% of time", _OF_LINEAR, _linear_share),
+    Claim("c003", "1.1 to 2.5", (1.1, 2.5), "x", _OF_GAIN, _flash_gain_ratio),
+    Claim("c004", "up to 4", _near(4), "x", _OF_LENGTHS, _length_variation),
+    Claim("c005", "over 60", (60, 100), "% of attention time", _OF_TEMPORAL, _temporal_core),
     Claim("c006", "8", (8, 8), "models", "median number of the paper's models in the zoo", _suite),
 )

@@ -1,20 +1,22 @@
-"""The look of all figures: colours, hatches, axes and legends, and what a table must hold to be drawn.
+"""The look of all figures: colours, hatches, axes, rows and legends, and what a table must hold to be drawn."""
 
-Colours are fixed here: one per operator category, model family and attention kind, from seaborn's palettes of ten hues.
-"""
-
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.collections import PathCollection
 
+from mmchar.study.experiments import FAMILIES
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.legend import Legend
+    from matplotlib.text import Text
 
-PALETTE, DARK, BRIGHT = (sns.color_palette(name, 10).as_hex() for name in ("colorblind", "dark", "bright"))
+_PALETTES = {name: sns.color_palette(name, 10).as_hex() for name in ("colorblind", "dark", "bright")}
+PALETTE = _PALETTES["colorblind"]
 CATEGORY_COLORS = {
     "Attention": PALETTE[3],
     "Convolution": PALETTE[0],
@@ -27,34 +29,7 @@ CATEGORY_COLORS = {
     "Uncounted": PALETTE[7],
     "Idle": "#d9d9d9",  # no operator: the GPU waits for its host
 }
-FAMILY_COLORS = {  # families of the same kind share a hue, in different shades
-    "latent_diffusion": PALETTE[0],
-    "diffusion_transformer": DARK[0],
-    "cascaded_diffusion": PALETTE[9],
-    "pixel_diffusion": DARK[9],
-    "image_embedding_diffusion": BRIGHT[9],
-    "audio_diffusion": PALETTE[8],
-    "audio_language_diffusion": DARK[8],
-    "video_cascade": PALETTE[2],
-    "video_diffusion": DARK[2],
-    "image_to_video": BRIGHT[2],
-    "video_transformer": PALETTE[4],
-    "parallel_decode": PALETTE[1],
-    "masked_image_transformer": DARK[1],
-    "encoder_decoder": PALETTE[3],
-    "autoregressive_image": DARK[3],
-    "early_fusion": BRIGHT[3],
-    "autoregressive": PALETTE[7],
-    "vision_language": PALETTE[5],
-    "linear_adaptor": DARK[5],
-    "vision_cross_attention": BRIGHT[5],
-    "any_to_any": PALETTE[6],
-    "spoken_answer": DARK[6],
-    "speech_translation": BRIGHT[6],
-    "zero_shot": DARK[7],
-    "retrieval": DARK[4],
-    "ranking": BRIGHT[4],
-}
+FAMILY_COLORS = {name: _PALETTES[palette][number] for name, (_, palette, number) in FAMILIES.items()}
 KIND_COLORS = {
     "self": PALETTE[0],
     "spatial": PALETTE[0],
@@ -63,6 +38,7 @@ KIND_COLORS = {
     "joint": PALETTE[4],
     "temporal": PALETTE[3],
 }
+BOUND_COLORS = {"compute": PALETTE[0], "memory": PALETTE[1], "launch": PALETTE[7], "communication": PALETTE[6]}
 HATCH = {"projected": "", "measured": "///"}
 
 
@@ -74,6 +50,34 @@ def style() -> None:
 def axes(ax: "Axes | None", *, width: float = 8.0, height: float = 4.5) -> "Axes":
     """The axes given, or new ones."""
     return ax if ax is not None else plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def rows_from_top(ax: "Axes", labels: Sequence[str], *, lines: bool = False, **look: Any) -> None:
+    """One row of the y axis per label, the first at the top, on a line or not."""
+    ax.set_yticks(range(len(labels)), labels, **look)
+    ax.set(ylim=(len(labels) - 0.5, -0.5), ylabel="")
+    ax.grid(axis="y", visible=lines)
+
+
+def label_room(names: "Iterable[object]", letters: int = 30) -> float:
+    """Inches to add to a figure's width for row labels longer than what its width is meant for."""
+    return 0.09 * max(0, max((len(str(name)) for name in names), default=0) - letters)
+
+
+def amount(value: float) -> str:
+    """Three significant figures, and all digits of thousands."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def note(ax: "Axes", x: float, y: float, text: str, *, behind: str = "white", **look: Any) -> "Text":
+    """A small text that stays legible on lines and hatches."""
+    box = {"facecolor": behind, "edgecolor": "none", "pad": 1.0}
+    return ax.text(x, y, text, **{"va": "center", "fontsize": 8, "bbox": box, **look})
+
+
+def note_above(ax: "Axes", x: float, text: str) -> None:
+    """A small text above the axes."""
+    ax.text(x, 1.01, text, ha="center", va="bottom", fontsize=8, transform=ax.get_xaxis_transform())
 
 
 def require(data: "pd.DataFrame", *columns: str) -> None:
@@ -91,20 +95,16 @@ def by_family(data: "pd.DataFrame") -> "list[tuple[str, str, pd.DataFrame]]":
     family = data["family"].astype(str)
     unknown = set(family) - set(FAMILY_COLORS)
     if unknown:
-        raise ValueError(f"no colour for family {', '.join(sorted(unknown))}; add it to FAMILY_COLORS in look.py")
+        raise ValueError(f"no colour for family {', '.join(sorted(unknown))}; add it to FAMILIES in experiments.py")
     found = [(name, data[family == name]) for name in FAMILY_COLORS]
     return [(name.replace("_", " "), FAMILY_COLORS[name], rows) for name, rows in found if len(rows)]
 
 
-def equal_markers(legend: "Legend") -> None:
-    """Marks of one size in a legend whose points differ in area."""
+def legend_beside(ax: "Axes", **options: Any) -> None:
+    """A legend to the right of the axes, its marks of one size."""
+    legend: Legend = ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8, **options)
     for mark in legend.findobj(PathCollection):
         mark.set(sizes=[40])
-
-
-def legend_beside(ax: "Axes", **options: Any) -> "Legend":
-    """A legend to the right of the axes."""
-    return ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, **options)
 
 
 def legend_below(ax: "Axes", *, ncols: int, **options: Any) -> None:

@@ -1,19 +1,19 @@
 """Measured runs for the notebooks: of campaigns in ``data/measured``, and made now on this machine's GPU."""
 
-import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+
+from mmchar.counting.operator_table import count
+from mmchar.measuring.optimization.backends import byte_model
+from mmchar.request import Request
 from mmchar.runs.campaign.measured import MEASURED, read_measured
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-ABOUT = ["machine", "hardware", "model", "stages", "dtype", "attention", "levers", "samples"]
-ABOUT += ["spread_percent", "time_s", "other_cores", "doubts"]
+_ASKED = ("request", "dtype", "attention", "tiny", "levers", "device")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Run:
     machine: str
     hardware: str
     asked: dict[str, Any]
-    table: "pd.DataFrame"
+    table: pd.DataFrame
     facts: dict[str, Any]
 
     @property
@@ -54,17 +54,18 @@ class Run:
     @property
     def spread(self) -> float:
         """Largest IQR / median of a stage; NaN where one was timed only once."""
-        spreads = [self.facts["iqr_s"][name] for name in self.stages]
-        if None in spreads:
-            return math.nan
-        return max(spread / self.facts["median_s"][name] for name, spread in zip(self.stages, spreads, strict=True))
+        iqr_s, median_s = (pd.Series(self.facts[name], dtype=float) for name in ("iqr_s", "median_s"))
+        return float((iqr_s / median_s).max(skipna=False))
 
     @property
     def kernel(self) -> str:
         """``flash`` or ``eager``: how a projection assumes the attention of this run."""
-        from mmchar.measuring.optimization.backends import byte_model
-
         return byte_model(self.asked["attention"])
+
+    def counted(self, dtype: str | None = None) -> pd.DataFrame:
+        """The counted table of the same whole generation, in its own number type unless another is given."""
+        asked = self.asked
+        return count(asked["model"], Request(**asked["request"]), dtype=dtype or asked["dtype"], tiny=asked["tiny"])
 
 
 def read_runs(
@@ -72,35 +73,28 @@ def read_runs(
 ) -> list[Run]:
     """The good points of every machine below a folder such as ``data/measured``; none where there are none.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Holds a folder per machine, each with ``run.json`` or ``points``.
-    models : iterable of str, optional
-        Only these.
-    tiny : bool
-        Scaled-down variants instead of published scale.
-    levers : bool
-        Also runs that are compiled, quantized and so on.
+    The folder holds one per machine, each with ``run.json`` or ``points``. Runs are of some models, or all; ``tiny``:
+    of scaled-down variants instead of published scale; ``levers``: also those that are compiled, quantized and so on.
     """
-    runs, wanted = [], None if models is None else set(models)
+    runs = []
+    wanted = None if models is None else list(models)
     for place in sorted(Path(folder).glob("*/")):
         points, rows = read_measured(place)
-        for point in points[points["status"].isin(MEASURED)].to_dict("records"):
-            unwanted = wanted is not None and point["model"] not in wanted
-            if unwanted or point["tiny"] != tiny or (point["levers"] and not levers):
-                continue
-            table = rows[rows["id"] == point["id"]].drop(columns="id").reset_index(drop=True)
-            asked = {key: point[key] for key in ("model", "request", "dtype", "attention", "tiny", "levers", "device")}
-            runs.append(Run(place.name, point["hardware"], asked, table, point["facts"]))
+        points = points[points["status"].isin(MEASURED) & (points["tiny"] == tiny)]
+        if wanted is not None:
+            points = points[points["model"].isin(wanted)]
+        for point in points.to_dict("records"):
+            if levers or not point["levers"]:
+                table = rows[rows["id"] == point["id"]].drop(columns="id").reset_index(drop=True)
+                asked = {key: point[key] for key in ("model", *_ASKED)}
+                runs.append(Run(place.name, point["hardware"], asked, table, point["facts"]))
     return runs
 
 
 def runs_at_hand(folder: str | Path, models: Iterable[str], *, tiny: bool = False, samples: int = 5) -> list[Run]:
     """Committed runs of the models, and those that this machine's GPU has none of, measured now in all their stages."""
-    names = list(models)
+    names, gpu = list(models), _gpu_name()
     runs = read_runs(folder, names, tiny=tiny)
-    gpu = _gpu_name()
     known = {run.asked["model"] for run in runs if run.hardware == gpu}
     return runs + live_runs([name for name in names if name not in known], tiny=tiny, samples=samples)
 
@@ -122,8 +116,6 @@ def live_runs(
     device = device or ("cuda" if gpu else None)
     if device is None:
         return []
-    import warnings
-
     from mmchar.measuring.profiling import measure
     from mmchar.provenance import processor
 
@@ -137,27 +129,26 @@ def live_runs(
             except (ValueError, RuntimeError) as error:  # does not fit, or ran out of memory
                 warnings.warn(f"{model}, {kernel}, is not measured here: {error}", stacklevel=2)
                 continue
-            asked = {key: table.attrs[key] for key in ("request", "dtype", "attention", "tiny", "levers", "device")}
-            runs.append(Run("here", hardware, {"model": model, **asked}, table, dict(table.attrs)))
+            asked = {"model": model, **{key: table.attrs[key] for key in _ASKED}}
+            runs.append(Run("here", hardware, asked, table, dict(table.attrs)))
     return runs
 
 
-def about(runs: Sequence[Run]) -> "pd.DataFrame":
+def about(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per run: machine, model, stages, setting, samples, largest IQR / median (%), seconds, doubts.
 
     ``other_cores`` is how many cores other processes kept busy meanwhile, in the mean; NaN where nobody looked.
     """
-    import pandas as pd
-
     rows = []
     for run in runs:
-        row = {"machine": run.machine, "hardware": run.hardware, "model": run.asked["model"]}
-        row |= {"stages": " ".join(run.stages)} | {key: run.asked[key] for key in ("dtype", "attention")}
+        row = {"machine": run.machine, "hardware": run.hardware, "stages": " ".join(run.stages), "samples": run.samples}
+        row |= {key: run.asked[key] for key in ("model", "dtype", "attention")}
         row["levers"] = ", ".join(f"{name} {value}" for name, value in run.asked["levers"].items())
-        row |= {"samples": run.samples, "spread_percent": 100 * run.spread, "time_s": sum(run.stage_s.values())}
-        row["other_cores"] = run.facts.get("other_cores")
-        rows.append({**row, "doubts": sum(len(lines) for lines in run.facts["doubts"].values())})
-    return pd.DataFrame(rows, columns=ABOUT)
+        row |= {"spread_percent": 100 * run.spread, "time_s": sum(run.stage_s.values())}
+        row |= {"other_cores": run.facts.get("other_cores"), "doubts": sum(map(len, run.facts["doubts"].values()))}
+        rows.append(row)
+    columns = "machine hardware model stages dtype attention levers samples spread_percent time_s other_cores doubts"
+    return pd.DataFrame(rows, columns=columns.split())
 
 
 def _gpu_name() -> str:

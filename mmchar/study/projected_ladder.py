@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from mmchar.counting.operator_table import OUTSIDE, count, executions
 from mmchar.measuring.optimization.ladder import Levers, Rung, ladder
 from mmchar.models.loading import get_spec
@@ -17,10 +19,9 @@ from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.roofline import project
 from mmchar.provenance import REFERENCE
 from mmchar.request import Request
+from mmchar.study.experiments import per_unit_s
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mmchar.study.measured_runs import Run
 
 UNKNOWN = ("channels_last", "fused_qkv")  # levers that a projection cannot express
@@ -29,20 +30,16 @@ _PEAKS = {"int8-dynamic": "int8", "fp8-dynamic": "fp8"}
 
 def project_rung(
     model: str, rung: Rung, *, gpu: str | Gpu, request: Request | None = None, tiny: bool = False
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """The projected table of one rung; levers that a projection cannot express change nothing in it.
 
     A CUDA graph is eager or compiled kernels without any host time. Weight-only quantization stores the weights of the
     decoding steps in one byte per number. Dynamic quantization moves one byte per number into linear layers and
     multiplies at the 8-bit peak of the data sheet; that kernels reach the same share of it as of the 16-bit peak, and
-    that quantizing the activations costs nothing, is assumed, so it is the most that there is to gain.
-
-    Raises
-    ------
-    ValueError
-        The GPU lacks the rung's number type, or the products that it is quantized for.
+    that quantizing the activations costs nothing, is assumed, so it is the most that there is to gain. A GPU that lacks
+    the rung's number type, or the products that it is quantized for, is refused by a ValueError.
     """
-    sheet, levers = gpu if isinstance(gpu, Gpu) else get_gpu(gpu), rung.levers
+    sheet, levers = _sheet(gpu), rung.levers
     table = count(model, request, dtype=rung.dtype, tiny=tiny)
     free = {"dispatch_s": 0.0, "dispatch_compiled_s": 0.0} if levers.on_graphs else {}
     how: dict[str, Any] = {"attention": rung.attention, "efficiency": Efficiency(**free)}
@@ -53,8 +50,7 @@ def project_rung(
     timed = project(table, gpu=sheet, **how)
     if levers.quantization.endswith("dynamic"):
         eight = project(_in_one_byte(table), gpu=_with_peak(sheet, _PEAKS[levers.quantization], rung.dtype), **how)
-        linear = timed["category"] == "Linear"
-        timed["time_s"] = timed["time_s"].where(~linear, eight["time_s"])
+        timed["time_s"] = timed["time_s"].where(timed["category"] != "Linear", eight["time_s"])
     return timed
 
 
@@ -66,88 +62,69 @@ def project_ladder(
     tiny: bool = False,
     tf32: bool = False,
     rungs: Sequence[Rung] | None = None,
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """One row per rung: ``rung``, ``value`` (s per token, or s per image), ``gain`` over the first, ``note``.
 
     A rung that adds only what a projection cannot express has no value; ``note`` says what is left out. A GPU without
     fp8 products is given int8 ones. With ``tf32`` float32 matrix products go through TF32, which is not PyTorch's
     default.
     """
-    import pandas as pd
-
-    sheet, rows = gpu if isinstance(gpu, Gpu) else get_gpu(gpu), []
-    before: Rung | None = None
+    sheet, rows, before = _sheet(gpu), [], None
     for rung in rungs or ladder(model):
         left_out = [name.replace("_", " ") for name in UNKNOWN if getattr(rung.levers, name)]
         notes = [f"without {' and '.join(left_out)}"] if left_out else []
         if rung.levers.quantization == "fp8-dynamic" and "fp8" not in sheet.peak_flop_s:
             rung = rung._replace(levers=replace(rung.levers, quantization="int8-dynamic"))
             notes.append("int8 instead of fp8")
-        fast = tf32 and rung.dtype == "float32" and "tf32" in sheet.peak_flop_s
-        on, value = _with_peak(sheet, "tf32", "float32") if fast else sheet, float("nan")
-        if before is None or _known(rung) != _known(before):
+        on, value = sheet, float("nan")
+        if tf32 and rung.dtype == "float32" and "tf32" in sheet.peak_flop_s:
+            on = _with_peak(sheet, "tf32", "float32")
+            notes.append("TF32")
+        if (known := _known(rung)) != before:
             value = per_unit_s(project_rung(model, rung, gpu=on, request=request, tiny=tiny))
-        rows.append((rung.name, value, ", ".join([*notes, *["TF32"] * fast])))
-        before = rung
-    out = pd.DataFrame(rows, columns=["rung", "value", "note"]).assign(model=model, time_kind="projected")
-    return out.assign(gain=out["value"].iloc[0] / out["value"], machine=sheet.name)
+        rows.append({"rung": rung.name, "value": value, "note": ", ".join(notes)})
+        before = known
+    return _with_gains(rows, model, sheet)
 
 
-def project_levers(model: str, *, gpu: str | Gpu, tiny: bool = False) -> "pd.DataFrame":
+def project_levers(model: str, *, gpu: str | Gpu, tiny: bool = False) -> pd.DataFrame:
     """One row per lever of a diffusion model, pulled alone from bfloat16 with fused attention: s per image, ``gain``.
 
     ``guidance split`` runs classifier-free guidance as two executions of one image; without guidance it has no value.
     """
-    import pandas as pd
-
-    sheet = gpu if isinstance(gpu, Gpu) else get_gpu(gpu)
-    full = get_spec(model, tiny=tiny).resolve(None)
-    start = Rung("as it is", "bfloat16", "flash", Levers())
+    sheet, full = _sheet(gpu), get_spec(model, tiny=tiny).resolve(None)
     if not isinstance(full.steps, int):
         raise ValueError(f"{model} has no single number of denoising steps; choose a latent diffusion model")
-    eight = "fp8-dynamic" if "fp8" in sheet.peak_flop_s else "int8-dynamic"
+    start = Rung("as it is", "bfloat16", "flash", Levers())
     ways: dict[str, tuple[Rung, Request | None]] = {
         "as it is": (start, None),
         "eager attention": (start._replace(attention="eager"), None),
         "float32": (start._replace(dtype="float32"), None),
         "compile": (start._replace(levers=Levers(execution="compiled")), None),
         "graphs": (start._replace(levers=Levers(execution="graphs")), None),
-        f"linear layers in {eight.split('-')[0]}": (start._replace(levers=Levers(quantization=eight)), None),
-        "batch 4": (start, Request(batch=4)),
-        "half the steps": (start, Request(steps=max(1, full.steps // 2))),
     }
-    if eight == "int8-dynamic" and "int8" not in sheet.peak_flop_s:
-        ways = {name: way for name, way in ways.items() if not name.startswith("linear")}
-    rows = [
-        (name, per_unit_s(project_rung(model, rung, gpu=sheet, request=request, tiny=tiny)))
-        for name, (rung, request) in ways.items()
-    ]
+    if eight := next((kind for kind in ("fp8", "int8") if kind in sheet.peak_flop_s), None):
+        ways[f"linear layers in {eight}"] = (start._replace(levers=Levers(quantization=f"{eight}-dynamic")), None)
+    ways["batch 4"] = (start, Request(batch=4))
+    ways["half the steps"] = (start, Request(steps=max(1, full.steps // 2)))
+    rows = []
+    for name, (rung, request) in ways.items():
+        timed = project_rung(model, rung, gpu=sheet, request=request, tiny=tiny)
+        rows.append({"lever": name, "value": per_unit_s(timed)})
     if full.guided:
         alone = project_rung(model, start, gpu=sheet, request=Request(guidance=1.0), tiny=tiny)
         twice = alone["stage"].astype(str).str.startswith("denoise")
-        rows.append(("guidance split", per_unit_s(alone.assign(repeats=alone["repeats"] * (1 + twice)))))
-    out = pd.DataFrame(rows, columns=["lever", "value"]).assign(model=model, time_kind="projected", machine=sheet.name)
-    return out.assign(gain=out["value"].iloc[0] / out["value"])
+        split = alone.assign(repeats=alone["repeats"] * (1 + twice))
+        rows.append({"lever": "guidance split", "value": per_unit_s(split)})
+    return _with_gains(rows, model, sheet)
 
 
-def per_unit_s(timed: "pd.DataFrame") -> float:
-    """Seconds per token of a model that decodes token by token, per image (of a batch, one) of any other."""
-    total = timed["time_s"] * timed["repeats"]
-    if (timed["stage"] == "decode").any():
-        return float(total[per_token(timed)].sum() / executions(timed)["decode"])
-    return float(total.sum() / timed.attrs["request"].get("batch", 1))
-
-
-def published_rungs(model: str, *, gpu: str, steps: int | None = None) -> "pd.DataFrame":
+def published_rungs(model: str, *, gpu: str, steps: int | None = None) -> pd.DataFrame:
     """What others published of a model on one GPU, each with the rung that it is nearest to; s per token or image.
 
-    Returns
-    -------
-    DataFrame
-        ``rung, value, setting, source``; a configuration that is no rung (other engines, int4) is left out.
+    Columns: ``model, rung, value, time_kind, setting, source``; a configuration that is no rung (other engines, int4)
+    is left out.
     """
-    import pandas as pd
-
     rows = pd.read_csv(REFERENCE / "published_speeds.csv", dtype=str, keep_default_na=False)
     rows = rows[(rows["model"] == model) & (rows["gpu"] == gpu) & (rows["gpus"] == "1")]
     rows = rows[rows["batch"].isin(["", "1"]) & rows["execution"].isin(["eager", "compiled"])]
@@ -160,50 +137,50 @@ def published_rungs(model: str, *, gpu: str, steps: int | None = None) -> "pd.Da
     return out[["model", "rung", "value", "time_kind", "setting", "source"]].reset_index(drop=True)
 
 
-def measured_rungs(runs: "Sequence[Run]") -> "pd.DataFrame":
+def measured_rungs(runs: "Sequence[Run]") -> pd.DataFrame:
     """What was measured of the rungs of the models' ladders; s per token or image, from medians without a profiler."""
-    import pandas as pd
-
     rows = []
     for run in runs:
-        asked, levers = run.asked, Levers(**run.asked["levers"])
         try:
-            found = [r.name for r in ladder(asked["model"]) if (r.dtype, r.attention, r.levers) ==
-                     (asked["dtype"], asked["attention"], levers)]  # fmt: skip
+            rungs = ladder(run.asked["model"])
         except ValueError:  # a model without a ladder
             continue
-        seconds = run.stage_s
-        if "decode" in seconds:
-            steps = executions(run.table)["decode"]
-            value = sum(each for name, each in seconds.items() if is_per_token(name)) / steps
-        elif set(run.stages) >= _networks_stages(asked):
-            value = sum(seconds.values()) / asked["request"].get("batch", 1)
-        else:  # some stages only say nothing about an image
-            continue
-        rows += [(asked["model"], name, value, "measured", run.machine, run.samples, run.spread) for name in found]
-    columns = ["model", "rung", "value", "time_kind", "machine", "samples", "spread"]
-    return pd.DataFrame(rows, columns=columns)
+        value, asked = _measured_s(run), (run.asked["dtype"], run.asked["attention"], Levers(**run.asked["levers"]))
+        found = [rung.name for rung in rungs if (rung.dtype, rung.attention, rung.levers) == asked]
+        of_run = (value, "measured", run.machine, run.samples, run.spread)
+        rows += [(run.asked["model"], name, *of_run) for name in found if value is not None]
+    return pd.DataFrame(rows, columns=["model", "rung", "value", "time_kind", "machine", "samples", "spread"])
 
 
-def _networks_stages(asked: dict[str, Any]) -> set[str]:
-    """The stages of the whole generation that a run is of, but for what ran outside the networks."""
-    from mmchar.request import from_mapping
+def _measured_s(run: "Run") -> float | None:
+    """Seconds per token or image of a run; None where only some stages of an image were measured."""
+    if "decode" in run.stages:
+        steps = executions(run.table)["decode"]
+        return sum(each for name, each in run.stage_s.items() if is_per_token(name)) / steps
+    table = run.counted()
+    if set(run.stages) >= set(table["stage"].astype(str)[table["component"] != OUTSIDE]):
+        return sum(run.stage_s.values()) / run.asked["request"].get("batch", 1)
+    return None
 
-    table = count(asked["model"], from_mapping(asked["request"]), dtype=asked["dtype"], tiny=asked["tiny"])
-    return set(table["stage"].astype(str)[table["component"] != OUTSIDE])
+
+def _sheet(gpu: str | Gpu) -> Gpu:
+    return gpu if isinstance(gpu, Gpu) else get_gpu(gpu)
+
+
+def _with_gains(rows: list[dict[str, Any]], model: str, sheet: Gpu) -> pd.DataFrame:
+    out = pd.DataFrame(rows).assign(model=model, time_kind="projected", machine=sheet.name)
+    return out.assign(gain=out["value"].iloc[0] / out["value"])
 
 
 def _known(rung: Rung) -> tuple[Any, ...]:
     """What a projection sees of a rung."""
-    return rung.dtype, rung.attention, replace(rung.levers, **dict.fromkeys(UNKNOWN, False))  # type: ignore[arg-type]
+    return rung.dtype, rung.attention, replace(rung.levers, channels_last=False, fused_qkv=False)
 
 
-def _in_one_byte(table: "pd.DataFrame") -> "pd.DataFrame":
+def _in_one_byte(table: pd.DataFrame) -> pd.DataFrame:
     """The table with linear layers that read weights and activations in one byte per number instead of two."""
     linear = (table["category"] == "Linear") & table["dtype"].isin(["bfloat16", "float16"])
-    out = table.assign(read_bytes=table["read_bytes"].where(~linear, table["read_bytes"] // 2))
-    out.attrs = table.attrs
-    return out
+    return table.assign(read_bytes=table["read_bytes"].where(~linear, table["read_bytes"] // 2))
 
 
 def _with_peak(sheet: Gpu, name: str, dtype: str) -> Gpu:

@@ -1,62 +1,67 @@
-"""Figures of projections: beside published speeds, across GPUs, and on several of them. A tidy table in, axes out.
+"""Figures of projections beside what was published or measured, across GPUs and levers. A tidy table in, axes out.
 
 Bars are plain, as those of all projections; hatching is for what was measured.
 """
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import seaborn as sns
+from matplotlib import pyplot as plt
 
-from mmchar.study.look import PALETTE, axes, legend_beside
+from mmchar.files import atomic_write
+from mmchar.projection.validation import summary
+from mmchar.runs.figures import figure_bytes
+from mmchar.study.length_plots import curves
+from mmchar.study.look import (
+    BOUND_COLORS,
+    HATCH,
+    PALETTE,
+    amount,
+    axes,
+    legend_below,
+    legend_beside,
+    note,
+    rows_from_top,
+)
+from mmchar.study.plots import stacked_shares
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-BOUND_COLORS = {"compute": PALETTE[0], "memory": PALETTE[1], "launch": PALETTE[7], "communication": PALETTE[6]}
-
 
 def beside_published(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
-    """Projected over published time of each configuration; the range is what the projection's kind is good for.
+    """Projected over published time of each configuration; whiskers are what the projection's kind is good for.
 
-    Parameters
-    ----------
-    table : DataFrame
-        ``label, ratio, low, high`` (projected over published; 1 is agreement).
+    Columns: ``label, ratio, low, high`` (projected over published; 1 is agreement).
     """
     ax = axes(ax, width=9.0, height=0.32 * len(table) + 1.2)
-    place = np.arange(len(table))
     reach = [table["ratio"] - table["low"], table["high"] - table["ratio"]]
-    ax.barh(place, table["ratio"], color=PALETTE[0], edgecolor="white", height=0.7)
-    ax.errorbar(table["ratio"], place, xerr=reach, fmt="none", color="0.2", capsize=2, linewidth=1)
+    whiskers = {"ecolor": "0.2", "capsize": 2, "elinewidth": 1}
+    ax.barh(range(len(table)), table["ratio"], 0.7, xerr=reach, color=PALETTE[0], edgecolor="white", error_kw=whiskers)
     ax.axvline(1.0, color="0.3", linewidth=1)
-    ax.set_yticks(place, table["label"], fontsize=8)
-    ax.invert_yaxis()
-    ax.set(xlabel="projected / published time (1: agreement; whiskers: range of the projection)", ylabel="")
+    rows_from_top(ax, table["label"].tolist(), fontsize=8)
+    ax.set_xlabel("projected / published time (1: agreement; whiskers: range of the projection)")
     return ax
 
 
 def across_gpus(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
     """Seconds of each model over the year of the GPU, with their range; hollow where the model does not fit.
 
-    Parameters
-    ----------
-    table : DataFrame
-        As from `scaling.on_gpus`.
+    The table is one from `scaling.on_gpus`.
     """
     ax = axes(ax, width=9.0, height=5.0)
-    gpus = table.drop_duplicates("gpu").sort_values("year", kind="stable")["gpu"].tolist()
+    gpus = table.drop_duplicates("gpu").sort_values("year", kind="stable").set_index("gpu")["year"]
     for index, (model, rows) in enumerate(table.groupby("model", sort=False)):
-        place = np.array([gpus.index(gpu) for gpu in rows["gpu"]])
-        order = np.argsort(place)
-        rows, place, color = rows.iloc[order], place[order], PALETTE[index % len(PALETTE)]
+        color = PALETTE[index % len(PALETTE)]
+        rows = rows.assign(place=gpus.index.get_indexer(rows["gpu"])).sort_values("place")
         reach = [rows["time_s"] - rows["low_s"], rows["high_s"] - rows["time_s"]]
-        ax.errorbar(place, rows["time_s"], yerr=reach, color=color, capsize=2, linewidth=1, label=str(model))
-        fill = [color if fits else "white" for fits in rows["fits"]]
-        ax.scatter(place, rows["time_s"], c=fill, edgecolors=color, s=34, zorder=3)
-    years = table.drop_duplicates("gpu").set_index("gpu")["year"]
-    ax.set_xticks(range(len(gpus)), [f"{gpu}\n{years[gpu]}" for gpu in gpus], fontsize=8)
+        ax.errorbar(rows["place"], rows["time_s"], reach, color=color, capsize=2, linewidth=1, label=model)
+        fill = np.where(rows["fits"], color, "white")
+        ax.scatter(rows["place"], rows["time_s"], c=fill, edgecolors=color, s=34, zorder=3)
+    ax.set_xticks(range(len(gpus)), [f"{gpu}\n{year}" for gpu, year in gpus.items()], fontsize=8)
     ax.set(yscale="log", xlabel="GPU, by year", ylabel="projected time of one generation (s)")
     legend_beside(ax, title="hollow: does not fit", title_fontsize=8)
     return ax
@@ -65,48 +70,114 @@ def across_gpus(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
 def what_bounds(table: "pd.DataFrame", *, label: str, ax: "Axes | None" = None) -> "Axes":
     """Shares of projected time by what bounds it, one bar per row; the projected total stands at its end.
 
-    Parameters
-    ----------
-    table : DataFrame
-        A column named ``label``, ``time_s``, and shares in percent named as `BOUND_COLORS`.
-    label : str
-        The column that names the bars.
+    Columns: ``label``, which names the bars, ``time_s``, and shares in percent named as `look.BOUND_COLORS`.
     """
     ax = axes(ax, width=9.0, height=0.32 * len(table) + 1.2)
-    left = np.zeros(len(table))
-    place = np.arange(len(table))
-    for bound in [name for name in BOUND_COLORS if name in table]:
-        share = table[bound].fillna(0).to_numpy()
-        ax.barh(place, share, left=left, color=BOUND_COLORS[bound], edgecolor="white", label=bound)
-        left += share
-    for where, time_s in zip(place, table["time_s"], strict=True):
-        ax.text(101, float(where), f"{time_s:.3g} s", va="center", fontsize=8)
-    ax.set_yticks(place, table[label], fontsize=8)
-    ax.invert_yaxis()
-    ax.grid(visible=False)
-    ax.set(xlim=(0, 112), xlabel="share of projected time (%)", ylabel="")
-    ax.legend(ncols=4, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    shares = table.set_index(label)[[name for name in BOUND_COLORS if name in table]].fillna(0)
+    totals = [f"{amount(time_s)} s" for time_s in table["time_s"]]
+    stacked_shares(shares, colors=BOUND_COLORS, totals=totals, kinds=["projected"] * len(table), ax=ax)
+    ax.set_xlabel("share of projected time (%)")
     return ax
 
 
 def speed_up(table: "pd.DataFrame", *, y: str, unit: str, ax: "Axes | None" = None) -> "Axes":
-    """A projected number over the number of GPUs, one line per method; a number that grows with them is drawn so.
+    """A projected number over the number of GPUs, one line per method.
 
-    Parameters
-    ----------
-    table : DataFrame
-        ``gpus, method`` and the column ``y``; ``low`` and ``high`` are drawn where they are there.
-    unit : str
-        Label of the y axis.
+    Columns: ``gpus, method, y`` (in ``unit``); ``low`` and ``high`` are drawn as a band where they are there.
     """
+    table = table.sort_values("gpus", kind="stable")
     ax = axes(ax, width=7.0, height=4.2)
-    for index, (method, rows) in enumerate(table.groupby("method", sort=False)):
-        rows, color = rows.sort_values("gpus"), PALETTE[index % len(PALETTE)]
-        ax.plot(rows["gpus"], rows[y], marker="o", color=color, label=str(method))
+    curves(table, x="gpus", y=y, hue="method", xlabel="GPUs", ylabel=unit, base=None, ax=ax)
+    for index, (_, rows) in enumerate(table.groupby("method", sort=False)):
         if "low" in rows:
-            ax.fill_between(rows["gpus"], rows["low"], rows["high"], color=color, alpha=0.12)
-    ax.set(xlabel="GPUs", ylabel=unit)
+            ax.fill_between(rows["gpus"], rows["low"], rows["high"], color=PALETTE[index % len(PALETTE)], alpha=0.12)
     ax.set_xticks(sorted(table["gpus"].unique()))
-    ax.legend(fontsize=8)
     sns.despine(ax=ax)
     return ax
+
+
+def ladder_bars(
+    data: "pd.DataFrame", *, unit: str, scale: float = 1.0, limit: float | None = None, ax: "Axes | None" = None
+) -> "Axes":
+    """Time of each rung, projected and measured as bars, published as diamonds; a rung without a bar says so.
+
+    Columns: ``rung`` (in order of appearance, from the top), ``value`` (s; times ``scale`` it is in ``unit``),
+    ``time_kind``, ``machine``, and maybe ``spread`` (IQR / median), of which half is drawn to either side. ``limit``:
+    seconds below which the data sheet's bandwidth lets no unquantized rung go.
+    """
+    order = data["rung"].unique().tolist()
+    data = data.assign(row=data["rung"].map(order.index), value=scale * data["value"].astype(float))
+    bars, said = (data[(data["time_kind"] == "published") == published] for published in (False, True))
+    makers = list(bars.groupby(["time_kind", "machine"], sort=False))
+    ax = axes(ax, height=1.4 + 0.42 * len(order) * max(1, len(makers)) ** 0.5)
+    high = 0.8 / max(1, len(makers))
+    for index, ((kind, machine), rows) in enumerate(makers):
+        where, value = rows["row"] + (index + 0.5) * high - 0.4, rows["value"]
+        look: dict[str, Any] = {"color": PALETTE[index], "hatch": HATCH[kind], "label": f"{kind}, {machine}"}
+        if kind == "measured" and "spread" in rows:
+            look |= {"xerr": value * rows["spread"].fillna(0).astype(float) / 2, "error_kw": {"lw": 1}}
+        ax.barh(where, value.fillna(0), high, edgecolor="white", lw=0.5, **look)
+        for y, each in zip(where, value, strict=True):
+            text = f"{each:.3g}" if each == each else "not in a projection"
+            note(ax, 0.012, y, text, transform=ax.get_yaxis_transform())
+    if len(said):
+        look = {"marker": "D", "s": 36, "color": "black", "zorder": 3}
+        ax.scatter(said["value"], said["row"], label="published by others", **look)
+    if limit is not None:
+        ax.axvline(scale * limit, color="black", lw=1.2, ls="--", label="weights and cache read once (guide)")
+    rows_from_top(ax, order)
+    ax.margins(x=0.12)
+    ax.set(xlabel=unit, xlim=(0, None))
+    legend_below(ax, ncols=3)
+    return ax
+
+
+def plot_predicted_against_measured(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
+    """Predicted against measured seconds of a validated table, on one GPU and on several, both axes logarithmic.
+
+    The line is perfect agreement; the band holds the middle 80 % of all errors.
+    """
+    ax = axes(ax, width=7.0, height=6.0)
+    shown = table.assign(on=np.where(table["gpus"] > 1, "several GPUs", "one GPU"))
+    _scatter(shown, x="latency_s", y="predicted_s", hue="model", style="on", ax=ax)
+    overall = summary(table).iloc[-1]
+    ends = _diagonal(table["latency_s"], label="predicted = measured", ax=ax)
+    low, high = (1 + overall[name] / 100 for name in ("low_latency", "high_latency"))
+    ax.fill_between(ends, low * ends, high * ends, color="0.5", alpha=0.15, label="middle 80 % of errors")
+    ax.set(xlabel="measured by others (s)", ylabel="projected (s)")
+    ax.set_title(f"{len(table)} measurements, median absolute error {overall['mdape_latency']:.1f} %")
+    legend_beside(ax)
+    return ax
+
+
+def plot_measured_against_counted(
+    data: "pd.DataFrame", *, counted: str, measured: str, hue: str, style: str, unit: str, ax: "Axes | None" = None
+) -> "Axes":
+    """Measured against counted amounts (columns, positive, in ``unit``), logarithmic, with the line of agreement."""
+    ax = axes(ax, width=7.0, height=5.0)
+    _scatter(data, x=counted, y=measured, hue=hue, style=style, ax=ax)
+    ends = _diagonal(data[[counted, measured]].astype(float).stack(), label="measured = counted", ax=ax)
+    ax.set(ylim=ends, xlabel=f"counted ({unit})", ylabel=f"measured ({unit})")
+    legend_beside(ax)
+    return ax
+
+
+def save_predicted_against_measured(table: "pd.DataFrame", path: str | Path) -> Path:
+    """The path of the figure, as PNG or SVG by suffix; the same table gives the same bytes."""
+    figure, ax = plt.subplots(figsize=(7.0, 6.0), layout="constrained")
+    plot_predicted_against_measured(table, ax=ax)
+    content = figure_bytes(figure, Path(path).suffix)
+    plt.close(figure)
+    return atomic_write(path, content)
+
+
+def _scatter(data: "pd.DataFrame", *, ax: "Axes", **columns: str) -> None:
+    sns.scatterplot(data, palette="colorblind", s=36, alpha=0.8, ax=ax, **columns)
+
+
+def _diagonal(values: "pd.Series", *, label: str, ax: "Axes") -> np.ndarray:
+    """Draw the line of perfect agreement on logarithmic axes, and return its ends."""
+    ends = np.array([values.min() / 1.5, values.max() * 1.5])
+    ax.plot(ends, ends, color="0.3", linewidth=1, label=label, zorder=0)
+    ax.set(xscale="log", yscale="log", xlim=ends)
+    return ends

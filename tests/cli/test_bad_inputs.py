@@ -256,6 +256,9 @@ count $SD --call steps => argument --call: 'steps' is not NAME=VALUE
 count $SD --call 4=5 => '4=5' is not NAME=VALUE
 count $SD --call height=64 => 'height' has an option of its own, --height
 count $SD --call dtype=float32 => 'dtype' has an option of its own, --dtype
+count $SD --call cache=1 => 'cache' has an option of its own
+count $SD --call model=x => 'model' has an option of its own
+measure $SD --tiny --call levers=1 => 'levers' is not for the model's call
 count $SD --call eta=0 --call eta=1 => 'eta' is given twice
 count $SD --call guidance_scael=4 => takes no 'guidance_scael'; did you mean 'guidance_scale'?
 project $SD --gpu h100-sxm --call image=64x64 => StableDiffusionPipeline takes no 'image'

@@ -176,12 +176,30 @@ def test_importing_the_package_and_refusing_bad_input_loads_no_torch():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (
+            "count",
+            "Text tokens per prompt; items and actions of a recommender's history.",
+        ),
+        ("project", "--patch PATCH GPUs that share the image, with neighbours' activations of the step before"),
+        ("measure", "--channels-last The convolutions' weights as"),
+        ("study", "--parallel PARALLEL Runs at a time."),
+    ],
+)
+def test_help_says_of_an_option_what_its_dataclass_does(capsys, command, says):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert says in " ".join(capsys.readouterr().out.split())
+
+
 def test_every_public_name_exists():
     import mmchar
 
     for name in mmchar.__all__:
         assert getattr(mmchar, name) is not None
-    with pytest.raises(AttributeError, match="mmchar"):
+    with pytest.raises(AttributeError, match="attribute '?nothing"):
         _ = mmchar.nothing
 
 

@@ -10,6 +10,7 @@ SD, LLAMA, VIDEO = "stable-diffusion-1.5", "llama-2-7b", "make-a-video"
 
 def row(model, category, time_s, **more):
     base = {"stage": "denoise", "module": "a.b", "attention": "", "repeats": 1, "flop": 1, "q_len": 0, "kv_len": 0}
+    base |= {"calls": 1, "read_bytes": 1, "write_bytes": 1}
     return {**base, "model": model, "category": category, "time_s": time_s, **more}
 
 
@@ -46,11 +47,14 @@ def test_speedup_is_eager_over_fused():
     assert claims.speedup_by_model(table(), eager, attention_only=True)[LLAMA] == pytest.approx(3)
 
 
-def test_temporal_share_by_cores_and_by_blocks():
-    # cores: 3 of 3 + 1; blocks: 3 + 2 of 3 + 2 + 1 + 4, the feed-forward network in neither
-    assert claims.temporal_share(table())[VIDEO] == pytest.approx(75)
-    assert claims.temporal_share(table(), block=True)[VIDEO] == pytest.approx(50)
-    assert list(claims.temporal_share(table()).index) == [VIDEO]
+def test_temporal_share_is_of_cores_and_of_models_that_have_it():
+    assert claims.temporal_share(table()).to_dict() == {VIDEO: pytest.approx(75)}  # 3 of 3 + 1
+
+
+def test_a_block_is_a_core_with_its_projections():
+    kinds = ("temporal", "spatial")
+    blocks = {kind: table()["time_s"][claims.attention_block(table(), kind)].tolist() for kind in kinds}
+    assert blocks == {"temporal": [3, 2], "spatial": [1, 4]}  # the feed-forward network in neither
 
 
 def test_families_are_told_apart():
