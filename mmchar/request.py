@@ -22,34 +22,19 @@ class Limit(Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Request:
-    """One generation; ``None`` stands for the model's own default.
+    """One generation; ``None`` stands for the model's own default. ValueError for a field that is no positive number.
 
-    Parameters
-    ----------
-    batch : int
-        Images, videos or prompts generated together.
-    prompt_tokens : int
-        Text tokens per prompt; items and actions of a recommender's history.
-    height, width : int
-        Size of the final image or video in pixels.
-    frames : int
-        Frames of the final video.
-    steps : int or sequence of int
-        Denoising or parallel-decoding steps; one number, or one per denoiser in the order of the stages.
-    guidance : float
-        Guidance scale. Above 1 classifier-free guidance runs, which doubles the batch.
-    new_tokens : int
-        Tokens generated autoregressively.
-    classes : int
-        Classes of a zero-shot classifier, each a prompt of its own.
-    candidates : int
-        Items that a recommender ranks.
-    beams : int
-        Beams of a beam search; 1 is greedy.
-    audio_s : int
-        Length of the speech that goes in, in whole seconds.
-
-    Raises ValueError for a field that is not a positive number.
+    - ``batch``: images, videos or prompts generated together.
+    - ``prompt_tokens``: text tokens per prompt; items and actions of a recommender's history.
+    - ``height``, ``width``: size of the final image or video in pixels.
+    - ``frames``: frames of the final video.
+    - ``steps``: denoising or parallel-decoding steps; one number, or one per denoiser in the order of the stages.
+    - ``guidance``: guidance scale; above 1 classifier-free guidance runs, which doubles the batch.
+    - ``new_tokens``: tokens generated autoregressively.
+    - ``classes``: classes of a zero-shot classifier, each a prompt of its own.
+    - ``candidates``: items that a recommender ranks.
+    - ``beams``: beams of a beam search; 1 is greedy.
+    - ``audio_s``: length of the speech that goes in, in whole seconds.
     """
 
     batch: int = UNSET

@@ -45,7 +45,7 @@ def _run(argv: Sequence[str] | None) -> int:
         print("mmchar: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # who reads has seen enough
         return 1
 
 
@@ -74,7 +74,7 @@ class Command(NamedTuple):
 _GENERATION = [Request, "--call", "--tiny", "--cache", "--out", "--json"]
 _PROJECTION = ["--dtype", "--attention", "--execution"]
 COMMANDS = {
-    "models": Command(reference.list_zoo, "list the zoo", ["--family", "--match", "--json"]),
+    "models": Command(reference.list_zoo, "list the zoo", ["--family", "--match", "--schema", "--json"]),
     "zoo": Command(reference.compare_zoo, "sizes and FLOPs of the zoo against the published ones", ["--out", "--json"]),
     "gpus": Command(reference.list_sheets, "list the GPUs that a projection can name", ["--json"]),
     "count": Command(

@@ -42,6 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of all commands, but for the fields of
     "what": {"nargs": "*", "metavar": "show ID | diff A B", "help": "an id or the name of a run's folder"},
     "--family": {"help": "only this family"},
     "--match": {"help": "only names that hold this text"},
+    "--schema": {**_FLAG, "help": "the JSON Schema of a model file, for editors"},
     "--gpu": {"help": "e.g. a100-80gb, h100-sxm, t4"},
     "--dtype": {"default": "bfloat16", "help": "bfloat16, float16 or float32"},
     "--attention": {"choices": BACKENDS, "default": "flash", "help": "kernel, and how many bytes it moves"},
@@ -139,9 +140,10 @@ def _option(name: str) -> str:
 
 
 def _said(spec: type) -> dict[str, str]:
-    """What the section Parameters of a dataclass's docstring says of each field."""
-    entries = re.findall(r"^(\w[\w, ]*) : .*\n((?:    .+\n?)+)", inspect.getdoc(spec) or "", re.MULTILINE)
-    return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
+    """What a dataclass's docstring says of each field, in lines that begin with ``- ``field``: ``."""
+    entries = re.findall(r"^- ([^:\n]+): (.+(?:\n  .+)*)", inspect.getdoc(spec) or "", re.MULTILINE)
+    said = {name: text for names, text in entries for name in re.findall(r"``(\w+)``", names)}
+    return {name: " ".join(text.replace("``", "").split()).rstrip(".") for name, text in said.items()}
 
 
 def _reader(kind: Any) -> Callable[[str], Any]:

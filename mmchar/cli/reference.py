@@ -1,10 +1,12 @@
 """The shell commands on what is known: the zoo, the GPUs, this machine, and projections held against publications."""
 
 import argparse
+import json
 import sys
 
 from mmchar.cli.output import Answer, aligned, check_out, formatted, records, save
 from mmchar.models.loading import list_models
+from mmchar.models.specs import schema
 from mmchar.projection.data_sheets import get_gpu, list_gpus
 from mmchar.projection.validation import figures, read_rows, summary, validate
 from mmchar.provenance import doctor
@@ -13,7 +15,9 @@ from mmchar.study.zoo_page import write_page, zoo_table
 
 
 def list_zoo(args: argparse.Namespace) -> Answer:
-    """List the zoo."""
+    """List the zoo, or say what a model file may hold."""
+    if args.schema:
+        return Answer(schema(), json.dumps(schema(), indent=1))
     table = list_models()
     if args.family is not None:
         families = sorted(set(table["family"]))

@@ -23,8 +23,7 @@ from mmchar.locks import measuring
 from mmchar.measuring.machine import available_bytes
 from mmchar.measuring.optimization.backends import byte_model, check_backend, check_shapes
 from mmchar.measuring.optimization.chosen_stages import check_speculation, choose_stages, split_guidance
-from mmchar.measuring.optimization.execution import check_levers
-from mmchar.measuring.optimization.ladder import Levers
+from mmchar.measuring.optimization.ladder import Levers, check_levers
 from mmchar.measuring.timing import check_counts
 from mmchar.models.loading import Model, ModelSpec, build_model, check_device, get_spec, load
 from mmchar.request import Request

@@ -48,9 +48,12 @@ _OVER = {*_ENDED, "COMPLETED", "FAILED", "NODE_FAIL", "BOOT_FAIL", "PREEMPTED", 
 class SlurmOptions:
     """What each run asks of Slurm; ``None`` leaves it to the cluster. ValueError for what Slurm could not take.
 
-    ``time_limit_min`` is in minutes per run, by default what the batch's own time-out needs; ``gres`` are GPUs that
-    Slurm hands to one run at a time, ``"gpu:1"`` or ``"gpu:h100:1"``; ``parallel`` is runs at a time. Other settings of
-    a site, such as the account, go through sbatch's own variables (``SBATCH_ACCOUNT``, ``SBATCH_QOS``).
+    - ``partition``: where to run.
+    - ``time_limit_min``: minutes per run, by default what the batch's own time-out needs.
+    - ``gres``: GPUs that Slurm hands to one run at a time, ``gpu:1`` or ``gpu:h100:1``.
+    - ``parallel``: runs at a time.
+
+    Other settings of a site, such as the account, go through sbatch's own variables (``SBATCH_ACCOUNT``).
     """
 
     partition: str | None = None

@@ -181,17 +181,23 @@ def test_importing_the_package_and_refusing_bad_input_loads_no_torch():
     [
         (
             "count",
-            "Text tokens per prompt; items and actions of a recommender's history.",
+            "text tokens per prompt; items and actions of a recommender's history",
         ),
         ("project", "--patch PATCH GPUs that share the image, with neighbours' activations of the step before"),
-        ("measure", "--channels-last The convolutions' weights as"),
-        ("study", "--parallel PARALLEL Runs at a time."),
+        ("measure", "--channels-last the convolutions' weights as"),
+        ("study", "--parallel PARALLEL runs at a time"),
     ],
 )
 def test_help_says_of_an_option_what_its_dataclass_does(capsys, command, says):
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
     assert says in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_schema_of_a_model_file_names_what_it_must_hold(capsys):
+    fields = result(capsys, "models", "--schema")["$defs"]
+    assert {"name", "components", "request"} <= set(fields["ModelSpec"]["required"])
+    assert fields["Component"]["properties"]["library"]["enum"] == ["diffusers", "mmchar", "transformers"]
 
 
 def test_every_public_name_exists():

@@ -20,12 +20,11 @@ from mmchar.measuring.optimization import cuda_graphs, execution
 from mmchar.measuring.optimization.chosen_stages import choose_stages, split_guidance
 from mmchar.measuring.optimization.execution import (
     apply_levers,
-    check_levers,
     preparer,
     repeated_blocks,
     with_values,
 )
-from mmchar.measuring.optimization.ladder import Levers
+from mmchar.measuring.optimization.ladder import Levers, check_levers
 from mmchar.measuring.optimization.static_cache import make_static, rewind
 from mmchar.measuring.speculation import find_layers, skipped, time_per_token_s, tokens_per_round
 from mmchar.measuring.stage_runs import middle_step

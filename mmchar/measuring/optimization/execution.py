@@ -9,7 +9,6 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -30,20 +29,7 @@ _QUANTIZERS = {
     "fp8-weight-only": "Float8WeightOnlyConfig",
     "fp8-dynamic": "Float8DynamicActivationFloat8WeightConfig",
 }
-_FP8_PRODUCTS = (8, 9)  # compute capability from which a GPU multiplies fp8: CUDA programming guide, Ada and Hopper
 _MULTIPLE = 16  # torch._scaled_mm takes fp8 matrices whose sides are multiples of 16; the same ones for every scheme
-
-
-def check_levers(levers: Levers, *, device: str) -> None:
-    """Refuse levers that this machine cannot pull, before a model is built, with what is possible instead."""
-    on_gpu = device.startswith("cuda")
-    if levers.on_graphs and not on_gpu:
-        raise ValueError(f"execution {levers.execution!r} needs an NVIDIA GPU; on a cpu use eager or compiled")
-    scheme = levers.quantization
-    if scheme != "none" and find_spec("torchao") is None:
-        raise ValueError(f"quantization {scheme!r} needs torchao: pip install 'mmchar[quantize]'")
-    if scheme == "fp8-dynamic" and not (on_gpu and torch.cuda.get_device_capability(device) >= _FP8_PRODUCTS):
-        raise ValueError("quantization 'fp8-dynamic' needs a GPU of compute capability 8.9 or newer; use int8-dynamic")
 
 
 def apply_levers(model: Model, levers: Levers, plan: Sequence[Stage], *, own: bool) -> tuple[Model, dict[str, Any]]:

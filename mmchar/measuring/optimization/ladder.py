@@ -8,12 +8,14 @@ optimization guides of diffusers; what each does to a model is in `execution`.
 import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 EXECUTIONS = ("eager", "compiled", "compiled-full", "graphs", "compiled-graphs")
 QUANTIZATIONS = ("none", "int8-weight-only", "int8-dynamic", "fp8-weight-only", "fp8-dynamic")
 GUIDANCES = ("batched", "split")
 _CHOICES = {"execution": EXECUTIONS, "quantization": QUANTIZATIONS, "cfg": GUIDANCES}
+_FP8_PRODUCTS = (8, 9)  # compute capability from which a GPU multiplies fp8: CUDA programming guide, Ada and Hopper
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Levers:
     - ``fused_qkv``: one projection for queries, keys and values in the denoiser.
     - ``cfg``: guidance as one execution of the doubled batch, or ``split`` into two, one after the other.
     - ``layer_skip``: self-speculative decoding whose draft leaves out every so many-th layer; 0 is none, 2 the most.
-      ``draft_tokens`` are drafted before one execution of the whole model verifies them, and each is accepted with the
-      chance ``acceptance``: weights are random, so it is stated, not measured.
+    - ``draft_tokens``: drafted before one execution of the whole model verifies them.
+    - ``acceptance``: chance that a drafted token is accepted; weights are random, so it is stated, not measured.
     """
 
     execution: str = "eager"
@@ -146,3 +148,21 @@ _LADDERS = {"sdxl-base-1.0": _U_NET, "flux.1-dev": _TRANSFORMER, **dict.fromkeys
 def _hint(value: Any, possible: Collection[str]) -> str:
     near = difflib.get_close_matches(str(value), possible, 1)
     return f"did you mean {near[0]!r}? " if near else ""
+
+
+def check_levers(levers: Levers, *, device: str) -> None:
+    """Refuse levers that this machine cannot pull, before a model is built, with what is possible instead."""
+    on_gpu = device.startswith("cuda")
+    if levers.on_graphs and not on_gpu:
+        raise ValueError(f"execution {levers.execution!r} needs an NVIDIA GPU; on a cpu use eager or compiled")
+    scheme = levers.quantization
+    if scheme != "none" and find_spec("torchao") is None:
+        raise ValueError(f"quantization {scheme!r} needs torchao: pip install 'mmchar[quantize]'")
+    if scheme == "fp8-dynamic" and not (on_gpu and _capability(device) >= _FP8_PRODUCTS):
+        raise ValueError("quantization 'fp8-dynamic' needs a GPU of compute capability 8.9 or newer; use int8-dynamic")
+
+
+def _capability(device: str) -> tuple[int, int]:
+    import torch
+
+    return torch.cuda.get_device_capability(device)

@@ -30,15 +30,24 @@ Share = Callable[[pd.DataFrame, pd.DataFrame, pd.DataFrame | None], pd.DataFrame
 
 @dataclass(frozen=True)
 class Degrees:
-    """How many GPUs share what; the degrees multiply to ``gpus``, which is their product if it is not given."""
+    """How many GPUs share what.
+
+    - ``gpus``: how many in all; the product of the degrees below, which is what it is if it is not given.
+    - ``ulysses``: GPUs that share the tokens of a sequence, around attention by heads.
+    - ``ring``: GPUs that share the tokens of a sequence, passing keys on.
+    - ``cfg``: 2 runs the two halves of classifier-free guidance at the same time.
+    - ``tensor``: GPUs that share each layer's weights (language models; Megatron).
+    - ``pipefusion``: GPUs that share the layers of the denoiser, patches of the image in a pipeline (PipeFusion).
+    - ``patch``: GPUs that share the image, with neighbours' activations of the step before (DistriFusion).
+    """
 
     gpus: int | None = None
-    ulysses: int = 1  # share the tokens of a sequence, around attention by heads
-    ring: int = 1  # share the tokens of a sequence, passing keys on
-    cfg: int = 1  # 2: the two halves of classifier-free guidance run at the same time
-    tensor: int = 1  # share each layer's weights (language models; Megatron)
-    pipefusion: int = 1  # share the layers of the denoiser, patches of the image in a pipeline (PipeFusion)
-    patch: int = 1  # share the image, with neighbours' activations of the step before (DistriFusion)
+    ulysses: int = 1
+    ring: int = 1
+    cfg: int = 1
+    tensor: int = 1
+    pipefusion: int = 1
+    patch: int = 1
 
     def __post_init__(self) -> None:
         degrees = {name: value for name, value in vars(self).items() if value is not None}

@@ -11,7 +11,6 @@ import pandas as pd
 from mmchar.counting import operator_table as counting
 from mmchar.measuring.optimization import ladder as levers
 from mmchar.measuring.optimization.backends import byte_model, check_backend, check_shapes
-from mmchar.measuring.optimization.execution import check_levers
 from mmchar.models.loading import check_device, get_spec
 from mmchar.request import from_mapping
 from mmchar.runs.campaign.grids import Point, plan_of
@@ -99,7 +98,7 @@ def why_not(point: Point, guess: dict[str, float], free_bytes: int | None) -> st
     try:
         check_device(point.device, point.dtype)
         check_backend(point.attention, device=point.device, dtype=point.dtype)
-        check_levers(levers.from_mapping(point.levers), device=point.device)
+        levers.check_levers(levers.from_mapping(point.levers), device=point.device)
         if free_bytes is not None and need > free_bytes:
             has = f"{point.device} has {free_bytes / 1e9:.3g} GB free"
             return f"it needs {need / 1e9:.3g} GB (weights {weights / 1e9:.3g}), and {has}"
