@@ -141,20 +141,26 @@ def _check_taken(spec: ModelSpec, request: Request, call: Mapping[str, Any], *, 
 
 def _own(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
     """A model that no library generates with, run by a pipeline of this package."""
-    made = model.spec.pipeline
-    cls = class_of("mmchar.generation.own", made.cls)
-    inputs = Inputs("cpu" if model.device == "meta" else model.device, model.dtype)
-    pipe = cls(model.components, inputs, **made.arguments)
-    call = {**made.call, **request.given(), **more}
+    pipe = own_pipeline(model)
+    call = {**model.spec.pipeline.call, **request.given(), **more}
     pipelines.check_arguments(pipe.__call__, call, owner=model.spec.name)
     return Subject(
         model.spec.name,
         model.components,
         lambda: pipe(**call),
         request.given(),
-        renamed=made.stages,
+        renamed=model.spec.pipeline.stages,
         makes="video" if request.frames else "image",
     )
+
+
+def own_pipeline(model: Model, **more: Any) -> Any:
+    """The pipeline of this package around a model's networks; what its class does not take of the file is a note."""
+    made = model.spec.pipeline
+    cls = class_of("mmchar.generation.own", made.cls)
+    takes = inspect.signature(cls).parameters
+    arguments = {name: value for name, value in {**made.arguments, **more}.items() if name in takes}
+    return cls(model.components, Inputs("cpu" if model.device == "meta" else model.device, model.dtype), **arguments)
 
 
 _SUBJECTS = {"transformers": _written, "mmchar": _own}
