@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 from transformers import GenerationConfig
 
+from mmchar.faults import text_of
 from mmchar.files import canonical_json
 from mmchar.generation.faults import one_line
 from mmchar.generation.from_folders import pipelines, standins
-from mmchar.generation.from_folders.saved_parts import loaded
 from mmchar.generation.from_folders.wanted import is_picture, picture, sides, wanted
 from mmchar.generation.guess import with_pipeline
 from mmchar.generation.inputs import Inputs
@@ -173,7 +173,7 @@ def pipeline_of(model: Model, request: Request) -> Any:
     tokens = dict(made.tokens)
     if request.prompt_tokens and not set(_CALLED["prompt_tokens"]) & set(inspect.signature(cls.__call__).parameters):
         tokens.setdefault("*", {"most": request.prompt_tokens})  # it pads a prompt to what its tokenizers say
-    parts = {**_objects(made.schedulers), **loaded(made.files)}
+    parts = {**_objects(made.schedulers), **pipelines.loaded(made.files)}
     arguments = {**parts, **made.arguments}
     pipe = pipelines.build(cls, model.components, arguments=arguments, tokens=tokens)
     if made.any_request:
@@ -260,7 +260,7 @@ def class_of(library: str, name: str) -> Any:
     try:
         return getattr(import_module(module), last)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{library} has no class {name!r} here: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"{library} has no class {name!r} here: {text_of(error, 200)}") from error
 
 
 def _objects(made: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mmchar.faults import text_of
 from mmchar.models.specs import Component, ModelSpec
 
 LIBRARIES = ("diffusers", "transformers")
@@ -39,7 +40,7 @@ def read_object(file: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ValueError(f"{file} does not exist; component {file.parent.name!r} needs its {file.name}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not readable JSON: {' '.join(str(error).split())[:300]}") from error
+        raise ValueError(f"{file} is not readable JSON: {text_of(error)}") from error
     if not isinstance(raw, dict):
         raise ValueError(f"{file}: expected an object, found {type(raw).__name__}")
     return raw
@@ -59,8 +60,7 @@ def library_class(where: str, library: str, name: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except (AttributeError, ImportError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ValueError(f"{where}: {library} has no class {name!r} here ({said})") from error
+        raise ValueError(f"{where}: {library} has no class {name!r} here ({text_of(error, 200)})") from error
 
 
 def module_of(library: str) -> str | None:

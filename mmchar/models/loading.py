@@ -1,6 +1,5 @@
 """Models as data: read a zoo file, build its components with random weights, or load saved weights."""
 
-import difflib
 import re
 import warnings
 from collections.abc import Collection, Iterator
@@ -9,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmchar.faults import did_you_mean, typed
 from mmchar.models import hub
 from mmchar.models.network_folders import network_spec
 from mmchar.models.pipeline_folders import pipeline_spec
@@ -49,8 +49,7 @@ def get_spec(name: str, *, tiny: bool = False) -> ModelSpec:
     elif name and (Path(name).is_dir() or hub.is_id(str(name))):
         return _folder_spec(str(name), tiny=tiny)
     else:
-        near = difflib.get_close_matches(str(name), zoo_names(), 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(name, zoo_names())
         raise ValueError(f"unknown model {name!r}; {hint}'mmchar models' lists all {len(zoo_names())}")
     spec = read_spec(path)
     return spec.scaled_down() if tiny else spec
@@ -198,7 +197,7 @@ def build(part: Component, *, role: str, model: str, device: str, dtype: str) ->
         with _default_dtype(getattr(torch, dtype)), torch.device(device):
             module = _from_config(cls, config, dtype) if hasattr(cls, "_from_config") else cls(**config)
     except Exception as error:
-        raise ValueError(f"{model}, component {role!r}: {part.cls} rejects its config: {_one_line(error)}") from error
+        raise ValueError(f"{model}, component {role!r}: {part.cls} rejects its config: {typed(error)}") from error
     module = module.to(device)  # parameters made with the legacy torch.Tensor([x]) ignore the device context
     return module.eval().requires_grad_(False)
 
@@ -225,7 +224,7 @@ def _resolve_class(part: Component, role: str, model: str) -> Any:
         cls = getattr(import_module(module), name)
     except ImportError as error:
         raise ValueError(
-            f"{model}, component {role!r} needs {module}: {_one_line(error)}; pip install {part.library}"
+            f"{model}, component {role!r} needs {module}: {typed(error)}; pip install {part.library}"
         ) from error
     except AttributeError as error:
         raise ValueError(f"{model}, component {role!r}: {part.library} has no class {part.cls!r}") from error
@@ -246,7 +245,3 @@ def _default_dtype(dtype: "torch.dtype") -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

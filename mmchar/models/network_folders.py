@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmchar.faults import typed
 from mmchar.models.folders import library_class, make_spec, network_config, read_object
 from mmchar.models.specs import Component, ModelSpec, Pipeline, copied
 from mmchar.request import Limit
@@ -94,8 +95,7 @@ def _config_object(file: Path, cls: Any, config: Mapping[str, Any]) -> Any:
     try:
         return cls.config_class(**copied(config))
     except Exception as error:  # configurations check themselves, each in its way
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ValueError(f"{file}: {cls.__name__} rejects its config: {said}") from error
+        raise ValueError(f"{file}: {cls.__name__} rejects its config: {typed(error)}") from error
 
 
 def _role(settings: Any, writes: bool) -> str:

@@ -1,12 +1,12 @@
 """A folder that diffusers saved a pipeline in: networks, schedulers, tokenizers and settings, by the index's roles."""
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmchar.faults import did_you_mean
 from mmchar.files import checksum
 from mmchar.models.folders import library_class, make_spec, module_of, network_config, read_object
 from mmchar.models.specs import Component, Library, ModelSpec, Pipeline
@@ -77,9 +77,8 @@ def _pipeline_class(file: Path, index: Mapping[str, Any]) -> Any:
         if backends:
             raise ValueError(f"{file}: {name} needs the packages {', '.join(backends)}")
         known = [key for key in dir(diffusers) if key.endswith("Pipeline")]
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{file}: '_class_name' is {name!r}, which diffusers {diffusers.__version__} has not{hint}")
+        lacks = f"which diffusers {diffusers.__version__} has not; {did_you_mean(name, known)}".rstrip("; ")
+        raise ValueError(f"{file}: '_class_name' is {name!r}, {lacks}")
     return cls
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from mmchar.faults import text_of
 from mmchar.models.specs import Model, ModelSpec
 
 
@@ -55,4 +56,4 @@ def _reach(path: str, call: Callable[..., Any], *args: Any, **options: Any) -> A
     try:
         return call(*args, **options)
     except Exception as error:  # the libraries raise errors of many kinds, and none of them is swallowed
-        raise ValueError(f"cannot load {path!r}: {' '.join(str(error).split())[:300]}") from error
+        raise ValueError(f"cannot load {path!r}: {text_of(error)}") from error

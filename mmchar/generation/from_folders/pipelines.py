@@ -1,10 +1,10 @@
 """diffusers' pipelines: build one around networks, copy one onto ``meta``, check what its call is given."""
 
 import copy
-import difflib
 import inspect
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmchar.faults import did_you_mean, typed
 from mmchar.generation.from_folders import standins
 from mmchar.generation.run import meta_memo
+from mmchar.models.folders import library_class
 from mmchar.models.pipeline_folders import lacking, scheduler_class
 
 # Outputs as tensors, which a counted run can do without computing any.
@@ -83,6 +85,19 @@ def build(
     return pipe
 
 
+def loaded(files: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Tokenizers and processors by role, each from its class and folder; what cannot be loaded is a warning."""
+    found = {}
+    for role, made in files.items():
+        try:
+            cls = library_class(f"component {role!r}", made["library"], made["class"])
+            found[role] = cls.from_pretrained(made["folder"], local_files_only=True)
+        except (ImportError, OSError, ValueError, AttributeError) as error:  # a package or a file is missing
+            said = typed(error, 200)
+            warnings.warn(f"component {role!r} cannot be loaded, a stand-in takes its place: {said}", stacklevel=1)
+    return found
+
+
 @contextmanager
 def _where_networks_are(cls: Any, networks: Mapping[str, nn.Module]) -> Iterator[None]:
     """A class that makes one network of another (``from_unet2d``) makes it on ``meta`` too, where the other is."""
@@ -122,10 +137,8 @@ def check_names(arguments: Iterable[str], known: Iterable[str], *, owner: str) -
     names = list(known)
     for name in arguments:
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
             listed = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
-            raise ValueError(f"{owner} takes no {name!r}; {hint}it takes {listed}")
+            raise ValueError(f"{owner} takes no {name!r}; {did_you_mean(name, names)}it takes {listed}")
 
 
 def work(pipe: Any, arguments: Mapping[str, Any]) -> Callable[[], Any]:
