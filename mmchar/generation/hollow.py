@@ -76,7 +76,7 @@ class Outside(TorchDispatchMode):
                 moved = [leaf for leaf in tree_leaves((moved_args, moved_kwargs)) if isinstance(leaf, Tensor)]
                 out = known_values.run(func, name, moved_args, moved_kwargs, moved)
                 self._seen[key] = out
-        return tree_map(_hollow_if_meta, self._seen[key])
+        return tree_map(hollow_if_meta, self._seen[key])
 
     def _note(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], out: Any) -> None:
         dtype = next((t.dtype for t in inputs if t.is_floating_point()), inputs[0].dtype if inputs else None)
@@ -147,5 +147,6 @@ def _on_meta(value: Any) -> Any:
     return known_values.given(value) if isinstance(value, Tensor) else value
 
 
-def _hollow_if_meta(value: Any) -> Any:
+def hollow_if_meta(value: Any) -> Any:
+    """`hollow` of a tensor on ``meta``; anything else as it is."""
     return hollow(value) if isinstance(value, Tensor) and value.is_meta else value

@@ -23,10 +23,9 @@ from torch import Tensor, nn
 
 from mmchar.generation.recording import Call, Recording, Stage
 from mmchar.generation.run import recording_of
-from mmchar.generation.structure import mapped, tensors
-from mmchar.generation.watch import Watch
+from mmchar.generation.structure import as_it_is, mapped, tensors
+from mmchar.generation.watch import Execution, Watch
 from mmchar.tracing.known_values import known
-from mmchar.tracing.trace import Row, trace
 
 PLANNED = torch.bfloat16  # the number type that generations are planned in, on ``meta``: the model's own
 _SETTING = re.compile(r"mask|time|ids|sigma|guidance|scale|size|length")  # may be the same everywhere on purpose
@@ -50,26 +49,11 @@ def in_type(stage: Stage, dtype: str) -> Stage:
     return replace(stage, call=Call(args, kwargs), inner=inner)
 
 
-class OnDevice:
-    """Networks that run for real, once per signature, under the tracer, which tells their rows."""
+def _cloned(_path: Any, leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
-    def given(self, _path: Any, leaf: Any) -> Any:
-        """An argument, as it is."""
-        return leaf
 
-    def returned(self, _path: Any, leaf: Any) -> Any:
-        """A part of an output, as it is."""
-        return leaf
-
-    def kept(self, _path: Any, leaf: Any) -> Any:
-        """A tensor as it is now: a pipeline may write to it later."""
-        return leaf.clone() if isinstance(leaf, Tensor) else leaf
-
-    def run(self, network: nn.Module, work: Callable[[], Any]) -> tuple[Any, list[Row]]:
-        """What a call returns, and its rows."""
-        kept: list[Any] = []
-        rows = trace(network, lambda: kept.append(work())).rows
-        return kept[0], rows
+ON_DEVICE = Execution(as_it_is, as_it_is, kept=_cloned)
 
 
 def record_on_device(
@@ -81,21 +65,10 @@ def record_on_device(
 ) -> Recording:
     """The stages of a generation with the real arguments of their calls; fifty steps cost one execution.
 
-    Parameters
-    ----------
-    networks : mapping
-        By role, on their device.
-    work : callable
-        Runs the generation once.
-    renamed, makes
-        How stages are called (`names.names`).
-
-    Returns
-    -------
-    Recording
-        Without the rows of what ran outside the networks, which is timed as a whole.
+    As `run.record`, with networks on their device, and without the rows of what ran outside them, which is timed as a
+    whole.
     """
-    watch = Watch(networks, OnDevice())
+    watch = Watch(networks, ON_DEVICE)
     with torch.inference_mode(), watch.catching():
         output = work()
     return recording_of(watch, output, [], renamed=renamed, makes=makes)
@@ -109,14 +82,8 @@ def realized(stage: Stage, network: nn.Module, *, device: str, dtype: str, seed:
     - Whole numbers that nobody knows are random below the vocabulary, a mask hides nothing. Token ids that are all the
       same, as of a prompt of one word, are random too: a mixture of experts would send them all to the same ones.
 
-    Parameters
-    ----------
-    stage : Stage
-        At the step that is wanted; on ``meta`` as planned in bfloat16, or as recorded on the device.
-    network : Module
-        The network that it calls; its configuration tells the vocabulary.
-    dtype : str
-        The network's number type; a stage that was planned takes it.
+    The stage is at the step that is wanted, on ``meta`` as planned in bfloat16, or as recorded on the device; one that
+    was planned takes ``dtype``, the network's number type. The network's configuration tells the vocabulary.
     """
     make = _Maker(network, device, dtype, seed)
     if not any(tensor.is_meta for tensor in tensors((stage.call.args, dict(stage.call.kwargs), dict(stage.inner)))):

@@ -5,12 +5,13 @@ They are told by the name that the library gives them inside the network.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
 from torch import nn
 
-from mmchar.generation.structure import mapped
+from mmchar.generation.structure import copied
 
 _NAMES = (
     (
@@ -56,16 +57,12 @@ def answered(network: nn.Module, outputs: Mapping[str, Any], work: Callable[[], 
     def run() -> Any:
         with ExitStack() as stack:
             for method, output in outputs.items():
-                stack.enter_context(_answering(network.get_submodule(method.rpartition(".")[0]), output))
+                module = network.get_submodule(method.rpartition(".")[0])
+                stack.enter_context(patch.object(module, "forward", _answer(output)))
             return work()
 
     return run
 
 
-@contextmanager
-def _answering(module: nn.Module, output: Any) -> Iterator[None]:
-    module.forward = lambda *_args, **_kwargs: mapped(output, lambda _path, leaf: leaf)  # a network may write to it
-    try:
-        yield
-    finally:
-        del module.forward
+def _answer(output: Any) -> Callable[..., Any]:
+    return lambda *_args, **_kwargs: copied(output)  # a network may write to it

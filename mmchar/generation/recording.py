@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmchar.generation import caches, parts
-from mmchar.generation.structure import is_cache, leaves, mapped, tensors
+from mmchar.generation.structure import Change, as_it_is, is_cache, leaves, mapped, tensors
 from mmchar.tracing import known_values
 from mmchar.tracing.trace import Row
 
@@ -23,9 +23,9 @@ class Call:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
-    def copied(self, change: Any = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def copied(self, change: Change = as_it_is) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments to call with once: caches are copied, as the call may change them; leaves go through ``change``."""
-        return mapped((self.args, dict(self.kwargs)), change or (lambda _path, leaf: leaf))
+        return mapped((self.args, dict(self.kwargs)), change)
 
     @property
     def cache(self) -> Any:
@@ -118,13 +118,8 @@ class Stage:
     @property
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor that the network is called with, by the argument's name or place."""
-        args, kwargs = self.call.args, self.call.kwargs
-        named = {str(index): value for index, value in enumerate(args)} | dict(kwargs)
-        found = {}
-        for name, value in named.items():
-            if isinstance(value, Tensor):
-                found[name] = tuple(value.shape)
-        return found
+        named = {str(index): value for index, value in enumerate(self.call.args)} | dict(self.call.kwargs)
+        return {name: tuple(value.shape) for name, value in named.items() if isinstance(value, Tensor)}
 
 
 @dataclass
@@ -183,12 +178,10 @@ def _resized(leaf: Tensor, shape: list[int]) -> Tensor:
         if hasattr(leaf, "known"):
             made.known = _resized(leaf.known, shape)
         return made
-    many = [range(size) for size in shape]
-    out = leaf
-    for dim, wanted in enumerate(many):
-        index = torch.arange(len(wanted), device=leaf.device).clamp(max=leaf.shape[dim] - 1)
-        out = out.index_select(dim, index)
-    return out
+    for dim, size in enumerate(shape):
+        index = torch.arange(size, device=leaf.device).clamp(max=leaf.shape[dim] - 1)
+        leaf = leaf.index_select(dim, index)
+    return leaf
 
 
 def signature(args: tuple, kwargs: Mapping[str, Any]) -> tuple[tuple, tuple[int, ...]]:

@@ -2,44 +2,31 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from mmchar.generation import caches
-from mmchar.generation.hollow import hollow, record_outside
+from mmchar.generation.hollow import hollow_if_meta, record_outside
 from mmchar.generation.names import names
 from mmchar.generation.recording import Recording
-from mmchar.generation.structure import is_cache
-from mmchar.generation.watch import Watch
-from mmchar.tracing.known_values import given
-from mmchar.tracing.trace import Row, trace
+from mmchar.generation.structure import as_it_is, is_cache
+from mmchar.generation.watch import Execution, Watch
+from mmchar.tracing.known_values import given, given_if_tensor
+from mmchar.tracing.trace import Row
 
 
-class OnMeta:
-    """Networks on ``meta`` under the tracer; what they return goes on as zeros on the CPU."""
+def _on_meta(_path: Any, leaf: Any) -> Any:
+    """An argument on ``meta``; a cache is put there in place."""
+    if is_cache(leaf):
+        caches.to_meta(leaf)
+    return given_if_tensor(leaf)
 
-    def given(self, _path: Any, leaf: Any) -> Any:
-        """An argument on ``meta``; a cache is put there in place."""
-        if is_cache(leaf):
-            caches.to_meta(leaf)
-        return given(leaf) if isinstance(leaf, Tensor) else leaf
 
-    def returned(self, _path: Any, leaf: Any) -> Any:
-        """A part of an output, hollow."""
-        return hollow(leaf) if isinstance(leaf, Tensor) and leaf.is_meta else leaf
-
-    def kept(self, _path: Any, leaf: Any) -> Any:
-        """A tensor as it is: on ``meta`` nothing is written to it."""
-        return leaf
-
-    def run(self, network: nn.Module, work: Callable[[], Any]) -> tuple[Any, list[Row]]:
-        """What a call returns, and its rows."""
-        kept: list[Any] = []
-        rows = trace(network, lambda: kept.append(work())).rows
-        return kept[0], rows
+ON_META = Execution(_on_meta, lambda _path, leaf: hollow_if_meta(leaf), as_it_is)  # on meta nothing is written
 
 
 def record(
@@ -49,18 +36,12 @@ def record(
     renamed: Mapping[str, str] | None = None,
     makes: str | None = None,
 ) -> Recording:
-    """What a generation does when ``work`` runs it: its stages with their rows, and what runs between them.
+    """What a generation does when ``work`` runs it once: its stages with their rows, and what runs between them.
 
-    Parameters
-    ----------
-    networks : mapping
-        The networks by role, on ``meta`` (`on_meta`). They pretend to be on the CPU meanwhile.
-    work : callable
-        Runs the generation once, e.g. calls the pipeline that holds the networks.
-    renamed, makes
-        How stages are called (`names.names`).
+    The networks, by role, are on ``meta`` (`on_meta`) and pretend to be on the CPU meanwhile. ``renamed`` and ``makes``
+    say how stages are called (`names.names`).
     """
-    watch = Watch(networks, OnMeta())
+    watch = Watch(networks, ON_META)
     with watch.catching(), _pretending(watch):
         output, outside = record_outside(work)
     return recording_of(watch, output, outside, renamed=renamed, makes=makes)
@@ -122,28 +103,21 @@ def _pretending(watch: Watch) -> Iterator[None]:
     from transformers import PreTrainedModel
 
     classes: list[type] = [PreTrainedModel]
-    try:
+    with suppress(ImportError):  # measuring does not need it
         from diffusers import ModelMixin
 
         classes.append(ModelMixin)
-    except ImportError:  # measuring does not need it
-        pass
     with ExitStack() as stack:
         for cls in classes:
-            stack.enter_context(_device_of(cls, watch))
+            stack.enter_context(patch.object(cls, "device", _device_outside(cls, watch)))
         yield
 
 
-@contextmanager
-def _device_of(cls: Any, watch: Watch) -> Iterator[None]:
+def _device_outside(cls: Any, watch: Watch) -> property:
     original = cls.device
 
     def device(self: Any) -> torch.device:
         where = original.fget(self)
         return where if watch.is_inside or where.type != "meta" else torch.device("cpu")
 
-    cls.device = property(device)
-    try:
-        yield
-    finally:
-        cls.device = original
+    return property(device)

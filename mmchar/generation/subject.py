@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmchar.generation.from_folders import pipelines
 from mmchar.generation.run import on_meta
-from mmchar.generation.structure import mapped
+from mmchar.generation.structure import copied
 
 Work = Callable[[], Any]
 
@@ -107,7 +107,7 @@ def _language_model(model: Any, call: Mapping[str, Any], role: str) -> Subject:
 
 def _forward(module: nn.Module, inputs: tuple[Any, ...], call: Mapping[str, Any]) -> Subject:
     pipelines.check_arguments(module.forward, call, owner=type(module).__name__)
-    args, kwargs = mapped((tuple(inputs), dict(call)), lambda _path, leaf: leaf)
+    args, kwargs = copied((tuple(inputs), dict(call)))
     return Subject(type(module).__name__, {"model": module}, lambda: module(*args, **kwargs), _plain(call))
 
 

@@ -87,7 +87,7 @@ def test_a_language_model_by_arithmetic():
 def test_a_long_decode_is_a_few_traces(monkeypatch):
     traced = []
     monkeypatch.setattr("mmchar.tracing.trace.trace", lambda *a, **k: traced.append(1) or trace(*a, **k))
-    monkeypatch.setattr("mmchar.generation.run.trace", lambda *a, **k: traced.append(1) or trace(*a, **k))
+    monkeypatch.setattr("mmchar.generation.watch.trace", lambda *a, **k: traced.append(1) or trace(*a, **k))
     table = mmchar.count(language_model(), prompt_tokens=7, new_tokens=200)
     assert repeats_of(table)["decode"] == 199
     assert len(traced) <= 6  # prefill, the first, the last and the middle step
