@@ -155,7 +155,7 @@ def _frame(network: "nn.Module", stage: "Stage", rows: "list[Row] | None") -> pd
     def rows_at(step: int) -> pd.DataFrame:
         if step == 0 and rows is not None:
             return rows_frame(rows)
-        return rows_frame(trace(network, stage.at(step).work(network)).rows)
+        return rows_frame(trace(network, stage.at(step).work(network)))
 
     if not stage.grows:
         return rows_at(0).assign(step=0, repeats=stage.repeats)
@@ -235,7 +235,6 @@ def _stage_totals(table: pd.DataFrame, total_flop: pd.Series) -> list[dict[str, 
 
 
 def _count(model: Model, request: Request | None, more: Mapping[str, Any]) -> pd.DataFrame:
-    from mmchar.generation.guess import with_pipeline
     from mmchar.generation.programs import remember, subject_of_zoo
     from mmchar.generation.run import on_meta
 
@@ -243,7 +242,7 @@ def _count(model: Model, request: Request | None, more: Mapping[str, Any]) -> pd
     if model.device != "meta":
         networks = {role: on_meta(network) for role, network in model.components.items()}
         model = replace(model, components=networks, device="meta")
-    subject = subject_of_zoo(with_pipeline(model), full, more)
+    subject = subject_of_zoo(model, full, more)
     recording = recorded(subject)
     if not more and model.dtype == "bfloat16":
         remember(model.spec, full, recording.stages)

@@ -4,7 +4,6 @@ import re
 from dataclasses import replace
 
 import msgspec
-from torch import nn
 
 from mmchar.models.specs import Model, ModelSpec, Pipeline
 
@@ -14,32 +13,26 @@ _CALLED = {"SD3": "StableDiffusion3", "UNet2D": "DDPM"}
 
 
 def with_pipeline(model: Model) -> Model:
-    """A model whose spec says what generates with it.
-
-    Raises ValueError for networks that no pipeline is called after.
-    """
+    """A model whose spec says what generates with it; ValueError for networks that no pipeline is called after."""
     if model.spec.pipeline.cls:
         return model
     return replace(model, spec=msgspec.structs.replace(model.spec, pipeline=_pipeline(model)))
 
 
 def _pipeline(model: Model) -> Pipeline:
-    networks = list(model.components.values())
-    if len(networks) == 1 and hasattr(networks[0], "main_input_name") and hasattr(networks[0], "_from_config"):
-        return Pipeline("transformers", "generate" if _writes(networks[0]) else "forward")
-    name = _name(model.spec)
     import diffusers
 
+    first, *others = model.components.values()
+    if not others and hasattr(first, "main_input_name") and hasattr(first, "_from_config"):
+        writes = hasattr(first, "generate") and first.can_generate()
+        return Pipeline("transformers", "generate" if writes else "forward")
+    name = _name(model.spec)
     if not hasattr(diffusers, name):
         raise ValueError(
             f"{model.spec.name}: nothing says what generates with {', '.join(model.spec.components)}; "
             'name it in the file, e.g. "pipeline": {"library": "diffusers", "class": "FluxPipeline"}'
         )
     return Pipeline("diffusers", name)
-
-
-def _writes(network: nn.Module) -> bool:
-    return hasattr(network, "generate") and bool(network.can_generate())
 
 
 def _name(spec: ModelSpec) -> str:

@@ -43,12 +43,8 @@ _LANGUAGE_MODELS = ("lm", "model", "vlm", "seq2seq", "language_model")
 def names(seen: Iterable[Seen], *, renamed: Mapping[str, str] | None = None, makes: str | None = None) -> list[str]:
     """A name for each of the calls that were seen, all different, in their order.
 
-    Parameters
-    ----------
-    renamed : mapping, optional
-        Other names, by role (``transformer``) or role and method (``vae.decode``).
-    makes : {"image", "video", "audio"}, optional
-        What is generated; told from what decoders return where it is not said.
+    ``renamed`` gives other names, by role (``transformer``) or role and method (``vae.decode``). What is generated,
+    image, video or audio, is told from what decoders return where ``makes`` does not say it.
     """
     found: list[str] = []
     used: Counter[str] = Counter()

@@ -40,16 +40,7 @@ _PLANS: dict[str, tuple[Stage, ...]] = {}
 
 
 def subject_of_zoo(model: Model, request: Request, more: Mapping[str, Any] | None = None) -> Subject:
-    """One generation of a model of the zoo.
-
-    Parameters
-    ----------
-    model : Model
-        On any device; one on ``meta`` is counted, one on a device measured.
-    request : Request
-        With all its fields (:meth:`loading.ModelSpec.resolve`).
-    more : mapping, optional
-        Further arguments of the pipeline's call.
+    """One generation of a model of the zoo, on any device, of a resolved request and ``more`` arguments of its call.
 
     Raises ValueError for a field that the pipeline does not take, or a network that it lacks.
     """
@@ -189,10 +180,7 @@ def pipeline_of(model: Model, request: Request) -> Any:
 
 
 def _fit_tokenizers(pipe: Any, name: str, most: int | None) -> None:
-    """Let tokenizers pad a prompt to the length asked for, as no argument of the call says it.
-
-    Raises ValueError where none of them takes so many tokens.
-    """
+    """Let tokenizers pad a prompt to the length asked for, as no argument of the call says it, if they can."""
     found = [part for role, part in pipe.components.items() if "tokenizer" in role and part is not None]
     longest = max((part.model_max_length for part in found), default=most)
     if most is None or longest is None:
@@ -243,15 +231,10 @@ def _both_sides(pipe: Any, request: Request) -> Request:
 def _batch(takes: Mapping[str, Any], request: Request) -> dict[str, Any]:
     """Prompts or labels, as many as the batch has; some pipelines take one text and no list."""
     many = request.batch or 1
-    made: dict[str, Any] = {}
-    if "prompt" in takes:
-        prompt = standins.prompt(request.prompt_tokens)
-        made["prompt"] = prompt if many == 1 else [prompt] * many
-    if "class_labels" in takes:
-        made["class_labels"] = [1] * many
-    if not made and "batch_size" in takes:
-        made["batch_size"] = many
-    return made
+    prompt = standins.prompt(request.prompt_tokens)
+    made = {"prompt": prompt if many == 1 else [prompt] * many, "class_labels": [1] * many}
+    found = {name: value for name, value in made.items() if name in takes}
+    return found or ({"batch_size": many} if "batch_size" in takes else {})
 
 
 def class_of(library: str, name: str) -> Any:
@@ -265,8 +248,7 @@ def class_of(library: str, name: str) -> Any:
 
 def _objects(made: Mapping[str, Any]) -> dict[str, Any]:
     """Schedulers (and guiders) by role, each of its class and configuration."""
-    found = {}
-    for role, part in made.items():
-        cls = class_of("diffusers", part["class"])
-        found[role] = cls.from_config(dict(part.get("config", {})))
-    return found
+    return {
+        role: class_of("diffusers", part["class"]).from_config(dict(part.get("config", {})))
+        for role, part in made.items()
+    }

@@ -34,21 +34,11 @@ class Subject:
 def subject_of(
     model: Any, inputs: tuple[Any, ...], call: Mapping[str, Any], *, device: str = "meta", role: str = "lm"
 ) -> Subject:
-    """The generation of an object of the user's own.
+    """The generation of an object of the user's own, a pipeline, a model or a module, which stays as it is.
 
-    Parameters
-    ----------
-    model : DiffusionPipeline, PreTrainedModel or Module
-        On any device; it stays as it is.
-    inputs, call
-        What it is called with: of a pipeline its own call's arguments; of a model with ``generate()`` those of
-        ``generate()``, or ``prompt_tokens`` and ``new_tokens``; of a module its forward's.
-    device : str
-        ``"meta"`` copies the structure there; anything else takes the object as it is.
-    role : str
-        What the network of a model with ``generate()`` is called.
-
-    Raises ValueError for an argument that the call does not take.
+    It is called with its own call's arguments; a model with ``generate()`` with those, or with ``prompt_tokens`` and
+    ``new_tokens``, and its network is called by ``role``. The device ``"meta"`` copies the structure there; any other
+    takes the object as it is. Raises ValueError for an argument that the call does not take.
     """
     if hasattr(model, "components") and hasattr(model, "register_modules"):
         return _pipeline(model, inputs, call, device)
@@ -92,7 +82,7 @@ def _is_written(model: Any, call: Mapping[str, Any]) -> bool:
 
 def _language_model(model: Any, call: Mapping[str, Any], role: str) -> Subject:
     """``generate()``, made to write all the tokens that are asked for."""
-    given = {**_rest(call)}
+    given = _rest(call)
     new = call.get("new_tokens", call.get("max_new_tokens"))
     if "prompt_tokens" in call:
         given.setdefault("input_ids", _ids(call))

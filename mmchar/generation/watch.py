@@ -161,7 +161,7 @@ class Watch:
         self._running.append(running)
         outputs: list[Any] = []
         try:
-            rows = trace(self.networks[role], lambda: outputs.append(func(*given[0], **given[1]))).rows
+            rows = trace(self.networks[role], lambda: outputs.append(func(*given[0], **given[1])))
         except Exception as error:
             error.add_note(f"network {role!r} ({method})")
             raise

@@ -8,7 +8,7 @@ lengths, on every device.
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,17 +18,22 @@ from torch.nn.modules import module as nn_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmchar.tracing import attention, by_shape, known_values, operators
-from mmchar.tracing.operator_flop import core_sizes, distinct_bytes, flop, mask_of, read_bytes, tensors as _tensors
+from mmchar.tracing.operator_flop import (
+    Size,
+    core_sizes,
+    distinct_bytes,
+    dtype_of,
+    flop,
+    mask_of,
+    read_bytes,
+    tensors as _tensors,
+)
 from mmchar.tracing.plain_paths import plain_paths
 from mmchar.tracing.token_sources import CONTEXT, IMAGE, TokenSources
 
 aten = torch.ops.aten
 # Operators that GPUs run as one kernel, though torch could take them apart.
-_WHOLE = {
-    *operators.ATTENTION_CORES,
-    *("linear", "_fused_rms_norm"),
-    *operators.RESIZING,
-}
+_WHOLE = {"linear", "_fused_rms_norm", *operators.ATTENTION_CORES, *operators.RESIZING}
 Compute = Callable[[Any, str, tuple, dict, list[Tensor]], Any]
 _DROPOUT = {"dropout", "feature_dropout", "alpha_dropout"}
 
@@ -56,37 +61,29 @@ class Row:
     mask_bytes: int = 0
     live_bytes: int = 0
 
-
-@dataclass
-class Traced:
-    """What one execution did: its rows in order of first call, and the operators nobody has a formula for."""
-
-    rows: list[Row] = field(default_factory=list)
-
-    @property
-    def uncounted(self) -> list[str]:
-        """Operators without a formula."""
-        return sorted({row.op for row in self.rows if row.category == "Uncounted"})
+    def add(
+        self, name: str, args: tuple, inputs: list[Tensor], outputs: list[Tensor], size: Size = distinct_bytes
+    ) -> None:
+        """Add one call, of which ``size`` gives the bytes of a tensor."""
+        written = sum(size(tensor) for tensor in outputs)
+        self.calls += 1
+        self.flop += flop(name, args, outputs)
+        self.write_bytes += written
+        self.read_bytes += read_bytes(name, args, inputs, written, size)
 
 
-def trace(module: nn.Module, work: Callable[[], Any], *, label: Callable[[int], Any] | None = None) -> Traced:
-    """Run ``work`` once and return its operator rows.
+def trace(module: nn.Module, work: Callable[[], Any], *, label: Callable[[int], Any] | None = None) -> list[Row]:
+    """Run ``work``, one execution of a stage, and return its operator rows, in the order of first calls.
 
-    Parameters
-    ----------
-    module : nn.Module
-        The component that ``work`` calls; its sub-modules give the rows their names.
-    work : callable
-        One execution of a stage, with its inputs already made.
-    label : callable, optional
-        ``label(row_index)`` gives a context to run each operator in; profiling uses it to name kernels by row.
+    The sub-modules of the component that it calls give the rows their names. ``label(row_index)`` gives a context to
+    run each operator in; profiling uses it to name kernels by row.
     """
     with torch.inference_mode(), plain_paths(), known_values.readable(), _module_stack(module) as stack:
         recorder = Recorder(module, stack, label)
         with recorder.token_sources.marking(module), recorder:
             work()
     _name_spatial(recorder.rows)
-    return Traced(recorder.rows)
+    return recorder.rows
 
 
 @contextmanager
@@ -144,7 +141,7 @@ class Recorder(TorchDispatchMode):
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
-        if func.is_view or operators.is_free(name):
+        if func.is_view or name in operators.FREE:
             out = self._answer(func, name, args, kwargs, inputs)
             self._track(inputs)
             self._track(_tensors((out,)))
@@ -178,18 +175,15 @@ class Recorder(TorchDispatchMode):
 
     def _row(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> int:
         path, module = self._stack[-1]
-        dtype = next(
-            (t.dtype for t in inputs if t.is_floating_point()), inputs[0].dtype if inputs else kwargs.get("dtype")
-        )
+        dtype = dtype_of(inputs, kwargs.get("dtype"))
         core = self._attention(path, module, args, kwargs) if name in operators.ATTENTION_CORES else {}
         key = (id(module), path, name, dtype, *core.values())
         if key not in self._index:
-            kind = operators.category(
-                name, pointwise=torch.Tag.pointwise in func.tags, module_type=type(module).__name__
-            )
+            pointwise, module_type = torch.Tag.pointwise in func.tags, type(module).__name__
+            kind = operators.category(name, pointwise=pointwise, module_type=module_type)
             self._index[key] = len(self.rows)
             text = str(dtype).removeprefix("torch.") if dtype is not None else ""
-            self.rows.append(Row(path, type(module).__name__, name, kind, dtype=text, **core))
+            self.rows.append(Row(path, module_type, name, kind, dtype=text, **core))
         return self._index[key]
 
     def _attention(self, path: str, module: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
@@ -213,11 +207,7 @@ class Recorder(TorchDispatchMode):
         return {"attention": kind, **sizes, "backend": fused}
 
     def _add(self, row: Row, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        written = sum(distinct_bytes(t) for t in outputs)
-        row.calls += 1
-        row.flop += flop(name, args, outputs)
-        row.write_bytes += written
-        row.read_bytes += read_bytes(name, args, inputs, written)
+        row.add(name, args, inputs, outputs)
         row.live_bytes = max(row.live_bytes, self._live_bytes)
         if name in operators.ATTENTION_CORES and (mask := mask_of(args, kwargs)) is not None:
             row.mask_bytes += distinct_bytes(mask)

@@ -35,18 +35,10 @@ def prompt(tokens: int | None) -> str:
 def tokenizer(
     *, most: int = MOST_TOKENS, template: int | None = None, kind: Any = None, words: Mapping[str, int] | None = None
 ) -> Any:
-    """A tokenizer that makes a token of every word.
+    """A tokenizer that makes a token of every word, and pads or cuts a text to ``most`` of them.
 
-    Parameters
-    ----------
-    most : int
-        Tokens that a text is padded or cut to (``model_max_length``).
-    template : int, optional
-        Tokens of the words that are not the prompt's: what a pipeline writes around it.
-    kind : type, optional
-        The class that it pretends to be an instance of.
-    words : mapping, optional
-        Further words with their ids, e.g. what a network takes for the place of an image.
+    ``template`` is how many tokens the words have that a pipeline writes around a prompt, ``kind`` the class that it
+    pretends to be an instance of, ``words`` further words with their ids, such as the place of an image.
     """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -163,11 +155,7 @@ class TextAndImages:
     """A processor of the Qwen-VL family: an image is a token for every square of merged patches.
 
     The library's image processor cuts the images; its joint processor needs torchvision, even where there is no video.
-
-    Parameters
-    ----------
-    config : PreTrainedConfig
-        Of the network that reads what is made here.
+    The configuration is that of the network that reads what is made here.
     """
 
     def __init__(self, config: Any) -> None:

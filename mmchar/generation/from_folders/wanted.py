@@ -49,21 +49,13 @@ class Wanted:
 
 
 def wanted(pipe: Any, request: Request, given: Mapping[str, Any]) -> Wanted:
-    """What a pipeline's call is to be given for a request, beyond ``given``.
-
-    Parameters
-    ----------
-    pipe : DiffusionPipeline
-        The pipeline, whose call says by its signature what it takes.
-    given : mapping
-        Arguments that are settled; they are not made up again.
-    """
+    """What a pipeline's call is to be given for a request, by its signature, beyond what is ``given``."""
     takes = inspect.signature(pipe.__call__).parameters
     made = Wanted()
     for name, parameter in takes.items():
-        if name in given or not (parameter.default is parameter.empty or _is_named_after(pipe, name, takes)):
-            continue
-        _add(made, pipe, name, takes, request)
+        needed = parameter.default is parameter.empty or _is_named_after(pipe, name, takes)
+        if needed and name not in given:
+            _add(made, pipe, name, takes, request)
     return made
 
 
@@ -117,8 +109,8 @@ def sides(pipe: Any, takes: Mapping[str, Any], request: Request) -> tuple[int, i
     said = [request.height, request.width]
     defaults = [getattr(takes.get(name), "default", None) for name in ("height", "width")]
     own = _own_sides(pipe)
-    sides = [s or (d if isinstance(d, int) else None) or o for s, d, o in zip(said, defaults, own, strict=True)]
-    return sides[0], sides[1]
+    height, width = (s or (d if isinstance(d, int) else None) or o for s, d, o in zip(said, defaults, own, strict=True))
+    return height, width
 
 
 def _own_sides(pipe: Any) -> tuple[int, int]:
