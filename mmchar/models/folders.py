@@ -22,15 +22,8 @@ _FOR_LOADING = ("auto_map", "trust_remote_code", "quantization_config", "attn_im
 
 def make_spec(name: str, cls: str, family: str, components: dict[str, Component], **more: Any) -> ModelSpec:
     """A spec of what is known of a folder: it has no year, no papers and no scaled-down variant."""
-    return ModelSpec(
-        name=name,
-        family=family,
-        year=0,
-        summary=f"{cls} from a folder",
-        components=components,
-        tiny_request={},
-        **more,
-    )
+    summary = f"{cls} from a folder"
+    return ModelSpec(name, family, 0, summary, components=components, tiny_request={}, **more)
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -76,10 +69,7 @@ def module_of(library: str) -> str | None:
 def network_config(where: str, cls: Any, raw: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     """What a network is built with: its configuration as saved, without what the library leaves out when it loads.
 
-    Parameters
-    ----------
-    where : str
-        The component, for ``notes``, which gets a line for what is left out.
+    ``notes`` gets a line for what is left out of the component.
     """
     stored = raw.get("quantization_config")
     if stored:

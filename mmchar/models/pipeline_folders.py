@@ -34,7 +34,8 @@ class _Found:
 def pipeline_spec(folder: Path, name: str) -> ModelSpec:
     """The spec of a saved pipeline: any class that diffusers exports.
 
-    Raises ValueError as `loading.folder_spec`.
+    Raises ValueError for a class that it does not have, a component without ``config.json``, or a file that is no JSON
+    object: one line that names file, component and field.
     """
     file = folder / "model_index.json"
     index = read_object(file)

@@ -10,21 +10,14 @@ from mmchar.models.specs import Model, ModelSpec
 def load_pretrained(path: str, spec: ModelSpec, *, device: str, dtype: str) -> Model:
     """A diffusers pipeline or a transformers model from a local folder or a hub id.
 
-    The spec is that of the configurations alone (`loading.get_spec`), so the model is counted and measured
-    like one without weights.
-
-    Raises ValueError for a path without weights, or a library error (no safetensors, no network), in one line.
+    The spec is that of the configurations alone, so the model is counted and measured like one without weights.
     """
     if not spec.pipeline.any_request:
         raise ValueError(f"weights='pretrained' needs a folder or a hub id, and {path!r} has configurations only")
     load = _pipeline if spec.pipeline.library == "diffusers" else _network
     modules = load(path, spec, dtype)
-    return Model(
-        spec,
-        {role: module.to(device).eval().requires_grad_(False) for role, module in modules.items()},
-        device,
-        dtype,
-    )
+    ready = {role: module.to(device).eval().requires_grad_(False) for role, module in modules.items()}
+    return Model(spec, ready, device, dtype)
 
 
 def _pipeline(path: str, spec: ModelSpec, dtype: str) -> dict[str, Any]:

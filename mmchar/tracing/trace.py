@@ -34,7 +34,6 @@ from mmchar.tracing.token_sources import CONTEXT, IMAGE, TokenSources
 aten = torch.ops.aten
 # Operators that GPUs run as one kernel, though torch could take them apart.
 _WHOLE = {"linear", "_fused_rms_norm", *operators.ATTENTION_CORES, *operators.RESIZING}
-Compute = Callable[[Any, str, tuple, dict, list[Tensor]], Any]
 _DROPOUT = {"dropout", "feature_dropout", "alpha_dropout"}
 
 
@@ -108,18 +107,11 @@ def _module_stack(root: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down every operator that runs; ``compute`` gives its output."""
+    """Writes down every operator that runs."""
 
-    def __init__(
-        self,
-        root: nn.Module,
-        stack: list[tuple[str, nn.Module]],
-        label: Callable[[int], Any] | None = None,
-        compute: Compute = known_values.run,
-    ) -> None:
+    def __init__(self, root: nn.Module, stack: list[tuple[str, nn.Module]], label: Callable[[int], Any] | None) -> None:
         super().__init__()
         self.token_sources = TokenSources()
-        self._compute = self.token_sources.following(compute)
         self.rows: list[Row] = []
         self._index: dict[tuple, int] = {}
         self._stack = stack
@@ -149,7 +141,7 @@ class Recorder(TorchDispatchMode):
         self._track(inputs)
         row = self._row(func, name, args, kwargs, inputs)
         with self._label(row):
-            out = self._run(func, name, args, kwargs, inputs)
+            out = self._computed(func, name, args, kwargs, inputs)
         outputs = _tensors((out,))
         if name == "_native_batch_norm_legit_no_training":
             outputs = outputs[:1]  # out of training it keeps no statistics, though on meta they have their shapes
@@ -164,14 +156,15 @@ class Recorder(TorchDispatchMode):
         if name == "_local_scalar_dense" and args[0].is_meta:
             values = known_values.known(args[0])
             return values.item() if values is not None else args[0].dtype == torch.bool or 0
-        return self._compute(func, name, args, kwargs, inputs)
+        return self._computed(func, name, args, kwargs, inputs)
 
-    def _run(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
+    def _computed(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
         if by_shape.is_answered(name, args):
             out = by_shape.answer(name, args, kwargs)
-            self.token_sources.follow(name, args, inputs, out)
-            return out
-        return self._compute(func, name, args, kwargs, inputs)
+        else:
+            out = known_values.run(func, name, args, kwargs, inputs)
+        self.token_sources.follow(name, args, inputs, out)
+        return out
 
     def _row(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> int:
         path, module = self._stack[-1]
@@ -203,7 +196,7 @@ class Recorder(TorchDispatchMode):
         )
         has_mask = mask_of(args, kwargs) is not None
         fused = "flash" if attention.flash_eligible(has_mask=has_mask, head_dim=head_dim) else "mem-efficient"
-        sizes = {"batch": batch, "heads": heads, "q_len": q_len, "kv_len": kv_len, "head_dim": head_dim}
+        sizes = dict(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len, head_dim=head_dim)
         return {"attention": kind, **sizes, "backend": fused}
 
     def _add(self, row: Row, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], outputs: list[Tensor]) -> None:
