@@ -21,8 +21,7 @@ from mmchar.tracing import attention as attention_models
 if TYPE_CHECKING:
     from torch import nn
 
-    from mmchar.generation.recording import Recording, Stage
-    from mmchar.generation.subject import Subject
+    from mmchar.generation.recording import Recording, Stage, Subject
     from mmchar.tracing.trace import Row
 
 COLUMNS = ("model", "stage", "step", "repeats", "component", "module", "module_type", "op", "category", "attention",
@@ -129,7 +128,7 @@ def recorded(subject: "Subject") -> "Recording":
     from mmchar.generation.run import record
 
     with one_line(subject.name):
-        return record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes)
+        return record(subject)
 
 
 def recorded_table(

@@ -36,7 +36,6 @@ def _pipeline(model: Model) -> Pipeline:
 
 
 def _name(spec: ModelSpec) -> str:
-    """The pipeline that a denoiser's class belongs to, by its name."""
     part = next((spec.components[role] for role in _DENOISERS if role in spec.components), None)
     if part is None:
         return ""

@@ -1,27 +1,22 @@
 """A generation's network calls on a device, with inputs to time them with.
 
-There are two ways to have them, and what decides is whether there are real inputs at all.
-
 - A model of the zoo, or a name, has random weights and a stand-in prompt: no real inputs. Its calls were seen on
-  ``meta``, and `realized` makes their arguments up on the device: what is known there (masks, positions, times)
-  stays, numbers are normal noise. What is timed is then exactly what was counted; only the networks that are asked for
-  are built; no pipeline runs on the GPU machine's clock; and memory holds one network's arguments at a time.
-- An object of the user's own has weights and inputs that may matter (which experts are chosen, what a mask hides), and
-  is on the device as a whole. `record_on_device` watches its own code run there: each call of a signature is
-  executed once, with its real arguments kept.
+  ``meta``, and `realized` makes their arguments up. What is timed is then exactly what was counted, and only the
+  networks that are asked for are built.
+- An object of the user's own has weights and inputs that may matter (which experts are chosen, what a mask hides).
+  `record_on_device` watches its own code run: each call of a signature is executed once, with its real arguments kept.
 
-Both give the same stages, and both go through `realized`: kernels run faster on zeros than on numbers.
+Both go through `realized`: kernels run faster on zeros than on numbers.
 """
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmchar.generation.recording import Call, Recording, Stage
+from mmchar.generation.recording import Call, Recording, Stage, Subject
 from mmchar.generation.run import recording_of
 from mmchar.generation.structure import as_it_is, mapped, tensors
 from mmchar.generation.watch import Execution, Watch
@@ -56,22 +51,16 @@ def _cloned(_path: Any, leaf: Any) -> Any:
 ON_DEVICE = Execution(as_it_is, as_it_is, kept=_cloned)
 
 
-def record_on_device(
-    networks: Mapping[str, nn.Module],
-    work: Callable[[], Any],
-    *,
-    renamed: Mapping[str, str] | None = None,
-    makes: str | None = None,
-) -> Recording:
+def record_on_device(subject: Subject) -> Recording:
     """The stages of a generation with the real arguments of their calls; fifty steps cost one execution.
 
     As `run.record`, with networks on their device, and without the rows of what ran outside them, which is timed as a
     whole.
     """
-    watch = Watch(networks, ON_DEVICE)
+    watch = Watch(subject.networks, ON_DEVICE)
     with torch.inference_mode(), watch.catching():
-        output = work()
-    return recording_of(watch, output, [], renamed=renamed, makes=makes)
+        output = subject.work()
+    return recording_of(watch, subject, output, [])
 
 
 def realized(stage: Stage, network: nn.Module, *, device: str, dtype: str, seed: int = 0) -> Stage:
@@ -98,7 +87,8 @@ class _Maker:
     def __init__(self, network: nn.Module, device: str, dtype: str, seed: int) -> None:
         self.types = {PLANNED: getattr(torch, dtype)}
         self._device = torch.device(device)
-        self._config = _text_config(network)
+        config: Any = getattr(network, "config", None)
+        self._config = config.get_text_config() if hasattr(config, "get_text_config") else config
         tables = [part.num_embeddings for part in network.modules() if isinstance(part, nn.Embedding)]
         self._least = min([*tables, _UNKNOWN])
         self._vocabulary = getattr(self._config, "vocab_size", None) or self._least
@@ -143,11 +133,6 @@ class _Maker:
     def _empty(self, leaf: Tensor) -> Tensor:
         """Room of a tensor's shape and layout, in its number type or the network's."""
         return torch.empty_like(leaf, device=self._device, dtype=self.types.get(leaf.dtype, leaf.dtype))
-
-
-def _text_config(network: nn.Module) -> Any:
-    config: Any = getattr(network, "config", None)
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _says_nothing(name: str, values: Tensor) -> bool:

@@ -17,9 +17,9 @@ from mmchar.generation.from_folders.wanted import is_picture, picture, sides, wa
 from mmchar.generation.guess import with_pipeline
 from mmchar.generation.inputs import Inputs
 from mmchar.generation.model_inputs import generation_names, inputs_of
-from mmchar.generation.recording import Stage
+from mmchar.generation.recording import Stage, Subject
 from mmchar.generation.run import record
-from mmchar.generation.subject import Subject, makes_of, subject_of
+from mmchar.generation.subject import makes_of, subject_of
 from mmchar.models.loading import Model, ModelSpec, build_model
 from mmchar.request import Request
 
@@ -63,7 +63,7 @@ def plan(spec: ModelSpec, request: Request) -> tuple[Stage, ...]:
         model = build_model(spec, device="meta", dtype="bfloat16")
         subject = subject_of_zoo(model, request)
         with one_line(spec.name):
-            found = record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes).stages
+            found = record(subject).stages
         remember(spec, request, found)
     return _PLANS[key]
 
@@ -83,14 +83,8 @@ def _piped(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
     call = call_of(pipe, request, model.spec, more)
     pipelines.check_complete(pipe.__call__, call, owner=model.spec.name)
     makes = "video" if request.frames else makes_of(pipe.__call__)
-    return Subject(
-        model.spec.name,
-        {**model.components, **pipelines.networks_of(pipe)},
-        pipelines.work(pipe, call),
-        request.given(),
-        renamed=model.spec.pipeline.stages,
-        makes=makes,
-    )
+    networks, work = {**model.components, **pipelines.networks_of(pipe)}, pipelines.work(pipe, call)
+    return Subject(model.spec.name, networks, work, request.given(), model.spec.pipeline.stages, makes)
 
 
 def _written(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
@@ -105,19 +99,14 @@ def _written(model: Model, request: Request, more: Mapping[str, Any]) -> Subject
     if made.any_request:
         _check_taken(model.spec, request, call, writes=writes)
     if writes and getattr(network.config, "is_encoder_decoder", False):
-        call |= _first_token(network.generation_config)
+        known = (network.generation_config.decoder_start_token_id, network.generation_config.bos_token_id)
+        call |= {"decoder_start_token_id": 0} if known == (None, None) else {}  # neither checkpoint nor config says it
     if writes:
         call["new_tokens"] = request.new_tokens
         call |= {"num_beams": request.beams} if request.beams and made.any_request else {}
         pipelines.check_names(more, generation_names(network), owner=model.spec.name)
     found = subject_of(network, (), {**call, **more}, device=model.device, role=role)
     return replace(found, name=model.spec.name, asked=request.given(), renamed=made.stages)
-
-
-def _first_token(settings: Any) -> dict[str, int]:
-    """The token that a decoder begins with, where neither a checkpoint nor a configuration says one."""
-    known = (settings.decoder_start_token_id, settings.bos_token_id)
-    return {} if any(token is not None for token in known) else {"decoder_start_token_id": 0}
 
 
 def _check_taken(spec: ModelSpec, request: Request, call: Mapping[str, Any], *, writes: bool) -> None:
@@ -132,17 +121,11 @@ def _check_taken(spec: ModelSpec, request: Request, call: Mapping[str, Any], *, 
 
 def _own(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
     """A model that no library generates with, run by a pipeline of this package."""
-    pipe = own_pipeline(model)
-    call = {**model.spec.pipeline.call, **request.given(), **more}
-    pipelines.check_arguments(pipe.__call__, call, owner=model.spec.name)
-    return Subject(
-        model.spec.name,
-        model.components,
-        lambda: pipe(**call),
-        request.given(),
-        renamed=model.spec.pipeline.stages,
-        makes="video" if request.frames else "image",
-    )
+    pipe, spec = own_pipeline(model), model.spec
+    call = {**spec.pipeline.call, **request.given(), **more}
+    pipelines.check_arguments(pipe.__call__, call, owner=spec.name)
+    makes = "video" if request.frames else "image"
+    return Subject(spec.name, model.components, lambda: pipe(**call), request.given(), spec.pipeline.stages, makes)
 
 
 def own_pipeline(model: Model, **more: Any) -> Any:
@@ -164,8 +147,11 @@ def pipeline_of(model: Model, request: Request) -> Any:
     tokens = dict(made.tokens)
     if request.prompt_tokens and not set(_CALLED["prompt_tokens"]) & set(inspect.signature(cls.__call__).parameters):
         tokens.setdefault("*", {"most": request.prompt_tokens})  # it pads a prompt to what its tokenizers say
-    parts = {**_objects(made.schedulers), **pipelines.loaded(made.files)}
-    arguments = {**parts, **made.arguments}
+    schedulers = {  # and guiders
+        role: class_of("diffusers", part["class"]).from_config(dict(part.get("config", {})))
+        for role, part in made.schedulers.items()
+    }
+    arguments = {**schedulers, **pipelines.loaded(made.files), **made.arguments}
     pipe = pipelines.build(cls, model.components, arguments=arguments, tokens=tokens)
     if made.any_request:
         _fit_tokenizers(pipe, model.spec.name, tokens.get("*", {}).get("most"))
@@ -197,7 +183,9 @@ def call_of(pipe: Any, request: Request, spec: ModelSpec, more: Mapping[str, Any
     Raises ValueError for a field that the call has no argument for, unless it says what the networks make anyway.
     """
     takes = inspect.signature(pipe.__call__).parameters
-    request = _both_sides(pipe, request)
+    if (request.height is None) != (request.width is None):  # some pipelines take both from elsewhere then
+        height, width = sides(pipe, takes, request)
+        request = replace(request, height=height, width=width)
     renamed = spec.pipeline.request
     more = {name: picture(value) if is_picture(name) else value for name, value in more.items()}
     found = {**_batch(takes, request), **spec.pipeline.call}
@@ -220,14 +208,6 @@ def call_of(pipe: Any, request: Request, spec: ModelSpec, more: Mapping[str, Any
     return {**made.arguments, **found, **more}
 
 
-def _both_sides(pipe: Any, request: Request) -> Request:
-    """A request with height and width where it has one of them: some pipelines take both from elsewhere then."""
-    if (request.height is None) == (request.width is None):
-        return request
-    height, width = sides(pipe, inspect.signature(pipe.__call__).parameters, request)
-    return replace(request, height=height, width=width)
-
-
 def _batch(takes: Mapping[str, Any], request: Request) -> dict[str, Any]:
     """Prompts or labels, as many as the batch has; some pipelines take one text and no list."""
     many = request.batch or 1
@@ -244,11 +224,3 @@ def class_of(library: str, name: str) -> Any:
         return getattr(import_module(module), last)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{library} has no class {name!r} here: {text_of(error, 200)}") from error
-
-
-def _objects(made: Mapping[str, Any]) -> dict[str, Any]:
-    """Schedulers (and guiders) by role, each of its class and configuration."""
-    return {
-        role: class_of("diffusers", part["class"]).from_config(dict(part.get("config", {})))
-        for role, part in made.items()
-    }

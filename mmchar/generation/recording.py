@@ -14,6 +14,21 @@ from mmchar.tracing.trace import Row
 
 
 @dataclass(frozen=True)
+class Subject:
+    """One generation, ready to run: its networks by role, on ``meta`` or on a device, and the work that calls them.
+
+    ``renamed`` and ``makes`` say how its stages are called (`names.names`).
+    """
+
+    name: str
+    networks: Mapping[str, nn.Module]
+    work: Callable[[], Any]
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    makes: str | None = None
+
+
+@dataclass(frozen=True)
 class Call:
     """Arguments of a network's call, with tensors on ``meta`` (few small ones keep their values), or real ones.
 
@@ -150,7 +165,9 @@ class Seen:
 
     def is_for(self, values: list[Tensor]) -> bool:
         """Whether a call with such masks and places does the same, as far as its network reads them."""
-        return self.values is None or any(_equal(values, one) for one in self.values)
+        return self.values is None or any(
+            len(one) == len(values) and all(map(torch.equal, one, values)) for one in self.values
+        )
 
     def stage(self, name: str) -> Stage:
         """The calls as a stage of a generation."""
@@ -208,9 +225,3 @@ def whole_numbers(arguments: Any) -> list[Tensor]:
     """Values of the masks, places and sizes among arguments, as far as they are known; of rows, not of single times."""
     found = [known_values.known(tensor) for tensor in tensors(arguments) if tensor.dim() > 1]
     return [values for values in found if values is not None and not values.is_floating_point()]
-
-
-def _equal(one: list[Tensor], other: list[Tensor]) -> bool:
-    return len(one) == len(other) and all(
-        a.shape == b.shape and bool((a == b).all()) for a, b in zip(one, other, strict=True)
-    )

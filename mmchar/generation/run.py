@@ -1,7 +1,7 @@
 """Run a generation with its networks on ``meta``, and write down what it does."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from unittest.mock import patch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmchar.generation import caches
 from mmchar.generation.hollow import hollow_if_meta, record_outside
 from mmchar.generation.names import names
-from mmchar.generation.recording import Recording
+from mmchar.generation.recording import Recording, Subject
 from mmchar.generation.structure import as_it_is, is_cache
 from mmchar.generation.watch import Execution, Watch
 from mmchar.tracing.known_values import given, given_if_tensor
@@ -29,35 +29,21 @@ def _on_meta(_path: Any, leaf: Any) -> Any:
 ON_META = Execution(_on_meta, lambda _path, leaf: hollow_if_meta(leaf), as_it_is)  # on meta nothing is written
 
 
-def record(
-    networks: Mapping[str, nn.Module],
-    work: Callable[[], Any],
-    *,
-    renamed: Mapping[str, str] | None = None,
-    makes: str | None = None,
-) -> Recording:
-    """What a generation does when ``work`` runs it once: its stages with their rows, and what runs between them.
+def record(subject: Subject) -> Recording:
+    """What a generation does when it runs once: its stages with their rows, and what runs between them.
 
-    The networks, by role, are on ``meta`` (`on_meta`) and pretend to be on the CPU meanwhile. ``renamed`` and ``makes``
-    say how stages are called (`names.names`).
+    The networks are on ``meta`` (`on_meta`) and pretend to be on the CPU meanwhile.
     """
-    watch = Watch(networks, ON_META)
+    watch = Watch(subject.networks, ON_META)
     with watch.catching(), _pretending(watch):
-        output, outside = record_outside(work)
-    return recording_of(watch, output, outside, renamed=renamed, makes=makes)
+        output, outside = record_outside(subject.work)
+    return recording_of(watch, subject, output, outside)
 
 
-def recording_of(
-    watch: Watch,
-    output: Any,
-    outside: list[Row],
-    *,
-    renamed: Mapping[str, str] | None = None,
-    makes: str | None = None,
-) -> Recording:
+def recording_of(watch: Watch, subject: Subject, output: Any, outside: list[Row]) -> Recording:
     """What was watched as stages, each with its name."""
     every = [seen for seen in watch.seen if seen.rows]  # some calls only look something up
-    named = names(every, renamed=renamed, makes=makes)
+    named = names(every, renamed=subject.renamed, makes=subject.makes)
     stages = tuple(seen.stage(name) for seen, name in zip(every, named, strict=True))
     rows = {name: seen.rows for seen, name in zip(every, named, strict=True)}
     return Recording(stages, rows, outside, output)

@@ -1,34 +1,19 @@
 """What is characterized: a pipeline, a model with ``generate()``, or any module; each as a generation that can be run.
 
-A `Subject` is networks by role, and the work that runs them once. It says nothing of what the work does: that is
-seen (`run.record`).
+A `Subject` says nothing of what its work does: that is seen (`run.record`).
 """
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmchar.generation.from_folders import pipelines
+from mmchar.generation.recording import Subject
 from mmchar.generation.run import on_meta
 from mmchar.generation.structure import copied
-
-Work = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One generation, ready to run: its networks by role, on ``meta`` or on a device, and the work that calls them."""
-
-    name: str
-    networks: Mapping[str, nn.Module]
-    work: Work
-    asked: Mapping[str, Any] = field(default_factory=dict)
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    makes: str | None = None
 
 
 def subject_of(
@@ -112,5 +97,4 @@ def _rest(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(call: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked, as far as it can be written down."""
     return {name: value for name, value in call.items() if isinstance(value, int | float | str | bool)}

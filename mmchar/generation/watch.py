@@ -181,17 +181,21 @@ class Watch:
         seen.output = out if self._running else mapped(out, self._execution.returned, keep=is_cache)
         if before:
             seen.layers = seen.layers if any(before) else ()
-        alike = self._index.setdefault((role, method, *key), [])
-        twin = next((one for one in alike if cache is None and one.rows == rows), None)
-        if twin is not None and twin.values is not None:  # other values, and still the same operators
-            twin.values += seen.values or []
-            twin.numbers.append(key[1])
-            seen = twin
-        else:
-            self.seen.append(seen)
-            alike.append(seen)
+        seen = self._remembered(seen, *key)
         self._inside(seen, key[1])
         return self._noted(method, self._given_back(seen, cache))
+
+    def _remembered(self, seen: Seen, structure: tuple, numbers: tuple[int, ...]) -> Seen:
+        """What is known of a call from now on: with other values, and still the same operators, an earlier one."""
+        alike = self._index.setdefault((seen.role, seen.method, structure, numbers), [])
+        twin = next((one for one in alike if seen.after is None and one.rows == seen.rows), None)
+        if twin is not None and twin.values is not None:
+            twin.values += seen.values or []
+            twin.numbers.append(numbers)
+            return twin
+        self.seen.append(seen)
+        alike.append(seen)
+        return seen
 
     def _answer(self, seen: Seen, args: tuple, kwargs: dict[str, Any], *, grown: bool) -> Any:
         cache = Call(args, kwargs).cache
@@ -236,7 +240,6 @@ class _Running:
 
 
 def _with_cache(value: Any, cache: Any) -> Any:
-    """An output with another cache in the place of its own."""
     if is_cache(value):
         return cache
     if isinstance(value, tuple | list) and any(is_cache(part) for part in value):
@@ -250,5 +253,4 @@ def _with_cache(value: Any, cache: Any) -> Any:
 
 @functools.cache
 def _methods(cls: Any) -> tuple[str, ...]:
-    """Methods of a class that pipelines call it by."""
     return tuple(name for name in dir(cls) if _CALLED.match(name) and inspect.isfunction(getattr(cls, name)))

@@ -25,7 +25,10 @@ def network_spec(folder: Path, name: str) -> ModelSpec:
     cls = _class_of(file, raw)
     notes: list[str] = []
     config = network_config(file.name, cls, raw, notes)
-    settings = _config_object(file, cls, config)
+    try:
+        settings = cls.config_class(**copied(config))
+    except Exception as error:  # configurations check themselves, each in its way
+        raise ValueError(f"{file}: {cls.__name__} rejects its config: {typed(error)}") from error
     writes = bool(hasattr(cls, "generate") and (cls.can_generate() or "generate" in vars(cls)))
     role = _role(settings, writes)
     settings_file = folder / "generation_config.json"
@@ -86,13 +89,6 @@ def _class_of_type(file: Path, kind: Any) -> Any:
             f"{file}: 'architectures' is None and 'model_type' is {kind!r}; give the name of a class of transformers"
         )
     return library_class(str(file), "transformers", found[0] if isinstance(found, list | tuple) else found)
-
-
-def _config_object(file: Path, cls: Any, config: Mapping[str, Any]) -> Any:
-    try:
-        return cls.config_class(**copied(config))
-    except Exception as error:  # configurations check themselves, each in its way
-        raise ValueError(f"{file}: {cls.__name__} rejects its config: {typed(error)}") from error
 
 
 def _role(settings: Any, writes: bool) -> str:

@@ -217,7 +217,6 @@ def _tensor(data: Any, *args: Any, device: Any = None, dtype: Any = None, **kwar
 
 
 def _as_list(part: Any) -> Any:
-    """The values of a tensor on ``meta`` that others are made of, as plain numbers."""
     return _tolist(part) if isinstance(part, Tensor) and part.is_meta else part
 
 

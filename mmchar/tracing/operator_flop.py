@@ -51,18 +51,13 @@ def _rare_flop(name: str, args: tuple, outputs: list[Tensor]) -> int:
         n, columns = args[0].shape[-1], outputs[0].numel()
         factor = 2 * args[0].numel() * n // 3 if name == "_linalg_solve_ex" else 0
         return factor + (2 if name == "_linalg_solve_ex" else 1) * columns * n
-    if name == "_trilinear":
-        return _trilinear_flop(args)
+    if name == "_trilinear":  # nn.Bilinear of x [b, n], weight [o, n, m], y [b, m]
+        b, n = args[0].shape
+        o, _, m = args[1].shape  # [b, n] @ [n, o m], then [o, m] @ [m] per b
+        return operators.matmul_flop(b, n, o * m) + operators.matmul_flop(b, m, o)
     if name == "conv_tbc":  # [time, batch, in], [kernel, in, out]
         return operators.matmul_flop(outputs[0].numel(), prod(args[1].shape[:2]), 1)
     return 0
-
-
-def _trilinear_flop(args: tuple) -> int:
-    """FLOP of ``nn.Bilinear`` of x [b, n], weight [o, n, m], y [b, m]: [b, n] @ [n, o m], then [o, m] @ [m] per b."""
-    b, n = args[0].shape
-    o, _, m = args[1].shape
-    return operators.matmul_flop(b, n, o * m) + operators.matmul_flop(b, m, o)
 
 
 def read_bytes(name: str, args: tuple, inputs: list[Tensor], written: int, size: Size) -> int:
@@ -122,14 +117,11 @@ def tensors(values: Iterable[object]) -> list[Tensor]:
     found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
-            refuse_nested(value)
+            if value.is_nested:  # its rows have lengths of their own, so shapes do not say what an operator does
+                raise ValueError(
+                    "nested tensors are not counted; pad the sequences to one length and pass a mask instead"
+                )
             found.append(value)
         elif isinstance(value, list | tuple):
             found.extend(tensors(value))
     return found
-
-
-def refuse_nested(tensor: Tensor) -> None:
-    """Raise for a tensor whose rows have lengths of their own: shapes do not say what an operator does with it."""
-    if tensor.is_nested:
-        raise ValueError("nested tensors are not counted; pad the sequences to one length and pass a mask instead")

@@ -17,17 +17,7 @@ from torch._higher_order_ops.flex_attention import flex_attention as flex_attent
 from torch.nn.modules import module as nn_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmchar.tracing import attention, by_shape, known_values, operators
-from mmchar.tracing.operator_flop import (
-    Size,
-    core_sizes,
-    distinct_bytes,
-    dtype_of,
-    flop,
-    mask_of,
-    read_bytes,
-    tensors as _tensors,
-)
+from mmchar.tracing import attention, by_shape, known_values, operator_flop as costs, operators
 from mmchar.tracing.plain_paths import plain_paths
 from mmchar.tracing.token_sources import CONTEXT, IMAGE, TokenSources
 
@@ -61,14 +51,19 @@ class Row:
     live_bytes: int = 0
 
     def add(
-        self, name: str, args: tuple, inputs: list[Tensor], outputs: list[Tensor], size: Size = distinct_bytes
+        self,
+        name: str,
+        args: tuple,
+        inputs: list[Tensor],
+        outputs: list[Tensor],
+        size: costs.Size = costs.distinct_bytes,
     ) -> None:
         """Add one call, of which ``size`` gives the bytes of a tensor."""
         written = sum(size(tensor) for tensor in outputs)
         self.calls += 1
-        self.flop += flop(name, args, outputs)
+        self.flop += costs.flop(name, args, outputs)
         self.write_bytes += written
-        self.read_bytes += read_bytes(name, args, inputs, written, size)
+        self.read_bytes += costs.read_bytes(name, args, inputs, written, size)
 
 
 def trace(module: nn.Module, work: Callable[[], Any], *, label: Callable[[int], Any] | None = None) -> list[Row]:
@@ -127,7 +122,7 @@ class Recorder(TorchDispatchMode):
             return args[0]  # out of training it returns its input; torch's own decomposition would copy it
         if name == "copy_" and args[0].is_meta and not any(args[1].stride()):
             name = "fill_"  # x[...] = number: real tensors fill, meta expands the number and copies it
-        inputs = _tensors(args) + _tensors(kwargs.values())
+        inputs = costs.tensors(args) + costs.tensors(kwargs.values())
         if name not in _WHOLE and func.namespace == "aten" and func._can_decompose():
             with self:
                 out = func.decompose(*args, **kwargs)
@@ -136,13 +131,13 @@ class Recorder(TorchDispatchMode):
         if func.is_view or name in operators.FREE:
             out = self._answer(func, name, args, kwargs, inputs)
             self._track(inputs)
-            self._track(_tensors((out,)))
+            self._track(costs.tensors((out,)))
             return out
         self._track(inputs)
         row = self._row(func, name, args, kwargs, inputs)
         with self._label(row):
             out = self._computed(func, name, args, kwargs, inputs)
-        outputs = _tensors((out,))
+        outputs = costs.tensors((out,))
         if name == "_native_batch_norm_legit_no_training":
             outputs = outputs[:1]  # out of training it keeps no statistics, though on meta they have their shapes
         self._track(outputs)
@@ -168,7 +163,7 @@ class Recorder(TorchDispatchMode):
 
     def _row(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> int:
         path, module = self._stack[-1]
-        dtype = dtype_of(inputs, kwargs.get("dtype"))
+        dtype = costs.dtype_of(inputs, kwargs.get("dtype"))
         core = self._attention(path, module, args, kwargs) if name in operators.ATTENTION_CORES else {}
         key = (id(module), path, name, dtype, *core.values())
         if key not in self._index:
@@ -181,7 +176,7 @@ class Recorder(TorchDispatchMode):
 
     def _attention(self, path: str, module: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
         """Lengths, kind and backend of a call ``(q, k, v, mask or bias, …)``; q is [..., h, q, d]."""
-        batch, heads, q_len, kv_len, head_dim = core_sizes(args)
+        batch, heads, q_len, kv_len, head_dim = costs.core_sizes(args)
         is_causal = bool(args[5] if len(args) > 5 else kwargs.get("is_causal", False))
         is_causal = is_causal or getattr(module, "is_causal", False) is True
         queries, keys = self.token_sources.sources(args[0]), self.token_sources.sources(args[1])
@@ -194,7 +189,7 @@ class Recorder(TorchDispatchMode):
             joint=not is_causal and (keys == {IMAGE, CONTEXT} or (keys != {CONTEXT} and _adds_keys(module))),
             cross=elsewhere or _looks_elsewhere(module, q_len, kv_len),
         )
-        has_mask = mask_of(args, kwargs) is not None
+        has_mask = costs.mask_of(args, kwargs) is not None
         fused = "flash" if attention.flash_eligible(has_mask=has_mask, head_dim=head_dim) else "mem-efficient"
         sizes = dict(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len, head_dim=head_dim)
         return {"attention": kind, **sizes, "backend": fused}
@@ -202,8 +197,8 @@ class Recorder(TorchDispatchMode):
     def _add(self, row: Row, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         row.add(name, args, inputs, outputs)
         row.live_bytes = max(row.live_bytes, self._live_bytes)
-        if name in operators.ATTENTION_CORES and (mask := mask_of(args, kwargs)) is not None:
-            row.mask_bytes += distinct_bytes(mask)
+        if name in operators.ATTENTION_CORES and (mask := costs.mask_of(args, kwargs)) is not None:
+            row.mask_bytes += costs.distinct_bytes(mask)
 
     def flex_attention(self, *args: Any, **kwargs: Any) -> Any:
         """An attention with a function for its mask or bias: counted as an attention core of all its lengths.

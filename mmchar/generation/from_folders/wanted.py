@@ -90,7 +90,9 @@ def _add(made: Wanted, pipe: Any, name: str, takes: Mapping[str, Any], request: 
         made.arguments[name] = [standins.image(height, width)] * _frames(takes, request)
         made.follows |= {"height", "width", "frames"}
     elif _EMBEDDINGS.fullmatch(name):
-        made.arguments[name] = torch.zeros(many, _embedding_width(pipe))
+        config = pipe.unet.config
+        by_images = config.encoder_hid_dim_type == "image_proj"
+        made.arguments[name] = torch.zeros(many, config.encoder_hid_dim if by_images else config.cross_attention_dim)
     elif _IMAGES.fullmatch(name):
         image = standins.image(height, width)
         one = "prompt" in takes or many == 1  # of several prompts too
@@ -125,13 +127,6 @@ def _own_sides(pipe: Any) -> tuple[int, int]:
         return int(size[0] * scale), int(size[1] * scale)
     side = int(size * scale) if isinstance(size, int | float) else _SIDE
     return side, side
-
-
-def _embedding_width(pipe: Any) -> int:
-    """Width of the image embeddings that a U-Net is told, as its configuration says."""
-    config = pipe.unet.config
-    own = config.encoder_hid_dim if config.encoder_hid_dim_type == "image_proj" else config.cross_attention_dim
-    return int(own)
 
 
 def _frames(takes: Mapping[str, Any], request: Request) -> int:

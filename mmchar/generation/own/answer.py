@@ -3,11 +3,11 @@
 from itertools import chain, repeat
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from transformers import DynamicCache
 
 from mmchar.generation.inputs import Inputs
-from mmchar.generation.own.loops import Networks, Steps, draw, guided, rows_of, steps_each
+from mmchar.generation.own.loops import Networks, Steps, draw, embed_prompt, guided, rows_of, steps_each
 
 
 class SpokenAnswerPipeline:
@@ -27,8 +27,9 @@ class SpokenAnswerPipeline:
 
     def __call__(self, *, batch: int, audio_s: int, prompt_tokens: int, new_tokens: int, steps: Steps) -> Tensor:
         """Sound between -1 and 1, ``(samples,)`` of one answer."""
-        question = torch.cat([self._hear(batch, audio_s), self._look_up(batch, prompt_tokens)], dim=1)
-        states, reply = self._write(question, new_tokens)
+        heard = self._hear(batch, audio_s)
+        asked = embed_prompt(self.omni.thinker, self.inputs, batch=batch, tokens=prompt_tokens)
+        states, reply = self._write(torch.cat([heard, asked], dim=1), new_tokens)
         codes = self._speak(states, reply, self.codes_per_token * new_tokens)
         return self._sound(codes, *steps_each(steps, 1))
 
@@ -39,18 +40,11 @@ class SpokenAnswerPipeline:
         lengths = torch.full((batch,), frames, device=mel.device)
         return tower(mel, feature_lens=lengths).last_hidden_state.unflatten(0, (batch, -1))
 
-    def _look_up(self, batch: int, tokens: int) -> Tensor:
-        """A text as ``(batch, tokens, width)``."""
-        table = self.omni.thinker.get_input_embeddings().weight
-        return F.embedding(self.inputs.tokens(batch, tokens, vocabulary=table.shape[0]), table)
-
     def _write(self, question: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
         """What is spoken from: states of the question ``(batch, places, width)``, and of where each token came from.
 
         Each is what the writing model was given in a place, and what it made of it.
         """
-        from transformers import DynamicCache
-
         thinker = self.omni.thinker
         cache = DynamicCache(config=thinker.config.get_text_config())
         out = thinker.model(
@@ -76,8 +70,6 @@ class SpokenAnswerPipeline:
 
         When all of them have been used, the last is used again. Codes that the sound has no entry for are never taken.
         """
-        from transformers import DynamicCache
-
         talker, known = self.omni.talker, self.omni.token2wav.code2wav_dit_model.config.num_embeds
         cache = DynamicCache(config=talker.config)
         hidden = talker.thinker_to_talker_proj(states)
@@ -122,15 +114,12 @@ class JanusPipeline:
 
     def __call__(self, *, batch: int, prompt_tokens: int, guidance: float) -> Tensor:
         """Images ``(batch, 3, height, width)`` of the tokenizer's own size."""
-        table, rows = self.lm.get_input_embeddings().weight, rows_of(guidance)
-        ids = self.inputs.tokens(rows * batch, prompt_tokens, vocabulary=table.shape[0])  # nothing first, then prompts
-        codes = self._draw(F.embedding(ids, table), guidance)
+        rows = rows_of(guidance) * batch  # nothing first, then prompts
+        codes = self._draw(embed_prompt(self.lm, self.inputs, batch=rows, tokens=prompt_tokens), guidance)
         return self.lm.decode_image_tokens(codes).permute(0, 3, 1, 2)
 
     def _draw(self, prompt: Tensor, guidance: float) -> Tensor:
         """Codes ``(batch, codes)`` after embeddings ``(rows * batch, tokens, width)``."""
-        from transformers import DynamicCache
-
         model, cache = self.lm.model, DynamicCache(config=self.lm.config.get_text_config())
 
         def logits_after(code: Tensor | None) -> Tensor:

@@ -3,12 +3,11 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from torch import Tensor
 
 from mmchar.generation.inputs import Inputs
-from mmchar.generation.own.loops import Networks, Steps, denoise_latent, rows_of
+from mmchar.generation.own.loops import Networks, Steps, denoise_latent, embed_prompt, rows_of
 
 
 class LinearAdaptorPipeline:
@@ -30,8 +29,7 @@ class LinearAdaptorPipeline:
     def answer(self, batch: int, prompt_tokens: int, new_tokens: int, **more: Any) -> Any:
         """What ``generate()`` says after the image and a prompt: always ``new_tokens`` tokens."""
         lm = self.networks["lm"]
-        ids = self.inputs.tokens(batch, prompt_tokens, vocabulary=lm.config.vocab_size)
-        text = F.embedding(ids, lm.get_input_embeddings().weight)
+        text = embed_prompt(lm, self.inputs, batch=batch, tokens=prompt_tokens)
         return lm.generate(
             inputs_embeds=torch.cat([self._see(batch), text], dim=1),
             max_new_tokens=new_tokens,

@@ -19,6 +19,12 @@ def encode_prompt(encoder: nn.Module, inputs: Inputs, *, batch: int, tokens: int
     return encoder(input_ids=ids)
 
 
+def embed_prompt(lm: nn.Module, inputs: Inputs, *, batch: int, tokens: int) -> Tensor:
+    """A made-up text as a language model takes it, ``(batch, tokens, width)``."""
+    table = lm.get_input_embeddings().weight
+    return F.embedding(inputs.tokens(batch, tokens, vocabulary=table.shape[0]), table)
+
+
 def rows_of(guidance: float) -> int:
     """Rows of a batch per sample: classifier-free guidance (above 1) puts one without the prompt before it."""
     return 2 if guidance > 1 else 1

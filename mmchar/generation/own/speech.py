@@ -5,6 +5,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
 
 from mmchar.generation.inputs import Inputs
 from mmchar.generation.own.loops import Networks
@@ -66,9 +68,6 @@ class SeamlessPipeline:
 
         After a step the cache follows the beams that it chose; those of the first step are all the same.
         """
-        from transformers import DynamicCache, EncoderDecoderCache
-        from transformers.modeling_outputs import BaseModelOutput
-
         batch, config = encoded.shape[0], self.model.config
         seen = BaseModelOutput(last_hidden_state=encoded.repeat_interleave(beams, dim=0))
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())

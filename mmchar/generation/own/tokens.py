@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
 
 from mmchar.generation.inputs import Inputs
 from mmchar.generation.own.loops import Networks, at_width, draw, encode_prompt, guided, rows_of
@@ -32,8 +33,6 @@ class PartiPipeline:
 
     def _draw(self, text: Any, *, tokens: int, guidance: float) -> Tensor:
         """Image tokens ``(batch, tokens)``."""
-        from transformers import DynamicCache, EncoderDecoderCache
-
         rows, cache = text.last_hidden_state.shape[0], EncoderDecoderCache(DynamicCache(), DynamicCache())
         first = self.seq2seq.config.decoder_start_token_id
         start = torch.full((rows, 1), first, dtype=torch.int64, device=self.inputs.device)
@@ -100,8 +99,6 @@ class TokenImagePipeline:
 
     def _draw(self, prompts: list[Tensor], tokens: int, guidance: float) -> Tensor:
         """Codes ``(batch, tokens)``: a prefill of every prompt gives the first, the others are decoded one by one."""
-        from transformers import DynamicCache
-
         caches = [DynamicCache(config=self.lm.config.get_text_config()) for _ in prompts]
         rows = 1 if self.sequential else rows_of(guidance)
 

@@ -160,7 +160,6 @@ class OpenSoraPipeline:
         return parts.permute(0, 2, 3, 5, 1, 4, 6).flatten(4, 6).flatten(1, 3)
 
     def _unpacked(self, tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """The way back from :meth:`_packed`."""
         frames, height, width = grid
         parts = tokens.unflatten(2, (-1, 2, 2)).unflatten(1, (frames, height // 2, width // 2))  # [b, t, h, w, c, 2, 2]
         return parts.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)
