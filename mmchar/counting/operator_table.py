@@ -119,16 +119,9 @@ def split_call(inputs: tuple[Any, ...], call: Mapping[str, Any]) -> tuple[Reques
 
 def count_subject(subject: "Subject") -> pd.DataFrame:
     """The operator table of a generation that is ready to run on ``meta``."""
-    return recorded_table(subject, recorded(subject))
-
-
-def recorded(subject: "Subject") -> "Recording":
-    """What a generation was seen to do on ``meta``."""
-    from mmchar.generation.faults import one_line
     from mmchar.generation.run import record
 
-    with one_line(subject.name):
-        return record(subject)
+    return recorded_table(subject, record(subject))
 
 
 def recorded_table(
@@ -235,14 +228,14 @@ def _stage_totals(table: pd.DataFrame, total_flop: pd.Series) -> list[dict[str, 
 
 def _count(model: Model, request: Request | None, more: Mapping[str, Any]) -> pd.DataFrame:
     from mmchar.generation.programs import remember, subject_of_zoo
-    from mmchar.generation.run import on_meta
+    from mmchar.generation.run import on_meta, record
 
     full = model.spec.resolve(request)
     if model.device != "meta":
         networks = {role: on_meta(network) for role, network in model.components.items()}
         model = replace(model, components=networks, device="meta")
     subject = subject_of_zoo(model, full, more)
-    recording = recorded(subject)
+    recording = record(subject)
     if not more and model.dtype == "bfloat16":
         remember(model.spec, full, recording.stages)
     table = recorded_table(subject, recording, dtype=model.dtype, tiny=model.spec.tiny)

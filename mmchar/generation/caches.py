@@ -52,9 +52,7 @@ def advance(cache: Any, tokens: int, which: tuple[int, ...]) -> None:
         for index in which:
             layer = every[index]
             if type(layer).__name__ == "DynamicLayer" and layer.keys.is_meta:
-                for name in ("keys", "values"):
-                    *outer, held, width = getattr(layer, name).shape
-                    setattr(layer, name, getattr(layer, name).new_empty(*outer, held + tokens, width))
+                layer.keys, layer.values = (_longer(part, tokens) for part in (layer.keys, layer.values))
             else:
                 layer.update(*(_more(part, tokens) for part in (layer.keys, layer.values)))
                 if isinstance(getattr(layer, "indexer_keys", None), Tensor):  # of sparse attention, beside its keys
@@ -95,6 +93,10 @@ def restore(cache: Any, state: Any) -> None:
     """Give a cache the content of another one, in place."""
     vars(cache).clear()
     vars(cache).update(vars(state))
+
+
+def _longer(part: Tensor, tokens: int) -> Tensor:
+    return part.new_empty(*part.shape[:-2], part.shape[-2] + tokens, part.shape[-1])
 
 
 def _more(part: Tensor, tokens: int) -> Tensor:

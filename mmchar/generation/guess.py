@@ -20,12 +20,12 @@ def with_pipeline(model: Model) -> Model:
 
 
 def _pipeline(model: Model) -> Pipeline:
-    import diffusers
-
     first, *others = model.components.values()
     if not others and hasattr(first, "main_input_name") and hasattr(first, "_from_config"):
         writes = hasattr(first, "generate") and first.can_generate()
         return Pipeline("transformers", "generate" if writes else "forward")
+    import diffusers
+
     name = _name(model.spec)
     if not hasattr(diffusers, name):
         raise ValueError(

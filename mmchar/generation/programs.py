@@ -60,11 +60,8 @@ def plan(spec: ModelSpec, request: Request) -> tuple[Stage, ...]:
     """The stages of one generation, as its code was seen to make them on ``meta``; seen once per process."""
     key = _key(spec, request)
     if key not in _PLANS:
-        model = build_model(spec, device="meta", dtype="bfloat16")
-        subject = subject_of_zoo(model, request)
-        with one_line(spec.name):
-            found = record(subject).stages
-        remember(spec, request, found)
+        subject = subject_of_zoo(build_model(spec, device="meta", dtype="bfloat16"), request)
+        remember(spec, request, record(subject).stages)
     return _PLANS[key]
 
 

@@ -158,11 +158,6 @@ class Seen:
     inside: list[tuple["Seen", tuple[int, ...]]] = field(default_factory=list)  # their calls, made with each of these
     values: list[list[Tensor]] | None = None  # what its masks and places said, of a network that reads them
 
-    @property
-    def repeats(self) -> int:
-        """How often it was called."""
-        return len(self.numbers)
-
     def is_for(self, values: list[Tensor]) -> bool:
         """Whether a call with such masks and places does the same, as far as its network reads them."""
         return self.values is None or any(
@@ -173,7 +168,7 @@ class Seen:
         """The calls as a stage of a generation."""
         grows = self.numbers if len(set(self.numbers)) > 1 else None
         growth = Growth.between(self.structure, self.numbers, self.layers) if grows else None
-        return Stage(name, self.role, self.method, self.repeats, self.call, growth, inner=self.inner)
+        return Stage(name, self.role, self.method, len(self.numbers), self.call, growth, inner=self.inner)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmchar.generation import caches
+from mmchar.generation.faults import one_line
 from mmchar.generation.hollow import hollow_if_meta, record_outside
 from mmchar.generation.names import names
 from mmchar.generation.recording import Recording, Subject
@@ -32,10 +33,11 @@ ON_META = Execution(_on_meta, lambda _path, leaf: hollow_if_meta(leaf), as_it_is
 def record(subject: Subject) -> Recording:
     """What a generation does when it runs once: its stages with their rows, and what runs between them.
 
-    The networks are on ``meta`` (`on_meta`) and pretend to be on the CPU meanwhile.
+    The networks are on ``meta`` (`on_meta`) and pretend to be on the CPU meanwhile. Raises ValueError, in one line, for
+    whatever the generation's own code raises.
     """
     watch = Watch(subject.networks, ON_META)
-    with watch.catching(), _pretending(watch):
+    with one_line(subject.name), watch.catching(), _pretending(watch):
         output, outside = record_outside(subject.work)
     return recording_of(watch, subject, output, outside)
 

@@ -1,6 +1,5 @@
 """Load saved weights through ``from_pretrained``: safetensors only, no remote code."""
 
-from collections.abc import Callable
 from typing import Any
 
 from mmchar.faults import text_of
@@ -15,7 +14,10 @@ def load_pretrained(path: str, spec: ModelSpec, *, device: str, dtype: str) -> M
     if not spec.pipeline.any_request:
         raise ValueError(f"weights='pretrained' needs a folder or a hub id, and {path!r} has configurations only")
     load = _pipeline if spec.pipeline.library == "diffusers" else _network
-    modules = load(path, spec, dtype)
+    try:
+        modules = load(path, spec, dtype)
+    except Exception as error:  # the libraries raise errors of many kinds, and none of them is swallowed
+        raise ValueError(f"cannot load {path!r}: {text_of(error)}") from error
     ready = {role: module.to(device).eval().requires_grad_(False) for role, module in modules.items()}
     return Model(spec, ready, device, dtype)
 
@@ -31,7 +33,7 @@ def _pipeline(path: str, spec: ModelSpec, dtype: str) -> dict[str, Any]:
     options = {"dtype": getattr(torch, dtype), "use_safetensors": True, **unused}
     if "requires_safety_checker" in others:
         options["requires_safety_checker"] = False
-    pipe = _reach(path, cls.from_pretrained, path, **options)
+    pipe = cls.from_pretrained(path, **options)
     return {role: getattr(pipe, role) for role in spec.components}
 
 
@@ -41,12 +43,4 @@ def _network(path: str, spec: ModelSpec, dtype: str) -> dict[str, Any]:
 
     ((role, part),) = spec.components.items()
     options = {"dtype": getattr(torch, dtype), "use_safetensors": True}
-    return {role: _reach(path, getattr(transformers, part.cls).from_pretrained, path, **options)}
-
-
-def _reach(path: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """What a library's call returns; its error (no safetensors, no network, no such file) in one line."""
-    try:
-        return call(*args, **options)
-    except Exception as error:  # the libraries raise errors of many kinds, and none of them is swallowed
-        raise ValueError(f"cannot load {path!r}: {text_of(error)}") from error
+    return {role: getattr(transformers, part.cls).from_pretrained(path, **options)}

@@ -6,7 +6,7 @@ weights or activations is not.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from mmchar.tracing.operators import words
 
-LIMIT = 1 << 16  # whole numbers or truths in a tensor of which the values are kept
+_LIMIT = 1 << 16  # whole numbers or truths in a tensor of which the values are kept
 _FEW = 1 << 12  # real numbers in such a tensor: times and scales, not activations
 _CONSTANTS = words("arange zeros ones full linspace scalar_tensor eye tril_indices new_zeros new_ones new_full")
 _LIKE = words("zeros_like ones_like full_like")
@@ -74,8 +74,8 @@ def run(func: Callable[..., Any], name: str, args: tuple, kwargs: dict, inputs: 
     if values and (name in _SHAPED_BY_VALUES or (name == "index" and _has_mask(args[1]))):
         note_read()
         return tree_map(given_if_tensor, _compute(func, args, kwargs))
-    if not values and selects_by_mask(name, args):
-        return pick_by_mask(func, args)
+    if not values and _selects_by_mask(name, args):
+        return _pick_by_mask(func, args)
     if not all(on_meta):
         args, kwargs = tree_map(given_if_tensor, (args, kwargs))
     if kwargs.get("device") is not None:
@@ -108,7 +108,7 @@ def _is_small(out: Any) -> bool:
 
 
 def _is_few(tensor: Tensor) -> bool:
-    return tensor.numel() <= (_FEW if tensor.is_floating_point() else LIMIT)
+    return tensor.numel() <= (_FEW if tensor.is_floating_point() else _LIMIT)
 
 
 def _compute(func: Callable[..., Any], args: tuple, kwargs: dict, *, like: bool = False) -> Any:
@@ -152,7 +152,7 @@ def overlaps(tensor: Tensor) -> bool:
     return any(length > 1 and stride == 0 for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def selects_by_mask(name: str, args: tuple) -> bool:
+def _selects_by_mask(name: str, args: tuple) -> bool:
     """Whether this is ``x[mask]``, ``~mask`` or ``nonzero`` on meta: its shape hangs on what the mask holds."""
     if name == "nonzero":
         return args[0].is_meta
@@ -161,7 +161,7 @@ def selects_by_mask(name: str, args: tuple) -> bool:
     return name == "index" and _has_mask(args[1])
 
 
-def pick_by_mask(func: Any, args: tuple) -> Tensor:
+def _pick_by_mask(func: Any, args: tuple) -> Tensor:
     """``x[mask]`` and the like on meta: of a mask that nobody knows as if all ones, and nothing of its negation."""
     if func.overloadpacket.__name__ == "nonzero":
         return torch.empty(args[0].numel(), args[0].dim(), dtype=torch.int64, device="meta")
@@ -184,9 +184,8 @@ def pick_by_mask(func: Any, args: tuple) -> Tensor:
 @contextmanager
 def readable() -> Iterator[None]:
     """Meanwhile known values can be read and given as lists on meta, where no automatic number type applies."""
-    with ExitStack() as stack:
-        for owner, name, other in _EXCHANGED:
-            stack.enter_context(patch.object(owner, name, other))
+    functions: dict[str, Any] = {"tensor": _tensor, "as_tensor": _tensor, "autocast": _autocast}
+    with patch.multiple(Tensor, tolist=_tolist, numpy=_numpy), patch.multiple(torch, **functions):
         yield
 
 
@@ -225,12 +224,3 @@ class _autocast(torch.autocast):
         super().__init__("cpu" if device_type == "meta" else device_type, *args, **kwargs)
         if device_type == "meta":
             self._enabled = False
-
-
-_EXCHANGED = (
-    (Tensor, "tolist", _tolist),
-    (Tensor, "numpy", _numpy),
-    (torch, "tensor", _tensor),
-    (torch, "as_tensor", _tensor),
-    (torch, "autocast", _autocast),
-)

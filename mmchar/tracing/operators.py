@@ -27,12 +27,11 @@ GROUPED = words("_grouped_mm grouped_mm grouped_mm_fallback _scaled_grouped_mm")
 FFT = words("_fft_r2c _fft_c2c _fft_c2r")
 # All layers and time steps of an LSTM, a GRU or a plain recurrent network in one operator, which a device may have.
 RECURRENT = words("mkldnn_rnn_layer _cudnn_rnn miopen_rnn")
-# Two-operand products; the product of the second is added to its first argument.
+# Products of two operands, alone or added to a first argument.
 PRODUCTS = words("linear mm bmm mv _int_mm _scaled_mm _weight_int8pack_mm _weight_int4pack_mm")
 SUMS = words("addmm _addmm_activation baddbmm addmv")
-_MATMUL = PRODUCTS | SUMS | GROUPED | RECURRENT | words(
-    "addbmm dot vdot addr _trilinear _euclidean_dist _linalg_solve_ex linalg_solve_triangular"
-)  # fmt: skip
+_RARE = words("addbmm dot vdot addr _trilinear _euclidean_dist _linalg_solve_ex linalg_solve_triangular")
+_MATMUL = PRODUCTS | SUMS | GROUPED | RECURRENT | _RARE
 _CONVOLUTION = words("convolution conv_tbc")
 _EMBEDDING = words("embedding embedding_renorm_ _embedding_bag _embedding_bag_forward_only")
 _REDUCTION = words(
@@ -46,13 +45,10 @@ _REDUCTION = words(
     " binary_cross_entropy_with_logits"
 )
 # Pointwise, but not tagged so in torch.
-_POINTWISE = (
-    words(
-        "polar complex hardswish log_sigmoid_forward _prelu_kernel rrelu_with_noise masked_fill index_fill"
-        " fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask quantize_per_tensor"
-        " quantize_per_channel dequantize _thnn_fused_lstm_cell _thnn_fused_gru_cell"
-    )
-    | FFT
+_POINTWISE = FFT | words(
+    "polar complex hardswish log_sigmoid_forward _prelu_kernel rrelu_with_noise masked_fill index_fill"
+    " fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask quantize_per_tensor"
+    " quantize_per_channel dequantize _thnn_fused_lstm_cell _thnn_fused_gru_cell"
 )
 RESIZING = words(
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d"
