@@ -52,7 +52,7 @@ def bench_stage() -> None:
         network = model.components[stage.component]
 
         def counted(stage=stage, network=network) -> None:
-            rows_frame(trace(network, stage.work(network)).rows)
+            rows_frame(trace(network, stage.work(network)))
 
         def plain(stage=stage, network=network) -> None:
             with torch.no_grad():

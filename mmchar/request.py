@@ -1,11 +1,12 @@
 """What one generation is asked for: sizes, steps and guidance, validated before any heavy work."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
+
+from mmchar.faults import did_you_mean
 
 UNSET: Any = None  # the model's own default, filled in by resolve
 Positive = Annotated[int, Meta(ge=1)]
@@ -104,8 +105,7 @@ def from_mapping(values: Mapping[str, Any]) -> Request:
     """A Request from plain values; an unknown name is refused with the nearest valid one."""
     for name in values:
         if name not in FIELDS:
-            near = difflib.get_close_matches(name, FIELDS, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = did_you_mean(name, FIELDS)
             raise ValueError(f"unknown request field {name!r}; {hint}fields are {', '.join(FIELDS)}")
     return Request(**values)
 

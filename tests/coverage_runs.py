@@ -17,6 +17,7 @@ import tiny_pipelines
 import mmchar
 from mmchar.counting import operator_table as counting
 from mmchar.generation.recording import Recording
+from mmchar.generation.run import record
 from mmchar.generation.subject import subject_of
 
 OWN_FAULT = "the library's own run on the CPU fails as well: "
@@ -55,7 +56,7 @@ def pipeline(name: str, **overrides: object) -> Compared:
     measured, calls = tiny_pipelines.measured_flop(name, **overrides)
     built, call = tiny_pipelines.build(name), tiny_pipelines.call_arguments(name) | overrides
     subject = subject_of(built, (), call)
-    recording = counting.recorded(subject)
+    recording = record(subject)
     table = counting.recorded_table(subject, recording)
     return Compared(name, flop_of(table), measured, other_calls(recording, calls))
 

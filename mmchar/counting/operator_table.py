@@ -21,8 +21,7 @@ from mmchar.tracing import attention as attention_models
 if TYPE_CHECKING:
     from torch import nn
 
-    from mmchar.generation.recording import Recording, Stage
-    from mmchar.generation.subject import Subject
+    from mmchar.generation.recording import Recording, Stage, Subject
     from mmchar.tracing.trace import Row
 
 COLUMNS = ("model", "stage", "step", "repeats", "component", "module", "module_type", "op", "category", "attention",
@@ -120,16 +119,9 @@ def split_call(inputs: tuple[Any, ...], call: Mapping[str, Any]) -> tuple[Reques
 
 def count_subject(subject: "Subject") -> pd.DataFrame:
     """The operator table of a generation that is ready to run on ``meta``."""
-    return recorded_table(subject, recorded(subject))
-
-
-def recorded(subject: "Subject") -> "Recording":
-    """What a generation was seen to do on ``meta``."""
-    from mmchar.generation.faults import one_line
     from mmchar.generation.run import record
 
-    with one_line(subject.name):
-        return record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes)
+    return recorded_table(subject, record(subject))
 
 
 def recorded_table(
@@ -155,7 +147,7 @@ def _frame(network: "nn.Module", stage: "Stage", rows: "list[Row] | None") -> pd
     def rows_at(step: int) -> pd.DataFrame:
         if step == 0 and rows is not None:
             return rows_frame(rows)
-        return rows_frame(trace(network, stage.at(step).work(network)).rows)
+        return rows_frame(trace(network, stage.at(step).work(network)))
 
     if not stage.grows:
         return rows_at(0).assign(step=0, repeats=stage.repeats)
@@ -235,16 +227,15 @@ def _stage_totals(table: pd.DataFrame, total_flop: pd.Series) -> list[dict[str, 
 
 
 def _count(model: Model, request: Request | None, more: Mapping[str, Any]) -> pd.DataFrame:
-    from mmchar.generation.guess import with_pipeline
     from mmchar.generation.programs import remember, subject_of_zoo
-    from mmchar.generation.run import on_meta
+    from mmchar.generation.run import on_meta, record
 
     full = model.spec.resolve(request)
     if model.device != "meta":
         networks = {role: on_meta(network) for role, network in model.components.items()}
         model = replace(model, components=networks, device="meta")
-    subject = subject_of_zoo(with_pipeline(model), full, more)
-    recording = recorded(subject)
+    subject = subject_of_zoo(model, full, more)
+    recording = record(subject)
     if not more and model.dtype == "bfloat16":
         remember(model.spec, full, recording.stages)
     table = recorded_table(subject, recording, dtype=model.dtype, tiny=model.spec.tiny)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmchar.faults import said_by
+
 _OURS = str(Path(__file__).parents[1])
 _LIBRARY = re.compile(r".*[/\\]((?:diffusers|transformers)[/\\].+)")
 _TORCH = re.compile(r"[/\\](torch|contextlib\.py)\b")
@@ -18,7 +20,6 @@ _NO_VALUES = re.compile(
 _OTHER_TYPE = re.compile(
     r"BFloat16|expected scalar type|expected m1 and m2 to have the same dtype|should be the same|same dtype"
 )
-_LONGEST = 300  # characters of a library's own words
 
 
 @contextmanager
@@ -47,14 +48,3 @@ def _line(name: str, error: Exception, frames: traceback.StackSummary) -> str:
     if _OTHER_TYPE.search(said):
         said = f"{said}; it may run in another number type, e.g. float32"
     return f"{name}{ran}: {said} ({place})"
-
-
-def said_by(error: BaseException) -> str:
-    """What an error says, on one line, with its type where it is none of ours."""
-    text = text_of(error)
-    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
-
-
-def text_of(error: BaseException, most: int = _LONGEST) -> str:
-    """The first characters of an error's text, on one line."""
-    return " ".join(str(error).split())[:most]

@@ -4,7 +4,6 @@ import re
 from dataclasses import replace
 
 import msgspec
-from torch import nn
 
 from mmchar.models.specs import Model, ModelSpec, Pipeline
 
@@ -14,22 +13,20 @@ _CALLED = {"SD3": "StableDiffusion3", "UNet2D": "DDPM"}
 
 
 def with_pipeline(model: Model) -> Model:
-    """A model whose spec says what generates with it.
-
-    Raises ValueError for networks that no pipeline is called after.
-    """
+    """A model whose spec says what generates with it; ValueError for networks that no pipeline is called after."""
     if model.spec.pipeline.cls:
         return model
     return replace(model, spec=msgspec.structs.replace(model.spec, pipeline=_pipeline(model)))
 
 
 def _pipeline(model: Model) -> Pipeline:
-    networks = list(model.components.values())
-    if len(networks) == 1 and hasattr(networks[0], "main_input_name") and hasattr(networks[0], "_from_config"):
-        return Pipeline("transformers", "generate" if _writes(networks[0]) else "forward")
-    name = _name(model.spec)
+    first, *others = model.components.values()
+    if not others and hasattr(first, "main_input_name") and hasattr(first, "_from_config"):
+        writes = hasattr(first, "generate") and first.can_generate()
+        return Pipeline("transformers", "generate" if writes else "forward")
     import diffusers
 
+    name = _name(model.spec)
     if not hasattr(diffusers, name):
         raise ValueError(
             f"{model.spec.name}: nothing says what generates with {', '.join(model.spec.components)}; "
@@ -38,12 +35,7 @@ def _pipeline(model: Model) -> Pipeline:
     return Pipeline("diffusers", name)
 
 
-def _writes(network: nn.Module) -> bool:
-    return hasattr(network, "generate") and bool(network.can_generate())
-
-
 def _name(spec: ModelSpec) -> str:
-    """The pipeline that a denoiser's class belongs to, by its name."""
     part = next((spec.components[role] for role in _DENOISERS if role in spec.components), None)
     if part is None:
         return ""

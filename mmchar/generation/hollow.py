@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mmchar.tracing import known_values, operators
-from mmchar.tracing.operator_flop import distinct_bytes, flop, read_bytes
+from mmchar.tracing.operator_flop import distinct_bytes, dtype_of, tensors
 from mmchar.tracing.trace import Row
 
 LARGE = 1 << 17  # elements from which a tensor outside the networks is not computed
@@ -44,11 +44,11 @@ class Outside(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        inputs = [leaf for leaf in (*_flat(args), *_flat(kwargs.values())) if isinstance(leaf, Tensor)]
+        inputs = tensors((*args, *kwargs.values()))
         name = func.overloadpacket.__name__
         out = self._computed(func, name, args, kwargs, inputs)
-        if not func.is_view and not operators.is_free(name):
-            self._note(func, name, args, kwargs, inputs, out)
+        if not func.is_view and name not in operators.FREE:
+            self._row(func, name, inputs).add(name, args, inputs, tensors((out,)), _bytes)
         return out
 
     def _computed(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
@@ -60,7 +60,7 @@ class Outside(TorchDispatchMode):
         if any(tensor.is_meta or tensor.numel() >= LARGE for tensor in inputs):
             out = args[0] if writes else self._hollow(func, name, args, kwargs)  # nobody knows its values
             return torch.full(out.shape, _PLAIN) if name == "argmax" else out
-        if writes and _overlaps(args[0]):
+        if writes and known_values.overlaps(args[0]):
             return args[0]
         try:
             out = func(*args, **kwargs)
@@ -69,28 +69,21 @@ class Outside(TorchDispatchMode):
             return self._hollow(func, name, args, kwargs)
 
     def _hollow(self, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
-        key = (func, _asked(args), _asked(kwargs.values()))
+        key = (func, tuple(_asked(leaf) for leaf in tree_leaves((args, kwargs))))
         if key not in self._seen:
             with _disable_current_modes():
-                moved_args, moved_kwargs = tree_map(_on_meta, (args, kwargs))
-                moved = [leaf for leaf in tree_leaves((moved_args, moved_kwargs)) if isinstance(leaf, Tensor)]
-                out = known_values.run(func, name, moved_args, moved_kwargs, moved)
-                self._seen[key] = out
-        return tree_map(_hollow_if_meta, self._seen[key])
+                args, kwargs = tree_map(_on_meta, (args, kwargs))
+                inputs = tensors((*args, *kwargs.values()))
+                self._seen[key] = known_values.run(func, name, args, kwargs, inputs)
+        return tree_map(hollow_if_meta, self._seen[key])
 
-    def _note(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], out: Any) -> None:
-        dtype = next((t.dtype for t in inputs if t.is_floating_point()), inputs[0].dtype if inputs else None)
-        row = self.rows.get((name, dtype))
-        if row is None:
+    def _row(self, func: Any, name: str, inputs: list[Tensor]) -> Row:
+        dtype = dtype_of(inputs)
+        if (name, dtype) not in self.rows:
             kind = operators.category(name, pointwise=torch.Tag.pointwise in func.tags)
-            row = Row("", "pipeline", name, kind, dtype=str(dtype).removeprefix("torch.") if dtype else "")
-            self.rows[name, dtype] = row
-        outputs = [leaf for leaf in _flat((out,)) if isinstance(leaf, Tensor)]
-        written = sum(_bytes(tensor) for tensor in outputs)
-        row.calls += 1
-        row.flop += flop(name, args, outputs)
-        row.read_bytes += read_bytes(name, args, inputs, written, _bytes)
-        row.write_bytes += written
+            text = str(dtype).removeprefix("torch.") if dtype else ""
+            self.rows[name, dtype] = Row("", "pipeline", name, kind, dtype=text)
+        return self.rows[name, dtype]
 
 
 def _plain_choice(args: tuple, chosen: Tensor) -> Tensor:
@@ -109,24 +102,11 @@ def _bytes(tensor: Tensor) -> int:
     return distinct_bytes(tensor)
 
 
-def _flat(values: Any) -> list[Any]:
-    found: list[Any] = []
-    for value in values:
-        if isinstance(value, list | tuple):
-            found.extend(_flat(value))
-        else:
-            found.append(value)
-    return found
-
-
-def _asked(values: Any) -> tuple[Any, ...]:
-    """What an operator is asked, without the values of its tensors; of those that pick places they are the question."""
-    return tuple(
-        (tuple(leaf.shape), leaf.dtype, leaf.is_meta, id(leaf) if leaf.dtype in (torch.int64, torch.bool) else 0)
-        if isinstance(leaf, Tensor)
-        else leaf
-        for leaf in _flat(values)
-    )
+def _asked(leaf: Any) -> Any:
+    """What an operator is asked, without the values of a tensor; of one that picks places they are the question."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return (tuple(leaf.shape), leaf.dtype, leaf.is_meta, id(leaf) if leaf.dtype in (torch.int64, torch.bool) else 0)
 
 
 def _size_asked(name: str, args: tuple) -> list[int] | None:
@@ -137,15 +117,12 @@ def _size_asked(name: str, args: tuple) -> list[int] | None:
     return list(lists[0]) if lists else None
 
 
-def _overlaps(tensor: Tensor) -> bool:
-    return any(length > 1 and stride == 0 for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
-
-
 def _on_meta(value: Any) -> Any:
     if isinstance(value, torch.device):
         return torch.device("meta")
-    return known_values.given(value) if isinstance(value, Tensor) else value
+    return known_values.given_if_tensor(value)
 
 
-def _hollow_if_meta(value: Any) -> Any:
+def hollow_if_meta(value: Any) -> Any:
+    """`hollow` of a tensor on ``meta``; anything else as it is."""
     return hollow(value) if isinstance(value, Tensor) and value.is_meta else value

@@ -1,22 +1,16 @@
 """Made-up inputs of a component, on meta or on real tensors."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
-
-Work = Callable[[], Any]
 
 
 class Inputs:
     """Makes inputs: empty on ``meta``, seeded random numbers elsewhere (never zeros, on which kernels run faster)."""
 
-    def __init__(self, device: str, dtype: str, seed: int = 0) -> None:
+    def __init__(self, device: str, dtype: str) -> None:
         self.device = torch.device(device)
         self.dtype = getattr(torch, dtype)
-        self._seed = seed if self.device.type != "meta" else None
-        self._random = torch.Generator(self.device).manual_seed(seed) if self._seed is not None else None
+        self._random = None if device == "meta" else torch.Generator(self.device).manual_seed(0)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal, e.g. an image ``(batch, channels, height, width)`` or text ``(batch, tokens, width)``."""
@@ -29,10 +23,6 @@ class Inputs:
         if self._random is None:
             return torch.empty(shape, dtype=torch.int64, device=self.device)
         return torch.randint(0, vocabulary, shape, device=self.device, generator=self._random)
-
-    def timestep(self, batch: int) -> Tensor:
-        """One denoising time per sample, ``(batch,)``."""
-        return torch.full((batch,), 500, dtype=torch.int64, device=self.device)
 
     def ones(self, *shape: int) -> Tensor:
         """A mask that hides nothing."""

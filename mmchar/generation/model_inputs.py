@@ -1,7 +1,6 @@
 """Inputs of a transformers model, by the input that its class says is the main one: token ids, pixels or sound."""
 
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from mmchar.generation.seen_inputs import image_token, prompt_of
 from mmchar.request import Request
 
+_INNER = ("vision_config", "encoder", "encoder_config", "audio_encoder", "backbone_config")  # configurations inside
 _SIDE = 224  # pixels, where a configuration says none: the usual size of an image encoder
 _RATE = 16_000  # samples of sound per second
 _SECONDS = 10
@@ -25,7 +25,10 @@ def inputs_of(model: nn.Module, request: Request, *, prompt_tokens: int) -> dict
     if main == "input_ids" or _writes_about_images(model):
         sizes = {"height": request.height, "width": request.width}
         found = prompt_of(model, batch=batch, prompt_tokens=prompt_tokens, **sizes)
-        return {**found, **_decoded(model, found["input_ids"])}
+        takes, halves = inspect.signature(model.forward).parameters, getattr(model.config, "is_encoder_decoder", False)
+        if halves and "decoder_input_ids" in takes and not model.can_generate():  # it does not make them itself
+            found["decoder_input_ids"] = found["input_ids"].clone()
+        return found
     if main in ("pixel_values", "pixel_values_videos"):
         return {main: _pixels(model, request, batch), **_text(model, batch, prompt_tokens)}
     if main == "input_features":
@@ -46,13 +49,6 @@ def _writes_about_images(model: nn.Module) -> bool:
     """Whether it is asked with text in which an image has its place, though pixels are its main input (BLIP-2)."""
     takes = inspect.signature(model.forward).parameters
     return model.can_generate() and "input_ids" in takes and image_token(model.config) is not None
-
-
-def _decoded(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
-    """A decoder's own tokens, of a model of two halves that does not make them itself."""
-    takes = inspect.signature(model.forward).parameters
-    both = getattr(model.config, "is_encoder_decoder", False) and "decoder_input_ids" in takes
-    return {"decoder_input_ids": ids.clone()} if both and not model.can_generate() else {}
 
 
 def _text(model: nn.Module, batch: int, tokens: int) -> dict[str, Tensor]:
@@ -93,15 +89,8 @@ def _spectra(model: nn.Module, request: Request, batch: int) -> Tensor:
 
 def _said(model: nn.Module, *names: str) -> Any:
     """The first of some fields that a configuration, or one that it holds, has a value for."""
-    return next((getattr(part, name) for name in names for part in _configs(model) if getattr(part, name, None)), None)
-
-
-def _configs(model: nn.Module) -> Iterator[Any]:
-    yield model.config
-    for name in ("vision_config", "encoder", "encoder_config", "audio_encoder", "backbone_config"):
-        part = getattr(model.config, name, None)
-        if part is not None:
-            yield part
+    configs = [model.config, *(getattr(model.config, name, None) for name in _INNER)]
+    return next((getattr(part, name) for name in names for part in configs if getattr(part, name, None)), None)
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

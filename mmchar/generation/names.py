@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor
-
 from mmchar.generation import parts
 from mmchar.generation.recording import Seen
 from mmchar.generation.structure import tensors
@@ -43,12 +41,8 @@ _LANGUAGE_MODELS = ("lm", "model", "vlm", "seq2seq", "language_model")
 def names(seen: Iterable[Seen], *, renamed: Mapping[str, str] | None = None, makes: str | None = None) -> list[str]:
     """A name for each of the calls that were seen, all different, in their order.
 
-    Parameters
-    ----------
-    renamed : mapping, optional
-        Other names, by role (``transformer``) or role and method (``vae.decode``).
-    makes : {"image", "video", "audio"}, optional
-        What is generated; told from what decoders return where it is not said.
+    ``renamed`` gives other names, by role (``transformer``) or role and method (``vae.decode``). What is generated,
+    image, video or audio, is told from what decoders return where ``makes`` does not say it.
     """
     found: list[str] = []
     used: Counter[str] = Counter()
@@ -74,7 +68,8 @@ def _name(one: Seen, renamed: Mapping[str, str], makes: str | None) -> str:
     if last in _METHODS:
         return _METHODS[last].format(made=makes or _made(one.output))
     if one.method.endswith("encoder.forward"):
-        dims = max((tensor.dim() for tensor in _given(one)), default=2)
+        given = tensors((one.call.args, dict(one.call.kwargs)))
+        dims = max((tensor.dim() for tensor in given if tensor.is_floating_point()), default=2)
         return {3: "encode_audio", 4: "encode_image"}.get(dims, "encode_text")
     if one.method.endswith("embed_tokens.forward"):
         return "embed_text"
@@ -82,26 +77,14 @@ def _name(one: Seen, renamed: Mapping[str, str], makes: str | None) -> str:
     if one.method.endswith("forward") and (
         cache is not None or one.call.kwargs.get("use_cache") or one.role == "language_model"
     ):
-        step = "decode" if cache is not None and _remembers(cache) else "prefill"
+        remembers = any(tensor.dim() > 1 and tensor.numel() for tensor in tensors(cache))
+        step = "decode" if remembers else "prefill"
         return step if one.role in _LANGUAGE_MODELS else f"{step}_{one.role}"
-    return _plain(one.role, one.method)
+    last = one.method.removesuffix(".forward").replace(".", "_")
+    return one.role if last == "forward" else f"{one.role}_{last}"
 
 
 def _made(output: Any) -> str:
     """What a decoder makes: a video of five dimensions (unless of a single frame), an image of four, sound of three."""
     shape = max((tensor.shape for tensor in tensors(output)), key=len, default=(0,) * 4)
     return {5: "video" if shape[2:3] != (1,) else "image", 4: "image"}.get(len(shape), "audio")
-
-
-def _remembers(cache: Any) -> bool:
-    """Whether a cache holds something already."""
-    return any(tensor.dim() > 1 and tensor.numel() for tensor in tensors(cache))
-
-
-def _given(one: Seen) -> list[Tensor]:
-    return [tensor for tensor in tensors((one.call.args, dict(one.call.kwargs))) if tensor.is_floating_point()]
-
-
-def _plain(role: str, method: str) -> str:
-    part = method.removesuffix(".forward").replace(".", "_")
-    return role if part == "forward" else f"{role}_{part}"

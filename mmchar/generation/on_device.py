@@ -1,32 +1,26 @@
 """A generation's network calls on a device, with inputs to time them with.
 
-There are two ways to have them, and what decides is whether there are real inputs at all.
-
 - A model of the zoo, or a name, has random weights and a stand-in prompt: no real inputs. Its calls were seen on
-  ``meta``, and `realized` makes their arguments up on the device: what is known there (masks, positions, times)
-  stays, numbers are normal noise. What is timed is then exactly what was counted; only the networks that are asked for
-  are built; no pipeline runs on the GPU machine's clock; and memory holds one network's arguments at a time.
-- An object of the user's own has weights and inputs that may matter (which experts are chosen, what a mask hides), and
-  is on the device as a whole. `record_on_device` watches its own code run there: each call of a signature is
-  executed once, with its real arguments kept.
+  ``meta``, and `realized` makes their arguments up. What is timed is then exactly what was counted, and only the
+  networks that are asked for are built.
+- An object of the user's own has weights and inputs that may matter (which experts are chosen, what a mask hides).
+  `record_on_device` watches its own code run: each call of a signature is executed once, with its real arguments kept.
 
-Both give the same stages, and both go through `realized`: kernels run faster on zeros than on numbers.
+Both go through `realized`: kernels run faster on zeros than on numbers.
 """
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmchar.generation.recording import Call, Recording, Stage
+from mmchar.generation.recording import Call, Recording, Stage, Subject
 from mmchar.generation.run import recording_of
-from mmchar.generation.structure import mapped, tensors
-from mmchar.generation.watch import Watch
+from mmchar.generation.structure import as_it_is, mapped, tensors
+from mmchar.generation.watch import Execution, Watch
 from mmchar.tracing.known_values import known
-from mmchar.tracing.trace import Row, trace
 
 PLANNED = torch.bfloat16  # the number type that generations are planned in, on ``meta``: the model's own
 _SETTING = re.compile(r"mask|time|ids|sigma|guidance|scale|size|length")  # may be the same everywhere on purpose
@@ -50,55 +44,23 @@ def in_type(stage: Stage, dtype: str) -> Stage:
     return replace(stage, call=Call(args, kwargs), inner=inner)
 
 
-class OnDevice:
-    """Networks that run for real, once per signature, under the tracer, which tells their rows."""
-
-    def given(self, _path: Any, leaf: Any) -> Any:
-        """An argument, as it is."""
-        return leaf
-
-    def returned(self, _path: Any, leaf: Any) -> Any:
-        """A part of an output, as it is."""
-        return leaf
-
-    def kept(self, _path: Any, leaf: Any) -> Any:
-        """A tensor as it is now: a pipeline may write to it later."""
-        return leaf.clone() if isinstance(leaf, Tensor) else leaf
-
-    def run(self, network: nn.Module, work: Callable[[], Any]) -> tuple[Any, list[Row]]:
-        """What a call returns, and its rows."""
-        kept: list[Any] = []
-        rows = trace(network, lambda: kept.append(work())).rows
-        return kept[0], rows
+def _cloned(_path: Any, leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
-def record_on_device(
-    networks: Mapping[str, nn.Module],
-    work: Callable[[], Any],
-    *,
-    renamed: Mapping[str, str] | None = None,
-    makes: str | None = None,
-) -> Recording:
+ON_DEVICE = Execution(as_it_is, as_it_is, kept=_cloned)
+
+
+def record_on_device(subject: Subject) -> Recording:
     """The stages of a generation with the real arguments of their calls; fifty steps cost one execution.
 
-    Parameters
-    ----------
-    networks : mapping
-        By role, on their device.
-    work : callable
-        Runs the generation once.
-    renamed, makes
-        How stages are called (`names.names`).
-
-    Returns
-    -------
-    Recording
-        Without the rows of what ran outside the networks, which is timed as a whole.
+    As `run.record`, with networks on their device, and without the rows of what ran outside them, which is timed as a
+    whole.
     """
-    watch = Watch(networks, OnDevice())
+    watch = Watch(subject.networks, ON_DEVICE)
     with torch.inference_mode(), watch.catching():
-        output = work()
-    return recording_of(watch, output, [], renamed=renamed, makes=makes)
+        output = subject.work()
+    return recording_of(watch, subject, output, [])
 
 
 def realized(stage: Stage, network: nn.Module, *, device: str, dtype: str, seed: int = 0) -> Stage:
@@ -109,14 +71,8 @@ def realized(stage: Stage, network: nn.Module, *, device: str, dtype: str, seed:
     - Whole numbers that nobody knows are random below the vocabulary, a mask hides nothing. Token ids that are all the
       same, as of a prompt of one word, are random too: a mixture of experts would send them all to the same ones.
 
-    Parameters
-    ----------
-    stage : Stage
-        At the step that is wanted; on ``meta`` as planned in bfloat16, or as recorded on the device.
-    network : Module
-        The network that it calls; its configuration tells the vocabulary.
-    dtype : str
-        The network's number type; a stage that was planned takes it.
+    The stage is at the step that is wanted, on ``meta`` as planned in bfloat16, or as recorded on the device; one that
+    was planned takes ``dtype``, the network's number type. The network's configuration tells the vocabulary.
     """
     make = _Maker(network, device, dtype, seed)
     if not any(tensor.is_meta for tensor in tensors((stage.call.args, dict(stage.call.kwargs), dict(stage.inner)))):
@@ -131,7 +87,8 @@ class _Maker:
     def __init__(self, network: nn.Module, device: str, dtype: str, seed: int) -> None:
         self.types = {PLANNED: getattr(torch, dtype)}
         self._device = torch.device(device)
-        self._config = _text_config(network)
+        config: Any = getattr(network, "config", None)
+        self._config = config.get_text_config() if hasattr(config, "get_text_config") else config
         tables = [part.num_embeddings for part in network.modules() if isinstance(part, nn.Embedding)]
         self._least = min([*tables, _UNKNOWN])
         self._vocabulary = getattr(self._config, "vocab_size", None) or self._least
@@ -176,11 +133,6 @@ class _Maker:
     def _empty(self, leaf: Tensor) -> Tensor:
         """Room of a tensor's shape and layout, in its number type or the network's."""
         return torch.empty_like(leaf, device=self._device, dtype=self.types.get(leaf.dtype, leaf.dtype))
-
-
-def _text_config(network: nn.Module) -> Any:
-    config: Any = getattr(network, "config", None)
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _says_nothing(name: str, values: Tensor) -> bool:

@@ -3,38 +3,29 @@
 They are told by the name that the library gives them inside the network.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
 from torch import nn
 
-from mmchar.generation.structure import mapped
+from mmchar.generation.structure import copied
 
-_NAMES = (
-    (
-        re.compile(r"(vision|visual|vision_tower|vision_model|vision_encoder|image_encoder|vision_backbone)"),
-        "encode_image",
-    ),
-    (re.compile(r"(audio_tower|audio_encoder|speech_encoder)"), "encode_audio"),
-    (
-        re.compile(
-            r"(multi_modal_projector|mm_projector|connector|aligner|qformer|language_projection|perceiver_resampler"
-            r"|embed_vision)"
-        ),
-        "project_image",
-    ),
-    (re.compile(r"(audio_projector|embed_audio)"), "project_audio"),
-)
+_STAGES = {
+    "encode_image": "vision visual vision_tower vision_model vision_encoder image_encoder vision_backbone",
+    "encode_audio": "audio_tower audio_encoder speech_encoder",
+    "project_image": "multi_modal_projector mm_projector connector aligner qformer language_projection"
+    " perceiver_resampler embed_vision",
+    "project_audio": "audio_projector embed_audio",
+}
+_STAGE_OF = {part: stage for stage, parts in _STAGES.items() for part in parts.split()}
 
 
 def name_of(method: str) -> str | None:
     """The stage of a part, by the method ``model.vision_tower.forward``; None of what is no part."""
-    last = method.removesuffix(".forward").rpartition(".")[2]
-    if not method.endswith(".forward"):
-        return None
-    return next((stage for names, stage in _NAMES if names.fullmatch(last)), None)
+    path, _, last = method.rpartition(".")
+    return _STAGE_OF.get(path.rpartition(".")[2]) if last == "forward" else None
 
 
 def parts_of(network: nn.Module) -> Iterator[nn.Module]:
@@ -56,16 +47,12 @@ def answered(network: nn.Module, outputs: Mapping[str, Any], work: Callable[[], 
     def run() -> Any:
         with ExitStack() as stack:
             for method, output in outputs.items():
-                stack.enter_context(_answering(network.get_submodule(method.rpartition(".")[0]), output))
+                module = network.get_submodule(method.rpartition(".")[0])
+                stack.enter_context(patch.object(module, "forward", _answer(output)))
             return work()
 
     return run
 
 
-@contextmanager
-def _answering(module: nn.Module, output: Any) -> Iterator[None]:
-    module.forward = lambda *_args, **_kwargs: mapped(output, lambda _path, leaf: leaf)  # a network may write to it
-    try:
-        yield
-    finally:
-        del module.forward
+def _answer(output: Any) -> Callable[..., Any]:
+    return lambda *_args, **_kwargs: copied(output)  # a network may write to it

@@ -9,17 +9,17 @@ from typing import Any
 import msgspec
 from transformers import GenerationConfig
 
+from mmchar.faults import text_of
 from mmchar.files import canonical_json
 from mmchar.generation.faults import one_line
 from mmchar.generation.from_folders import pipelines, standins
-from mmchar.generation.from_folders.saved_parts import loaded
 from mmchar.generation.from_folders.wanted import is_picture, picture, sides, wanted
 from mmchar.generation.guess import with_pipeline
 from mmchar.generation.inputs import Inputs
 from mmchar.generation.model_inputs import generation_names, inputs_of
-from mmchar.generation.recording import Stage
+from mmchar.generation.recording import Stage, Subject
 from mmchar.generation.run import record
-from mmchar.generation.subject import Subject, makes_of, subject_of
+from mmchar.generation.subject import makes_of, subject_of
 from mmchar.models.loading import Model, ModelSpec, build_model
 from mmchar.request import Request
 
@@ -40,16 +40,7 @@ _PLANS: dict[str, tuple[Stage, ...]] = {}
 
 
 def subject_of_zoo(model: Model, request: Request, more: Mapping[str, Any] | None = None) -> Subject:
-    """One generation of a model of the zoo.
-
-    Parameters
-    ----------
-    model : Model
-        On any device; one on ``meta`` is counted, one on a device measured.
-    request : Request
-        With all its fields (:meth:`loading.ModelSpec.resolve`).
-    more : mapping, optional
-        Further arguments of the pipeline's call.
+    """One generation of a model of the zoo, on any device, of a resolved request and ``more`` arguments of its call.
 
     Raises ValueError for a field that the pipeline does not take, or a network that it lacks.
     """
@@ -69,11 +60,8 @@ def plan(spec: ModelSpec, request: Request) -> tuple[Stage, ...]:
     """The stages of one generation, as its code was seen to make them on ``meta``; seen once per process."""
     key = _key(spec, request)
     if key not in _PLANS:
-        model = build_model(spec, device="meta", dtype="bfloat16")
-        subject = subject_of_zoo(model, request)
-        with one_line(spec.name):
-            found = record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes).stages
-        remember(spec, request, found)
+        subject = subject_of_zoo(build_model(spec, device="meta", dtype="bfloat16"), request)
+        remember(spec, request, record(subject).stages)
     return _PLANS[key]
 
 
@@ -92,14 +80,8 @@ def _piped(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
     call = call_of(pipe, request, model.spec, more)
     pipelines.check_complete(pipe.__call__, call, owner=model.spec.name)
     makes = "video" if request.frames else makes_of(pipe.__call__)
-    return Subject(
-        model.spec.name,
-        {**model.components, **pipelines.networks_of(pipe)},
-        pipelines.work(pipe, call),
-        request.given(),
-        renamed=model.spec.pipeline.stages,
-        makes=makes,
-    )
+    networks, work = {**model.components, **pipelines.networks_of(pipe)}, pipelines.work(pipe, call)
+    return Subject(model.spec.name, networks, work, request.given(), model.spec.pipeline.stages, makes)
 
 
 def _written(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
@@ -114,19 +96,14 @@ def _written(model: Model, request: Request, more: Mapping[str, Any]) -> Subject
     if made.any_request:
         _check_taken(model.spec, request, call, writes=writes)
     if writes and getattr(network.config, "is_encoder_decoder", False):
-        call |= _first_token(network.generation_config)
+        known = (network.generation_config.decoder_start_token_id, network.generation_config.bos_token_id)
+        call |= {"decoder_start_token_id": 0} if known == (None, None) else {}  # neither checkpoint nor config says it
     if writes:
         call["new_tokens"] = request.new_tokens
         call |= {"num_beams": request.beams} if request.beams and made.any_request else {}
         pipelines.check_names(more, generation_names(network), owner=model.spec.name)
     found = subject_of(network, (), {**call, **more}, device=model.device, role=role)
     return replace(found, name=model.spec.name, asked=request.given(), renamed=made.stages)
-
-
-def _first_token(settings: Any) -> dict[str, int]:
-    """The token that a decoder begins with, where neither a checkpoint nor a configuration says one."""
-    known = (settings.decoder_start_token_id, settings.bos_token_id)
-    return {} if any(token is not None for token in known) else {"decoder_start_token_id": 0}
 
 
 def _check_taken(spec: ModelSpec, request: Request, call: Mapping[str, Any], *, writes: bool) -> None:
@@ -141,20 +118,20 @@ def _check_taken(spec: ModelSpec, request: Request, call: Mapping[str, Any], *, 
 
 def _own(model: Model, request: Request, more: Mapping[str, Any]) -> Subject:
     """A model that no library generates with, run by a pipeline of this package."""
+    pipe, spec = own_pipeline(model), model.spec
+    call = {**spec.pipeline.call, **request.given(), **more}
+    pipelines.check_arguments(pipe.__call__, call, owner=spec.name)
+    makes = "video" if request.frames else "image"
+    return Subject(spec.name, model.components, lambda: pipe(**call), request.given(), spec.pipeline.stages, makes)
+
+
+def own_pipeline(model: Model, **more: Any) -> Any:
+    """The pipeline of this package around a model's networks; what its class does not take of the file is a note."""
     made = model.spec.pipeline
     cls = class_of("mmchar.generation.own", made.cls)
-    inputs = Inputs("cpu" if model.device == "meta" else model.device, model.dtype)
-    pipe = cls(model.components, inputs, **made.arguments)
-    call = {**made.call, **request.given(), **more}
-    pipelines.check_arguments(pipe.__call__, call, owner=model.spec.name)
-    return Subject(
-        model.spec.name,
-        model.components,
-        lambda: pipe(**call),
-        request.given(),
-        renamed=made.stages,
-        makes="video" if request.frames else "image",
-    )
+    takes = inspect.signature(cls).parameters
+    arguments = {name: value for name, value in {**made.arguments, **more}.items() if name in takes}
+    return cls(model.components, Inputs("cpu" if model.device == "meta" else model.device, model.dtype), **arguments)
 
 
 _SUBJECTS = {"transformers": _written, "mmchar": _own}
@@ -167,8 +144,11 @@ def pipeline_of(model: Model, request: Request) -> Any:
     tokens = dict(made.tokens)
     if request.prompt_tokens and not set(_CALLED["prompt_tokens"]) & set(inspect.signature(cls.__call__).parameters):
         tokens.setdefault("*", {"most": request.prompt_tokens})  # it pads a prompt to what its tokenizers say
-    parts = {**_objects(made.schedulers), **loaded(made.files)}
-    arguments = {**parts, **made.arguments}
+    schedulers = {  # and guiders
+        role: class_of("diffusers", part["class"]).from_config(dict(part.get("config", {})))
+        for role, part in made.schedulers.items()
+    }
+    arguments = {**schedulers, **pipelines.loaded(made.files), **made.arguments}
     pipe = pipelines.build(cls, model.components, arguments=arguments, tokens=tokens)
     if made.any_request:
         _fit_tokenizers(pipe, model.spec.name, tokens.get("*", {}).get("most"))
@@ -183,10 +163,7 @@ def pipeline_of(model: Model, request: Request) -> Any:
 
 
 def _fit_tokenizers(pipe: Any, name: str, most: int | None) -> None:
-    """Let tokenizers pad a prompt to the length asked for, as no argument of the call says it.
-
-    Raises ValueError where none of them takes so many tokens.
-    """
+    """Let tokenizers pad a prompt to the length asked for, as no argument of the call says it, if they can."""
     found = [part for role, part in pipe.components.items() if "tokenizer" in role and part is not None]
     longest = max((part.model_max_length for part in found), default=most)
     if most is None or longest is None:
@@ -203,7 +180,9 @@ def call_of(pipe: Any, request: Request, spec: ModelSpec, more: Mapping[str, Any
     Raises ValueError for a field that the call has no argument for, unless it says what the networks make anyway.
     """
     takes = inspect.signature(pipe.__call__).parameters
-    request = _both_sides(pipe, request)
+    if (request.height is None) != (request.width is None):  # some pipelines take both from elsewhere then
+        height, width = sides(pipe, takes, request)
+        request = replace(request, height=height, width=width)
     renamed = spec.pipeline.request
     more = {name: picture(value) if is_picture(name) else value for name, value in more.items()}
     found = {**_batch(takes, request), **spec.pipeline.call}
@@ -226,26 +205,13 @@ def call_of(pipe: Any, request: Request, spec: ModelSpec, more: Mapping[str, Any
     return {**made.arguments, **found, **more}
 
 
-def _both_sides(pipe: Any, request: Request) -> Request:
-    """A request with height and width where it has one of them: some pipelines take both from elsewhere then."""
-    if (request.height is None) == (request.width is None):
-        return request
-    height, width = sides(pipe, inspect.signature(pipe.__call__).parameters, request)
-    return replace(request, height=height, width=width)
-
-
 def _batch(takes: Mapping[str, Any], request: Request) -> dict[str, Any]:
     """Prompts or labels, as many as the batch has; some pipelines take one text and no list."""
     many = request.batch or 1
-    made: dict[str, Any] = {}
-    if "prompt" in takes:
-        prompt = standins.prompt(request.prompt_tokens)
-        made["prompt"] = prompt if many == 1 else [prompt] * many
-    if "class_labels" in takes:
-        made["class_labels"] = [1] * many
-    if not made and "batch_size" in takes:
-        made["batch_size"] = many
-    return made
+    prompt = standins.prompt(request.prompt_tokens)
+    made = {"prompt": prompt if many == 1 else [prompt] * many, "class_labels": [1] * many}
+    found = {name: value for name, value in made.items() if name in takes}
+    return found or ({"batch_size": many} if "batch_size" in takes else {})
 
 
 def class_of(library: str, name: str) -> Any:
@@ -254,13 +220,4 @@ def class_of(library: str, name: str) -> Any:
     try:
         return getattr(import_module(module), last)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{library} has no class {name!r} here: {' '.join(str(error).split())[:200]}") from error
-
-
-def _objects(made: Mapping[str, Any]) -> dict[str, Any]:
-    """Schedulers (and guiders) by role, each of its class and configuration."""
-    found = {}
-    for role, part in made.items():
-        cls = class_of("diffusers", part["class"])
-        found[role] = cls.from_config(dict(part.get("config", {})))
-    return found
+        raise ValueError(f"{library} has no class {name!r} here: {text_of(error, 200)}") from error

@@ -8,9 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from mmchar.generation import caches, parts
-from mmchar.generation.structure import is_cache, leaves, mapped, tensors
+from mmchar.generation.structure import Change, as_it_is, is_cache, leaves, mapped, tensors
 from mmchar.tracing import known_values
 from mmchar.tracing.trace import Row
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One generation, ready to run: its networks by role, on ``meta`` or on a device, and the work that calls them.
+
+    ``renamed`` and ``makes`` say how its stages are called (`names.names`).
+    """
+
+    name: str
+    networks: Mapping[str, nn.Module]
+    work: Callable[[], Any]
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    makes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -23,9 +38,9 @@ class Call:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
-    def copied(self, change: Any = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def copied(self, change: Change = as_it_is) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments to call with once: caches are copied, as the call may change them; leaves go through ``change``."""
-        return mapped((self.args, dict(self.kwargs)), change or (lambda _path, leaf: leaf))
+        return mapped((self.args, dict(self.kwargs)), change)
 
     @property
     def cache(self) -> Any:
@@ -118,13 +133,8 @@ class Stage:
     @property
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor that the network is called with, by the argument's name or place."""
-        args, kwargs = self.call.args, self.call.kwargs
-        named = {str(index): value for index, value in enumerate(args)} | dict(kwargs)
-        found = {}
-        for name, value in named.items():
-            if isinstance(value, Tensor):
-                found[name] = tuple(value.shape)
-        return found
+        named = {str(index): value for index, value in enumerate(self.call.args)} | dict(self.call.kwargs)
+        return {name: tuple(value.shape) for name, value in named.items() if isinstance(value, Tensor)}
 
 
 @dataclass
@@ -148,20 +158,17 @@ class Seen:
     inside: list[tuple["Seen", tuple[int, ...]]] = field(default_factory=list)  # their calls, made with each of these
     values: list[list[Tensor]] | None = None  # what its masks and places said, of a network that reads them
 
-    @property
-    def repeats(self) -> int:
-        """How often it was called."""
-        return len(self.numbers)
-
     def is_for(self, values: list[Tensor]) -> bool:
         """Whether a call with such masks and places does the same, as far as its network reads them."""
-        return self.values is None or any(_equal(values, one) for one in self.values)
+        return self.values is None or any(
+            len(one) == len(values) and all(map(torch.equal, one, values)) for one in self.values
+        )
 
     def stage(self, name: str) -> Stage:
         """The calls as a stage of a generation."""
         grows = self.numbers if len(set(self.numbers)) > 1 else None
         growth = Growth.between(self.structure, self.numbers, self.layers) if grows else None
-        return Stage(name, self.role, self.method, self.repeats, self.call, growth, inner=self.inner)
+        return Stage(name, self.role, self.method, len(self.numbers), self.call, growth, inner=self.inner)
 
 
 @dataclass(frozen=True)
@@ -183,12 +190,10 @@ def _resized(leaf: Tensor, shape: list[int]) -> Tensor:
         if hasattr(leaf, "known"):
             made.known = _resized(leaf.known, shape)
         return made
-    many = [range(size) for size in shape]
-    out = leaf
-    for dim, wanted in enumerate(many):
-        index = torch.arange(len(wanted), device=leaf.device).clamp(max=leaf.shape[dim] - 1)
-        out = out.index_select(dim, index)
-    return out
+    for dim, size in enumerate(shape):
+        index = torch.arange(size, device=leaf.device).clamp(max=leaf.shape[dim] - 1)
+        leaf = leaf.index_select(dim, index)
+    return leaf
 
 
 def signature(args: tuple, kwargs: Mapping[str, Any]) -> tuple[tuple, tuple[int, ...]]:
@@ -215,9 +220,3 @@ def whole_numbers(arguments: Any) -> list[Tensor]:
     """Values of the masks, places and sizes among arguments, as far as they are known; of rows, not of single times."""
     found = [known_values.known(tensor) for tensor in tensors(arguments) if tensor.dim() > 1]
     return [values for values in found if values is not None and not values.is_floating_point()]
-
-
-def _equal(one: list[Tensor], other: list[Tensor]) -> bool:
-    return len(one) == len(other) and all(
-        a.shape == b.shape and bool((a == b).all()) for a, b in zip(one, other, strict=True)
-    )

@@ -1,82 +1,51 @@
 """Run a generation with its networks on ``meta``, and write down what it does."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from mmchar.generation import caches
-from mmchar.generation.hollow import hollow, record_outside
+from mmchar.generation.faults import one_line
+from mmchar.generation.hollow import hollow_if_meta, record_outside
 from mmchar.generation.names import names
-from mmchar.generation.recording import Recording
-from mmchar.generation.structure import is_cache
-from mmchar.generation.watch import Watch
-from mmchar.tracing.known_values import given
-from mmchar.tracing.trace import Row, trace
+from mmchar.generation.recording import Recording, Subject
+from mmchar.generation.structure import as_it_is, is_cache
+from mmchar.generation.watch import Execution, Watch
+from mmchar.tracing.known_values import given, given_if_tensor
+from mmchar.tracing.trace import Row
 
 
-class OnMeta:
-    """Networks on ``meta`` under the tracer; what they return goes on as zeros on the CPU."""
-
-    def given(self, _path: Any, leaf: Any) -> Any:
-        """An argument on ``meta``; a cache is put there in place."""
-        if is_cache(leaf):
-            caches.to_meta(leaf)
-        return given(leaf) if isinstance(leaf, Tensor) else leaf
-
-    def returned(self, _path: Any, leaf: Any) -> Any:
-        """A part of an output, hollow."""
-        return hollow(leaf) if isinstance(leaf, Tensor) and leaf.is_meta else leaf
-
-    def kept(self, _path: Any, leaf: Any) -> Any:
-        """A tensor as it is: on ``meta`` nothing is written to it."""
-        return leaf
-
-    def run(self, network: nn.Module, work: Callable[[], Any]) -> tuple[Any, list[Row]]:
-        """What a call returns, and its rows."""
-        kept: list[Any] = []
-        rows = trace(network, lambda: kept.append(work())).rows
-        return kept[0], rows
+def _on_meta(_path: Any, leaf: Any) -> Any:
+    """An argument on ``meta``; a cache is put there in place."""
+    if is_cache(leaf):
+        caches.to_meta(leaf)
+    return given_if_tensor(leaf)
 
 
-def record(
-    networks: Mapping[str, nn.Module],
-    work: Callable[[], Any],
-    *,
-    renamed: Mapping[str, str] | None = None,
-    makes: str | None = None,
-) -> Recording:
-    """What a generation does when ``work`` runs it: its stages with their rows, and what runs between them.
+ON_META = Execution(_on_meta, lambda _path, leaf: hollow_if_meta(leaf), as_it_is)  # on meta nothing is written
 
-    Parameters
-    ----------
-    networks : mapping
-        The networks by role, on ``meta`` (`on_meta`). They pretend to be on the CPU meanwhile.
-    work : callable
-        Runs the generation once, e.g. calls the pipeline that holds the networks.
-    renamed, makes
-        How stages are called (`names.names`).
+
+def record(subject: Subject) -> Recording:
+    """What a generation does when it runs once: its stages with their rows, and what runs between them.
+
+    The networks are on ``meta`` (`on_meta`) and pretend to be on the CPU meanwhile. Raises ValueError, in one line, for
+    whatever the generation's own code raises.
     """
-    watch = Watch(networks, OnMeta())
-    with watch.catching(), _pretending(watch):
-        output, outside = record_outside(work)
-    return recording_of(watch, output, outside, renamed=renamed, makes=makes)
+    watch = Watch(subject.networks, ON_META)
+    with one_line(subject.name), watch.catching(), _pretending(watch):
+        output, outside = record_outside(subject.work)
+    return recording_of(watch, subject, output, outside)
 
 
-def recording_of(
-    watch: Watch,
-    output: Any,
-    outside: list[Row],
-    *,
-    renamed: Mapping[str, str] | None = None,
-    makes: str | None = None,
-) -> Recording:
+def recording_of(watch: Watch, subject: Subject, output: Any, outside: list[Row]) -> Recording:
     """What was watched as stages, each with its name."""
     every = [seen for seen in watch.seen if seen.rows]  # some calls only look something up
-    named = names(every, renamed=renamed, makes=makes)
+    named = names(every, renamed=subject.renamed, makes=subject.makes)
     stages = tuple(seen.stage(name) for seen, name in zip(every, named, strict=True))
     rows = {name: seen.rows for seen, name in zip(every, named, strict=True)}
     return Recording(stages, rows, outside, output)
@@ -122,28 +91,21 @@ def _pretending(watch: Watch) -> Iterator[None]:
     from transformers import PreTrainedModel
 
     classes: list[type] = [PreTrainedModel]
-    try:
+    with suppress(ImportError):  # measuring does not need it
         from diffusers import ModelMixin
 
         classes.append(ModelMixin)
-    except ImportError:  # measuring does not need it
-        pass
     with ExitStack() as stack:
         for cls in classes:
-            stack.enter_context(_device_of(cls, watch))
+            stack.enter_context(patch.object(cls, "device", _device_outside(cls, watch)))
         yield
 
 
-@contextmanager
-def _device_of(cls: Any, watch: Watch) -> Iterator[None]:
+def _device_outside(cls: Any, watch: Watch) -> property:
     original = cls.device
 
     def device(self: Any) -> torch.device:
         where = original.fget(self)
         return where if watch.is_inside or where.type != "meta" else torch.device("cpu")
 
-    cls.device = property(device)
-    try:
-        yield
-    finally:
-        cls.device = original
+    return property(device)

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from mmchar.generation.run import on_meta
-from mmchar.generation.structure import mapped, tensors
-from mmchar.tracing.known_values import given
+from mmchar.generation.structure import tensors
+from mmchar.tracing.known_values import given_if_tensor
+from mmchar.tracing.trace import trace
 
 _SIDE = 224  # pixels, where a configuration says none: the usual size of an image encoder
 _PATCHES = 32  # on a side of an image, where a model takes any size and none is asked for
@@ -33,7 +35,9 @@ def prompt_of(
         ids = torch.ones(batch, prompt_tokens, dtype=torch.int64)
         return {"input_ids": ids, **pixels}
     many = image_tokens(model, pixels) // batch
-    ids = torch.full((batch, many + prompt_tokens), _text_token(model.config), dtype=torch.int64)
+    special = {value for name, value in vars(model.config).items() if name.endswith(("_token_id", "_token_index"))}
+    plain = next(token for token in range(3, 64) if token not in special)
+    ids = torch.full((batch, many + prompt_tokens), plain, dtype=torch.int64)
     ids[:, :many] = place
     start = getattr(model.config, "vision_start_token_id", None)
     if start is not None and prompt_tokens > 1:
@@ -47,9 +51,11 @@ def prompt_of(
 
 def image_token(config: Any) -> int | None:
     """The token id in whose place an image's features are put; None where there is none."""
-    names = ("image_token_id", "image_token_index")
-    found = next((getattr(config, name) for name in names if getattr(config, name, None) is not None), None)
-    return None if hasattr(config, "cross_attention_layers") or _crosses(config) else found
+    parts = (config, getattr(config, "text_config", config))
+    names = ("cross_attention_layers", "cross_layer_interval")
+    if hasattr(config, names[0]) or any(getattr(part, name, None) for part in parts for name in names):
+        return None  # it is attended to from beside the text
+    return _said(config, "image_token_id", "image_token_index")
 
 
 def image_tokens(model: Any, pixels: dict[str, Tensor]) -> int:
@@ -58,12 +64,9 @@ def image_tokens(model: Any, pixels: dict[str, Tensor]) -> int:
     see = getattr(twin, "get_image_features", None) or twin.model.get_image_features
     takes = inspect.signature(see).parameters
     asked = {name: value for name, value in pixels.items() if name in takes or name == "pixel_values"}
-    with torch.inference_mode():
-        from mmchar.tracing.trace import trace
-
-        kept: list[Any] = []
-        ready = mapped(asked, lambda _path, leaf: given(leaf) if isinstance(leaf, Tensor) else leaf)
-        trace(twin, lambda: kept.append(see(**ready)))
+    kept: list[Any] = []
+    ready = tree_map(given_if_tensor, asked)
+    trace(twin, lambda: kept.append(see(**ready)))
     out = getattr(kept[0], "pooler_output", kept[0])
     return sum(tensor.shape[:-1].numel() for tensor in tensors(out))
 
@@ -76,66 +79,55 @@ def pixels_of(
     vision = getattr(model.config, "vision_config", None) or getattr(model.config, "vq_config", None)
     if "pixel_values" not in takes or vision is None:
         return {}
-    side = _number(vision, "image_size", "resolution")
-    dtype = next(model.parameters()).dtype
-    channels = _number(vision, "num_channels", "in_channels", "in_chans") or 3
+    side, dtype = _said(vision, "image_size", "resolution"), next(model.parameters()).dtype
+    channels = _said(vision, "num_channels", "in_channels", "in_chans") or 3
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=dtype)
+
+    def ones(*shape: int) -> Tensor:
+        return torch.ones(shape, dtype=torch.int64)
+
     if "image_grid_thw" in takes:
         patch, frames = vision.patch_size, getattr(vision, "temporal_patch_size", 1)
         side = side or _PATCHES * patch
-        height, width = height or side, width or side
-        rows, columns = height // patch, width // patch
-        pixels = torch.zeros(batch * rows * columns, channels * frames * patch * patch, dtype=dtype)
+        rows, columns = (height or side) // patch, (width or side) // patch
+        pixels = zeros(batch * rows * columns, channels * frames * patch * patch)
         return {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, rows, columns]] * batch)}
     side = side or _SIDE
     height, width = height or side, width or side
     if "spatial_shapes" in takes:
         rows, columns = height // vision.patch_size, width // vision.patch_size
         return {
-            "pixel_values": torch.zeros(batch, rows * columns, channels * vision.patch_size**2, dtype=dtype),
+            "pixel_values": zeros(batch, rows * columns, channels * vision.patch_size**2),
             "spatial_shapes": torch.tensor([[rows, columns]] * batch),
-            "pixel_attention_mask": torch.ones(batch, rows * columns, dtype=torch.int64),
+            "pixel_attention_mask": ones(batch, rows * columns),
         }
+    sizes = torch.tensor([[height, width]] * batch)
     if getattr(model.config, "image_grid_pinpoints", None):
         from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
         tiles = image_size_to_num_patches([height, width], model.config.image_grid_pinpoints, side)
-        pixels = torch.zeros(batch, tiles, channels, side, side, dtype=dtype)
-        return {"pixel_values": pixels, "image_sizes": torch.tensor([[height, width]] * batch)}
+        return {"pixel_values": zeros(batch, tiles, channels, side, side), "image_sizes": sizes}
     if "aspect_ratio_ids" in takes:
         tiles = vision.max_num_tiles
-        ones = torch.ones(batch, 1, tiles, dtype=torch.int64)
         return {
-            "pixel_values": torch.zeros(batch, 1, tiles, channels, side, side, dtype=dtype),
+            "pixel_values": zeros(batch, 1, tiles, channels, side, side),
             "aspect_ratio_ids": torch.full((batch, 1), len(vision.supported_aspect_ratios)),
-            "aspect_ratio_mask": ones,
-            "cross_attention_mask": torch.ones(batch, prompt_tokens, 1, tiles, dtype=torch.int64),
+            "aspect_ratio_mask": ones(batch, 1, tiles),
+            "cross_attention_mask": ones(batch, prompt_tokens, 1, tiles),
         }
     if "image_attention_mask" in takes:
-        mask = torch.ones(batch, prompt_tokens, 1, dtype=torch.int64)
-        return {"pixel_values": torch.zeros(batch, 1, channels, side, side, dtype=dtype), "image_attention_mask": mask}
+        pixels = zeros(batch, 1, channels, side, side)
+        return {"pixel_values": pixels, "image_attention_mask": ones(batch, prompt_tokens, 1)}
     if "pixel_attention_mask" in takes:  # several images a prompt, of which black ones are none
         return {"pixel_values": torch.ones(batch, 1, channels, height, width, dtype=dtype)}
-    pixels = torch.zeros(batch, channels, height, width, dtype=dtype)
-    if vision.model_type == "pixtral":  # images of any size, each told its own
-        return {"pixel_values": pixels, "image_sizes": torch.tensor([[height, width]] * batch)}
-    return {"pixel_values": pixels}
+    pixels = zeros(batch, channels, height, width)
+    own = {"image_sizes": sizes} if vision.model_type == "pixtral" else {}  # images of any size, each told its own
+    return {"pixel_values": pixels, **own}
 
 
-def _crosses(config: Any) -> bool:
-    text = getattr(config, "text_config", config)
-    return any(
-        getattr(part, name, None)
-        for part in (config, text)
-        for name in ("cross_attention_layers", "cross_layer_interval")
-    )
-
-
-def _text_token(config: Any) -> int:
-    """A token id that stands for nothing special."""
-    special = {value for name, value in vars(config).items() if name.endswith(("_token_id", "_token_index"))}
-    return next(token for token in range(3, 64) if token not in special)
-
-
-def _number(config: Any, *names: str) -> Any:
+def _said(config: Any, *names: str) -> Any:
+    """The first of some fields that a configuration has a value for; of several sizes the first."""
     found = next((getattr(config, name) for name in names if getattr(config, name, None) is not None), None)
-    return found[0] if isinstance(found, list | tuple) else found
+    return found[0] if isinstance(found, list | tuple) and found else found

@@ -16,18 +16,9 @@ SITE = ["module", "op", "attention", "dtype"]
 
 
 def steps_table(stage: Stage, rows_at: Callable[[int], pd.DataFrame], numbers: list[str]) -> pd.DataFrame:
-    """The rows of every step of a stage, with ``step`` and ``repeats``.
+    """The rows of every step of a stage that grows, with ``step`` and ``repeats``; ``rows_at`` traces those of one.
 
-    Parameters
-    ----------
-    stage : Stage
-        One that grows.
-    rows_at : callable
-        The rows of a step, traced.
-    numbers : list of str
-        The columns that may grow; ``live_bytes`` is a maximum, and interpolated without a check.
-
-    Raises ValueError where two steps between which no kink is seen call different operators.
+    ``numbers`` are the columns that may grow; ``live_bytes`` is a maximum, and interpolated without a check.
     """
     firsts, many = _distinct(stage)
     known: dict[int, pd.DataFrame] = {}

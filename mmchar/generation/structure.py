@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 Path = tuple[Any, ...]
+Change = Callable[[Path, Any], Any]  # what becomes of a leaf
 _PLAIN = (int, float, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Generator)
 
 
@@ -40,15 +41,20 @@ def tensors(value: Any) -> list[Tensor]:
     return [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor)]
 
 
-def mapped(
-    value: Any, change: Callable[[Path, Any], Any], path: Path = (), *, keep: Callable[[Any], bool] = lambda _: False
-) -> Any:
+def as_it_is(_path: Path, leaf: Any) -> Any:
+    """No change of a leaf."""
+    return leaf
+
+
+def copied(value: Any) -> Any:
+    """``value`` in containers and objects of its own, with the same leaves."""
+    return mapped(value, as_it_is)
+
+
+def mapped(value: Any, change: Change, path: Path = (), *, keep: Callable[[Any], bool] = lambda _: False) -> Any:
     """``value`` with every leaf exchanged for ``change(path, leaf)``; containers and objects are copied, not changed.
 
-    Parameters
-    ----------
-    keep : callable
-        Parts for which it says yes are passed on as they are.
+    Parts for which ``keep`` says yes are passed on as they are.
     """
     if keep(value):
         return value

@@ -1,54 +1,29 @@
 """What is characterized: a pipeline, a model with ``generate()``, or any module; each as a generation that can be run.
 
-A `Subject` is networks by role, and the work that runs them once. It says nothing of what the work does: that is
-seen (`run.record`).
+A `Subject` says nothing of what its work does: that is seen (`run.record`).
 """
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmchar.generation.from_folders import pipelines
+from mmchar.generation.recording import Subject
 from mmchar.generation.run import on_meta
-from mmchar.generation.structure import mapped
-
-Work = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One generation, ready to run: its networks by role, on ``meta`` or on a device, and the work that calls them."""
-
-    name: str
-    networks: Mapping[str, nn.Module]
-    work: Work
-    asked: Mapping[str, Any] = field(default_factory=dict)
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    makes: str | None = None
+from mmchar.generation.structure import copied
 
 
 def subject_of(
     model: Any, inputs: tuple[Any, ...], call: Mapping[str, Any], *, device: str = "meta", role: str = "lm"
 ) -> Subject:
-    """The generation of an object of the user's own.
+    """The generation of an object of the user's own, a pipeline, a model or a module, which stays as it is.
 
-    Parameters
-    ----------
-    model : DiffusionPipeline, PreTrainedModel or Module
-        On any device; it stays as it is.
-    inputs, call
-        What it is called with: of a pipeline its own call's arguments; of a model with ``generate()`` those of
-        ``generate()``, or ``prompt_tokens`` and ``new_tokens``; of a module its forward's.
-    device : str
-        ``"meta"`` copies the structure there; anything else takes the object as it is.
-    role : str
-        What the network of a model with ``generate()`` is called.
-
-    Raises ValueError for an argument that the call does not take.
+    It is called with its own call's arguments; a model with ``generate()`` with those, or with ``prompt_tokens`` and
+    ``new_tokens``, and its network is called by ``role``. The device ``"meta"`` copies the structure there; any other
+    takes the object as it is. Raises ValueError for an argument that the call does not take.
     """
     if hasattr(model, "components") and hasattr(model, "register_modules"):
         return _pipeline(model, inputs, call, device)
@@ -92,7 +67,7 @@ def _is_written(model: Any, call: Mapping[str, Any]) -> bool:
 
 def _language_model(model: Any, call: Mapping[str, Any], role: str) -> Subject:
     """``generate()``, made to write all the tokens that are asked for."""
-    given = {**_rest(call)}
+    given = _rest(call)
     new = call.get("new_tokens", call.get("max_new_tokens"))
     if "prompt_tokens" in call:
         given.setdefault("input_ids", _ids(call))
@@ -107,7 +82,7 @@ def _language_model(model: Any, call: Mapping[str, Any], role: str) -> Subject:
 
 def _forward(module: nn.Module, inputs: tuple[Any, ...], call: Mapping[str, Any]) -> Subject:
     pipelines.check_arguments(module.forward, call, owner=type(module).__name__)
-    args, kwargs = mapped((tuple(inputs), dict(call)), lambda _path, leaf: leaf)
+    args, kwargs = copied((tuple(inputs), dict(call)))
     return Subject(type(module).__name__, {"model": module}, lambda: module(*args, **kwargs), _plain(call))
 
 
@@ -122,5 +97,4 @@ def _rest(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(call: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked, as far as it can be written down."""
     return {name: value for name, value in call.items() if isinstance(value, int | float | str | bool)}

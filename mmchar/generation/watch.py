@@ -10,35 +10,33 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
+from unittest.mock import patch
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from mmchar.generation import caches, parts
 from mmchar.generation.recording import Call, Seen, signature, whole_numbers
-from mmchar.generation.structure import is_cache, leaves, mapped
+from mmchar.generation.structure import Change, copied, is_cache, leaves, mapped
 from mmchar.tracing import known_values
-from mmchar.tracing.trace import Row
+from mmchar.tracing.trace import trace
 
 # Methods besides ``forward`` that pipelines call networks by; ``generate`` is a loop of calls and no call itself.
 _CALLED = re.compile(r"^(encode|decode)(_\w+)?$|^get_\w*(features|image_tokens)$|^(rank|retrieve)$")
 
 
-class Execution(Protocol):
-    """How a call is executed: on ``meta`` under the tracer, or on a device."""
+@dataclass(frozen=True)
+class Execution:
+    """What becomes of tensors where a call is executed, on ``meta`` or on a device.
 
-    def given(self, path: Any, leaf: Any) -> Any:
-        """An argument, as the network takes it."""
+    So an argument is ``given`` to the network, and a part of an output ``returned`` to the pipeline; what may be
+    written to later is ``kept`` as it is now.
+    """
 
-    def returned(self, path: Any, leaf: Any) -> Any:
-        """A part of an output, as the pipeline goes on with it."""
-
-    def kept(self, path: Any, leaf: Any) -> Any:
-        """A tensor that may be written to later, as it is now."""
-
-    def run(self, network: nn.Module, work: Callable[[], Any]) -> tuple[Any, list[Row]]:
-        """What a call returns, and its operators' rows where they are written down."""
+    given: Change
+    returned: Change
+    kept: Change
 
 
 class Watch:
@@ -69,16 +67,16 @@ class Watch:
     def catching(self) -> Iterator[None]:
         """Catch the networks' calls meanwhile; the networks are as before afterwards."""
         with ExitStack() as stack:
-            stack.enter_context(self._catch_modules())
+            stack.enter_context(patch.object(nn.Module, "__call__", self._catching_call()))
             for role, network in self.networks.items():
                 for path, module in network.named_modules():
                     kind: Any = type(module)
                     for name in _methods(kind):
-                        stack.enter_context(self._catch_method(role, path, module, name))
+                        caught = self._catching_method(role, f"{path}.{name}" if path else name, module, name)
+                        stack.enter_context(patch.object(module, name, caught))
             yield
 
-    @contextmanager
-    def _catch_modules(self) -> Iterator[None]:
+    def _catching_call(self) -> Callable[..., Any]:
         original = nn.Module.__call__
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -91,15 +89,10 @@ class Watch:
                 return original(module, *args, **kwargs)
             return self._caught(role, method, functools.partial(original, module), args, kwargs)
 
-        nn.Module.__call__ = call
-        try:
-            yield
-        finally:
-            nn.Module.__call__ = original
+        return call
 
-    @contextmanager
-    def _catch_method(self, role: str, path: str, network: nn.Module, name: str) -> Iterator[None]:
-        original, method = getattr(network, name), f"{path}.{name}" if path else name
+    def _catching_method(self, role: str, method: str, network: nn.Module, name: str) -> Callable[..., Any]:
+        original = getattr(network, name)
 
         @functools.wraps(original)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -109,15 +102,7 @@ class Watch:
                 return original(*args, **kwargs)
             return self._caught(role, method, original, args, kwargs)
 
-        before = vars(network).get(name)
-        vars(network)[name] = call
-        try:
-            yield
-        finally:
-            if before is None:
-                del vars(network)[name]
-            else:
-                vars(network)[name] = before
+        return call
 
     def _caught(self, role: str, method: str, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         with _disable_current_modes():  # what is done here is no part of the generation
@@ -174,13 +159,15 @@ class Watch:
         before = caches.lengths(cache) if cache is not None else ()
         running, reads = _Running(method), known_values.reads()
         self._running.append(running)
+        outputs: list[Any] = []
         try:
-            out, rows = self._execution.run(self.networks[role], lambda: func(*given[0], **given[1]))
+            rows = trace(self.networks[role], lambda: outputs.append(func(*given[0], **given[1])))
         except Exception as error:
             error.add_note(f"network {role!r} ({method})")
             raise
         finally:
             self._running.pop()
+        (out,) = outputs
         seen = Seen(role, method, kept, key[0], [key[1]], rows, inner=running.outputs, inside=running.calls)
         if known_values.reads() > reads:
             seen.values = [whole_numbers((kept.args, kept.kwargs))]
@@ -194,17 +181,21 @@ class Watch:
         seen.output = out if self._running else mapped(out, self._execution.returned, keep=is_cache)
         if before:
             seen.layers = seen.layers if any(before) else ()
-        alike = self._index.setdefault((role, method, *key), [])
-        twin = next((one for one in alike if cache is None and one.rows == rows), None)
-        if twin is not None and twin.values is not None:  # other values, and still the same operators
-            twin.values += seen.values or []
-            twin.numbers.append(key[1])
-            seen = twin
-        else:
-            self.seen.append(seen)
-            alike.append(seen)
+        seen = self._remembered(seen, *key)
         self._inside(seen, key[1])
         return self._noted(method, self._given_back(seen, cache))
+
+    def _remembered(self, seen: Seen, structure: tuple, numbers: tuple[int, ...]) -> Seen:
+        """What is known of a call from now on: with other values, and still the same operators, an earlier one."""
+        alike = self._index.setdefault((seen.role, seen.method, structure, numbers), [])
+        twin = next((one for one in alike if seen.after is None and one.rows == seen.rows), None)
+        if twin is not None and twin.values is not None:
+            twin.values += seen.values or []
+            twin.numbers.append(numbers)
+            return twin
+        self.seen.append(seen)
+        alike.append(seen)
+        return seen
 
     def _answer(self, seen: Seen, args: tuple, kwargs: dict[str, Any], *, grown: bool) -> Any:
         cache = Call(args, kwargs).cache
@@ -213,7 +204,7 @@ class Watch:
             if grown:
                 self._advance(seen, cache)
             elif seen.after is not None:
-                caches.restore(cache, mapped(seen.after, lambda _path, leaf: leaf))
+                caches.restore(cache, copied(seen.after))
         return self._noted(seen.method, self._given_back(seen, cache))
 
     def _catch_up(self, cache: Any) -> None:
@@ -236,9 +227,7 @@ class Watch:
     def _given_back(self, seen: Seen, cache: Any) -> Any:
         """The output of a signature, with the cache of this call in it."""
         out = mapped(seen.output, self._execution.kept, keep=is_cache)
-        return (
-            _with_cache(out, cache) if cache is not None and not seen.wraps else mapped(out, lambda _path, leaf: leaf)
-        )
+        return copied(out) if cache is None or seen.wraps else _with_cache(out, cache)
 
 
 @dataclass
@@ -251,7 +240,6 @@ class _Running:
 
 
 def _with_cache(value: Any, cache: Any) -> Any:
-    """An output with another cache in the place of its own."""
     if is_cache(value):
         return cache
     if isinstance(value, tuple | list) and any(is_cache(part) for part in value):
@@ -265,5 +253,4 @@ def _with_cache(value: Any, cache: Any) -> Any:
 
 @functools.cache
 def _methods(cls: Any) -> tuple[str, ...]:
-    """Methods of a class that pipelines call it by."""
     return tuple(name for name in dir(cls) if _CALLED.match(name) and inspect.isfunction(getattr(cls, name)))

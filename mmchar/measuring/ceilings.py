@@ -20,7 +20,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from mmchar.generation.faults import text_of
+from mmchar.faults import text_of
 from mmchar.measuring.ceiling_cases import Case, cases, dispatch_cases
 from mmchar.measuring.machine import gpu_state, is_usable, torch_settings
 from mmchar.measuring.optimization.backends import attention_backend, check_backend

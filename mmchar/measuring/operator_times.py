@@ -54,7 +54,7 @@ def profile_once(module: Any, work: Work, device: str) -> Profile:
     kept: dict[str, Any] = {}
 
     def traced() -> None:
-        kept["rows"] = trace(module, work, label=lambda row: record_function(f"{_LABEL}{row}")).rows
+        kept["rows"] = trace(module, work, label=lambda row: record_function(f"{_LABEL}{row}"))
 
     with profiler(device) as seen:
         if on_gpu:

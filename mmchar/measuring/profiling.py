@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from mmchar.counting import operator_table as counting
-from mmchar.generation.faults import said_by
+from mmchar.faults import said_by
 from mmchar.locks import measuring
 from mmchar.measuring.energy import energy_counter
 from mmchar.measuring.machine import gpu_state, is_usable, other_cores, torch_settings

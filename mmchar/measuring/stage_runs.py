@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from mmchar.counting import operator_table as counting
-from mmchar.generation.faults import text_of
+from mmchar.faults import text_of
 from mmchar.generation.recording import Stage
 from mmchar.measuring.energy import Counter, run_energy
 from mmchar.measuring.kernels import LAUNCH_BOUND, Kernel, idle_facts, run_kernels

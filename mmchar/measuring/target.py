@@ -108,7 +108,7 @@ def of_object(model: Any, inputs: tuple[Any, ...], call: Mapping[str, Any], sett
     with torch.device(device):  # what stands for a prompt is made there
         subject = subject_of(model, inputs, call, device=device)
     with measuring(device):
-        seen = record_on_device(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes).stages
+        seen = record_on_device(subject).stages
     spec = ModelSpec(subject.name, "", 0, "an object of the user's own", {}, {}, "", {})
     wrapped = Model(spec, subject.networks, device, dtype)
     plan = _chosen(spec.name, seen, Request(), settings)
@@ -150,7 +150,7 @@ def _planned(spec: ModelSpec, request: Request, more: Mapping[str, Any]) -> tupl
         return stages(spec, request)
     twin = build_model(spec, device="meta", dtype=str(PLANNED).removeprefix("torch."))
     subject = subject_of_zoo(twin, request, more)
-    return record(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes).stages
+    return record(subject).stages
 
 
 def _chosen(name: str, plan: Sequence[Stage], request: Request, settings: Settings) -> tuple[Stage, ...]:

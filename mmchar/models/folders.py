@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mmchar.faults import text_of
 from mmchar.models.specs import Component, ModelSpec
 
 LIBRARIES = ("diffusers", "transformers")
@@ -21,15 +22,8 @@ _FOR_LOADING = ("auto_map", "trust_remote_code", "quantization_config", "attn_im
 
 def make_spec(name: str, cls: str, family: str, components: dict[str, Component], **more: Any) -> ModelSpec:
     """A spec of what is known of a folder: it has no year, no papers and no scaled-down variant."""
-    return ModelSpec(
-        name=name,
-        family=family,
-        year=0,
-        summary=f"{cls} from a folder",
-        components=components,
-        tiny_request={},
-        **more,
-    )
+    summary = f"{cls} from a folder"
+    return ModelSpec(name, family, 0, summary, components=components, tiny_request={}, **more)
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -39,7 +33,7 @@ def read_object(file: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ValueError(f"{file} does not exist; component {file.parent.name!r} needs its {file.name}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not readable JSON: {' '.join(str(error).split())[:300]}") from error
+        raise ValueError(f"{file} is not readable JSON: {text_of(error)}") from error
     if not isinstance(raw, dict):
         raise ValueError(f"{file}: expected an object, found {type(raw).__name__}")
     return raw
@@ -59,8 +53,7 @@ def library_class(where: str, library: str, name: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except (AttributeError, ImportError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ValueError(f"{where}: {library} has no class {name!r} here ({said})") from error
+        raise ValueError(f"{where}: {library} has no class {name!r} here ({text_of(error, 200)})") from error
 
 
 def module_of(library: str) -> str | None:
@@ -76,10 +69,7 @@ def module_of(library: str) -> str | None:
 def network_config(where: str, cls: Any, raw: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     """What a network is built with: its configuration as saved, without what the library leaves out when it loads.
 
-    Parameters
-    ----------
-    where : str
-        The component, for ``notes``, which gets a line for what is left out.
+    ``notes`` gets a line for what is left out of the component.
     """
     stored = raw.get("quantization_config")
     if stored:

@@ -1,14 +1,14 @@
 """Models as data: read a zoo file, build its components with random weights, or load saved weights."""
 
-import difflib
 import re
 import warnings
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmchar.faults import did_you_mean, typed
 from mmchar.models import hub
 from mmchar.models.network_folders import network_spec
 from mmchar.models.pipeline_folders import pipeline_spec
@@ -43,57 +43,35 @@ def get_spec(name: str, *, tiny: bool = False) -> ModelSpec:
     Raises ValueError for an unknown name (with the nearest), or a file that is no valid spec (with file and field).
     """
     if str(name).endswith(".json"):
-        path = Path(name)
+        spec = read_spec(Path(name))
     elif name in zoo_names():
-        path = ZOO / f"{name}.json"
+        spec = read_spec(ZOO / f"{name}.json")
     elif name and (Path(name).is_dir() or hub.is_id(str(name))):
-        return _folder_spec(str(name), tiny=tiny)
+        if tiny:
+            raise ValueError(f"{name!r} has no scaled-down variant; write smaller numbers into its config.json files")
+        return _folder_spec(str(name))
     else:
-        near = difflib.get_close_matches(str(name), zoo_names(), 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(name, zoo_names())
         raise ValueError(f"unknown model {name!r}; {hint}'mmchar models' lists all {len(zoo_names())}")
-    spec = read_spec(path)
     return spec.scaled_down() if tiny else spec
 
 
-def _folder_spec(name: str, *, tiny: bool) -> ModelSpec:
-    if tiny:
-        raise ValueError(f"{name!r} has no scaled-down variant; write smaller numbers into its config.json files")
-    if Path(name).is_dir():
-        spec = folder_spec(name)
+def _folder_spec(given: str) -> ModelSpec:
+    """The spec of a folder or a hub id, whose request has no defaults but those that a prompt needs."""
+    folder = Path(given)
+    name = folder.absolute().name
+    if not folder.is_dir():
+        folder = hub.download_configs(given, zoo=zoo_names())
+    name = re.sub(r"[^\w.-]+|^[^\w]+|\.+$", "-", name)
+    if (folder / "model_index.json").is_file():
+        spec = pipeline_spec(folder, name)
+    elif (folder / "config.json").is_file():
+        spec = network_spec(folder, name)
     else:
-        spec = folder_spec(hub.download_configs(name, zoo=zoo_names()), name=name.rpartition("/")[2])
+        raise ValueError(f"{given!r} holds neither model_index.json (diffusers) nor config.json (transformers)")
     for note in spec.notes:
         warnings.warn(f"{spec.name}: {note}", stacklevel=1)
     return spec
-
-
-def folder_spec(path: str | Path, *, name: str | None = None) -> ModelSpec:
-    """The spec of a local diffusers pipeline or transformers model, from its configuration files alone.
-
-    Its request has no defaults but those that a prompt needs: what the pipeline's own call says decides, and any field
-    that the call takes may be given. ``notes`` says what of the folder is left out, and why.
-
-    Parameters
-    ----------
-    path : str or Path
-        The folder.
-    name : str, optional
-        What results are called by; the folder's name unless given.
-
-    Raises
-    ------
-    ValueError
-        A class that the libraries do not have, a component without ``config.json``, a file that is no JSON object: one
-        line that names file, component and field.
-    """
-    folder = Path(path)
-    name = re.sub(r"[^\w.-]+|^[^\w]+|\.+$", "-", name or folder.absolute().name)
-    if (folder / "model_index.json").is_file():
-        return pipeline_spec(folder, name)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{str(path)!r} holds neither model_index.json (diffusers) nor config.json (transformers)")
-    return network_spec(folder, name)
 
 
 def list_models() -> "pd.DataFrame":
@@ -130,23 +108,11 @@ def load(
     tiny: bool = False,
     roles: Collection[str] | None = None,
 ) -> Model:
-    """Build a model's networks.
+    """Build the networks of a zoo name, a model file, a local folder or a hub id, or only those of some roles.
 
-    Parameters
-    ----------
-    name : str
-        A zoo name, a model file, a local folder or a hub id; with ``weights="pretrained"`` one of the last two.
-    weights : {"random", "pretrained"}
-        Random weights need no download. Pretrained goes through ``from_pretrained`` with safetensors only and
-        never runs remote code.
-    device : str
-        ``"meta"`` (shapes only), ``"cpu"`` or ``"cuda"``.
-    dtype : {"float32", "bfloat16", "float16"}
-        Set while building, so that buffers a class keeps in fp32 stay so.
-    tiny : bool
-        The scaled-down variant of the spec.
-    roles : collection of str, optional
-        Build only these components, with random weights; all unless given.
+    Random ``weights`` need no download. ``"pretrained"`` ones, of a folder or a hub id, go through ``from_pretrained``
+    with safetensors only and never run remote code. The device is ``"meta"`` (shapes only), ``"cpu"`` or ``"cuda"``.
+    The dtype is set while building, so that buffers that a class keeps in float32 stay so.
 
     Raises ValueError for an unknown name, device or dtype; a config that its class rejects (with component and class).
     """
@@ -195,10 +161,13 @@ def build(part: Component, *, role: str, model: str, device: str, dtype: str) ->
     cls = _resolve_class(part, role, model)
     config = copied(part.config)
     try:
-        with _default_dtype(getattr(torch, dtype)), torch.device(device):
+        with ExitStack() as stack:
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(getattr(torch, dtype))
+            stack.enter_context(torch.device(device))
             module = _from_config(cls, config, dtype) if hasattr(cls, "_from_config") else cls(**config)
     except Exception as error:
-        raise ValueError(f"{model}, component {role!r}: {part.cls} rejects its config: {_one_line(error)}") from error
+        raise ValueError(f"{model}, component {role!r}: {part.cls} rejects its config: {typed(error)}") from error
     module = module.to(device)  # parameters made with the legacy torch.Tensor([x]) ignore the device context
     return module.eval().requires_grad_(False)
 
@@ -225,7 +194,7 @@ def _resolve_class(part: Component, role: str, model: str) -> Any:
         cls = getattr(import_module(module), name)
     except ImportError as error:
         raise ValueError(
-            f"{model}, component {role!r} needs {module}: {_one_line(error)}; pip install {part.library}"
+            f"{model}, component {role!r} needs {module}: {typed(error)}; pip install {part.library}"
         ) from error
     except AttributeError as error:
         raise ValueError(f"{model}, component {role!r}: {part.library} has no class {part.cls!r}") from error
@@ -234,19 +203,3 @@ def _resolve_class(part: Component, role: str, model: str) -> Any:
     if not (isinstance(cls, type) and issubclass(cls, Module)):  # a function such as transformers.pipeline loads files
         raise ValueError(f"{model}, component {role!r}: {part.cls!r} of {part.library} is not a network (nn.Module)")
     return cls
-
-
-@contextmanager
-def _default_dtype(dtype: "torch.dtype") -> Iterator[None]:
-    import torch
-
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

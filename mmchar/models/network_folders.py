@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmchar.faults import typed
 from mmchar.models.folders import library_class, make_spec, network_config, read_object
 from mmchar.models.specs import Component, ModelSpec, Pipeline, copied
 from mmchar.request import Limit
@@ -17,18 +18,22 @@ _ANSWERED = {"batch": 1, "prompt_tokens": 64, "new_tokens": 64}  # of a model th
 def network_spec(folder: Path, name: str) -> ModelSpec:
     """The spec of a saved transformers model: any class that the library exports.
 
-    Raises ValueError as `loading.folder_spec`.
+    Raises ValueError for a class that it does not have, or a file that is no JSON object: one line that names them.
     """
     file = folder / "config.json"
     raw = read_object(file)
     cls = _class_of(file, raw)
     notes: list[str] = []
     config = network_config(file.name, cls, raw, notes)
-    settings = _config_object(file, cls, config)
+    try:
+        settings = cls.config_class(**copied(config))
+    except Exception as error:  # configurations check themselves, each in its way
+        raise ValueError(f"{file}: {cls.__name__} rejects its config: {typed(error)}") from error
     writes = bool(hasattr(cls, "generate") and (cls.can_generate() or "generate" in vars(cls)))
     role = _role(settings, writes)
     settings_file = folder / "generation_config.json"
-    generation = _generation(read_object(settings_file)) if settings_file.is_file() else {}
+    said = read_object(settings_file) if settings_file.is_file() else {}
+    generation = {key: value for key, value in said.items() if key[:1] != "_" and key != "transformers_version"}
     request = dict(_ANSWERED if _senses(settings) else _WRITTEN)
     if not writes:
         del request["new_tokens"]
@@ -51,6 +56,8 @@ def network_spec(folder: Path, name: str) -> ModelSpec:
 
 def _class_of(file: Path, raw: Mapping[str, Any]) -> Any:
     """The class of ``architectures``, or of the model type where there is none."""
+    import transformers
+
     names = raw.get("architectures")
     if names is None and "_class_name" in raw:
         raise ValueError(
@@ -63,18 +70,12 @@ def _class_of(file: Path, raw: Mapping[str, Any]) -> Any:
     if not isinstance(name, str):
         raise ValueError(f"{file}: 'architectures' is {names!r}; expected a list with the name of a class")
     where = f"{file}: 'architectures' is {name!r}"
-    if raw.get("auto_map") and not _has(name):
+    if raw.get("auto_map") and not hasattr(transformers, name):
         raise ValueError(f"{where}: code of its own ('auto_map') is never run, and transformers has no such class")
     cls = library_class(where, "transformers", name)
     if not hasattr(cls, "_from_config") or not hasattr(cls, "config_class"):
         raise ValueError(f"{where}, which is not a network of transformers")
     return cls
-
-
-def _has(name: str) -> bool:
-    import transformers
-
-    return hasattr(transformers, name)
 
 
 def _class_of_type(file: Path, kind: Any) -> Any:
@@ -88,14 +89,6 @@ def _class_of_type(file: Path, kind: Any) -> Any:
             f"{file}: 'architectures' is None and 'model_type' is {kind!r}; give the name of a class of transformers"
         )
     return library_class(str(file), "transformers", found[0] if isinstance(found, list | tuple) else found)
-
-
-def _config_object(file: Path, cls: Any, config: Mapping[str, Any]) -> Any:
-    try:
-        return cls.config_class(**copied(config))
-    except Exception as error:  # configurations check themselves, each in its way
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ValueError(f"{file}: {cls.__name__} rejects its config: {said}") from error
 
 
 def _role(settings: Any, writes: bool) -> str:
@@ -123,7 +116,3 @@ def _limits(settings: Any, request: Mapping[str, Any]) -> dict[str, Limit]:
     fields = [name for name in ("prompt_tokens", "new_tokens") if name in request]
     keys = fields if getattr(settings, "is_encoder_decoder", False) else ["+".join(fields)]
     return {key: Limit(max=most) for key in keys}
-
-
-def _generation(raw: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in raw.items() if not key.startswith("_") and key != "transformers_version"}

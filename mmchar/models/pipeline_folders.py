@@ -1,12 +1,12 @@
 """A folder that diffusers saved a pipeline in: networks, schedulers, tokenizers and settings, by the index's roles."""
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmchar.faults import did_you_mean
 from mmchar.files import checksum
 from mmchar.models.folders import library_class, make_spec, module_of, network_config, read_object
 from mmchar.models.specs import Component, Library, ModelSpec, Pipeline
@@ -34,7 +34,8 @@ class _Found:
 def pipeline_spec(folder: Path, name: str) -> ModelSpec:
     """The spec of a saved pipeline: any class that diffusers exports.
 
-    Raises ValueError as `loading.folder_spec`.
+    Raises ValueError for a class that it does not have, a component without ``config.json``, or a file that is no JSON
+    object: one line that names file, component and field.
     """
     file = folder / "model_index.json"
     index = read_object(file)
@@ -77,9 +78,8 @@ def _pipeline_class(file: Path, index: Mapping[str, Any]) -> Any:
         if backends:
             raise ValueError(f"{file}: {name} needs the packages {', '.join(backends)}")
         known = [key for key in dir(diffusers) if key.endswith("Pipeline")]
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{file}: '_class_name' is {name!r}, which diffusers {diffusers.__version__} has not{hint}")
+        lacks = f"which diffusers {diffusers.__version__} has not; {did_you_mean(name, known)}".rstrip("; ")
+        raise ValueError(f"{file}: '_class_name' is {name!r}, {lacks}")
     return cls
 
 
@@ -92,7 +92,6 @@ def _is_setting(parameter: Any, entry: Any, is_component: bool) -> bool:
 
 
 def _add(found: _Found, folder: Path, cls: Any, role: str, entry: Any) -> None:
-    """Sort one component of the index in."""
     from torch.nn import Module
 
     where = f"{folder / 'model_index.json'}: component {role!r}"
@@ -137,16 +136,15 @@ def _add_scheduler(found: _Found, folder: Path, cls: Any, role: str, part: Any) 
     """A scheduler or a guider of its own configuration; without one, of a class that the pipeline works with."""
     files = [folder / role / name for name in (part.config_name, "config.json") if part.config_name]
     file = next((file for file in files if file.is_file()), None)
-    config: dict[str, Any] = {}
-    if file is not None:
-        config = {key: value for key, value in read_object(file).items() if not key.startswith("_")}
-    elif not _suits(cls, role, part):
+    saved = read_object(file) if file is not None else {}
+    if file is None and not _suits(cls, role, part):
         wanted = scheduler_class(cls, role)
         found.notes.append(
             f"component {role!r} has no {part.config_name}, and {cls.__name__} is written for {wanted.__name__}: "
             f"counted with that in place of {part.__name__}"
         )
         part = wanted
+    config = {key: value for key, value in saved.items() if not key.startswith("_")}
     found.schedulers[role] = {"class": part.__name__, "config": config}
 
 
@@ -154,31 +152,31 @@ def _suits(cls: Any, role: str, part: Any) -> bool:
     """Whether a scheduler is of a class that the pipeline is annotated with, if it is annotated with one at all."""
     from diffusers import SchedulerMixin
 
-    kinds = [kind for kind in cls._get_signature_types().get(role, ()) if isinstance(kind, type)]
+    kinds = _annotated(cls, role)
     strict = bool(kinds) and all(issubclass(kind, SchedulerMixin) for kind in kinds)
-    return not strict or any(issubclass(part, kind) for kind in kinds)
+    return not strict or issubclass(part, kinds)
 
 
 def scheduler_class(cls: Any, role: str) -> Any:
     """The scheduler that a pipeline is annotated with; DDIM, which calls a denoiser once a step, where any will do."""
     from diffusers import DDIMScheduler, SchedulerMixin
 
-    types = [kind for kind in cls._get_signature_types().get(role, ()) if isinstance(kind, type)]
-    named = next((kind for kind in types if issubclass(kind, SchedulerMixin) and kind is not SchedulerMixin), None)
-    return named or DDIMScheduler
+    named = (kind for kind in _annotated(cls, role) if issubclass(kind, SchedulerMixin) and kind is not SchedulerMixin)
+    return next(named, DDIMScheduler)
+
+
+def _annotated(cls: Any, role: str) -> tuple[type, ...]:
+    return tuple(kind for kind in cls._get_signature_types().get(role, ()) if isinstance(kind, type))
 
 
 def lacking(cls: Any, given: Mapping[str, Any]) -> str | None:
-    """The first network that a pipeline needs and that is not given; an encoder may be None, as some do without.
-
-    The pipeline's own annotations say which of its parts are networks.
-    """
+    """The first network, by its annotations, that a pipeline needs and is not given; an encoder may be None."""
     from torch.nn import Module
 
     takes = inspect.signature(cls.__init__).parameters
-    for role, kinds in cls._get_signature_types().items():
+    for role in cls._get_signature_types():
         needed = takes[role].default is inspect.Parameter.empty and role not in cls._optional_components
-        network = any(isinstance(kind, type) and issubclass(kind, Module) for kind in kinds)
+        network = any(issubclass(kind, Module) for kind in _annotated(cls, role))
         left_out = (role in given and "encoder" in role) or role == "safety_checker"
         if needed and network and given.get(role) is None and not left_out:
             return role

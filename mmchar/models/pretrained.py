@@ -1,29 +1,25 @@
 """Load saved weights through ``from_pretrained``: safetensors only, no remote code."""
 
-from collections.abc import Callable
 from typing import Any
 
+from mmchar.faults import text_of
 from mmchar.models.specs import Model, ModelSpec
 
 
 def load_pretrained(path: str, spec: ModelSpec, *, device: str, dtype: str) -> Model:
     """A diffusers pipeline or a transformers model from a local folder or a hub id.
 
-    The spec is that of the configurations alone (`loading.get_spec`), so the model is counted and measured
-    like one without weights.
-
-    Raises ValueError for a path without weights, or a library error (no safetensors, no network), in one line.
+    The spec is that of the configurations alone, so the model is counted and measured like one without weights.
     """
     if not spec.pipeline.any_request:
         raise ValueError(f"weights='pretrained' needs a folder or a hub id, and {path!r} has configurations only")
     load = _pipeline if spec.pipeline.library == "diffusers" else _network
-    modules = load(path, spec, dtype)
-    return Model(
-        spec,
-        {role: module.to(device).eval().requires_grad_(False) for role, module in modules.items()},
-        device,
-        dtype,
-    )
+    try:
+        modules = load(path, spec, dtype)
+    except Exception as error:  # the libraries raise errors of many kinds, and none of them is swallowed
+        raise ValueError(f"cannot load {path!r}: {text_of(error)}") from error
+    ready = {role: module.to(device).eval().requires_grad_(False) for role, module in modules.items()}
+    return Model(spec, ready, device, dtype)
 
 
 def _pipeline(path: str, spec: ModelSpec, dtype: str) -> dict[str, Any]:
@@ -37,7 +33,7 @@ def _pipeline(path: str, spec: ModelSpec, dtype: str) -> dict[str, Any]:
     options = {"dtype": getattr(torch, dtype), "use_safetensors": True, **unused}
     if "requires_safety_checker" in others:
         options["requires_safety_checker"] = False
-    pipe = _reach(path, cls.from_pretrained, path, **options)
+    pipe = cls.from_pretrained(path, **options)
     return {role: getattr(pipe, role) for role in spec.components}
 
 
@@ -47,12 +43,4 @@ def _network(path: str, spec: ModelSpec, dtype: str) -> dict[str, Any]:
 
     ((role, part),) = spec.components.items()
     options = {"dtype": getattr(torch, dtype), "use_safetensors": True}
-    return {role: _reach(path, getattr(transformers, part.cls).from_pretrained, path, **options)}
-
-
-def _reach(path: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """What a library's call returns; its error (no safetensors, no network, no such file) in one line."""
-    try:
-        return call(*args, **options)
-    except Exception as error:  # the libraries raise errors of many kinds, and none of them is swallowed
-        raise ValueError(f"cannot load {path!r}: {' '.join(str(error).split())[:300]}") from error
+    return {role: getattr(transformers, part.cls).from_pretrained(path, **options)}

@@ -129,7 +129,8 @@ def read_spec(path: Path) -> ModelSpec:
     """
     try:
         raw = msgspec.json.decode(path.read_bytes())
-        for role, part in raw["components"].items() if _has_components(raw) else ():
+        parts = raw.get("components") if isinstance(raw, dict) else None
+        for role, part in parts.items() if isinstance(parts, dict) else ():
             _convert(part, Component, f"component {role!r}: ")
         spec = _convert(raw, ModelSpec)
         _check(spec)
@@ -138,10 +139,6 @@ def read_spec(path: Path) -> ModelSpec:
     except (OSError, RecursionError, ValueError) as error:
         raise ValueError(f"{path.name} is no model file: {error}") from error
     return spec
-
-
-def _has_components(raw: Any) -> bool:
-    return isinstance(raw, dict) and isinstance(raw.get("components"), dict)
 
 
 def _convert(raw: Any, kind: type[Kind], where: str = "") -> Kind:

@@ -5,13 +5,13 @@ before any kernel starts.
 """
 
 import ast
-import difflib
 import io
 import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmchar.faults import did_you_mean
 from mmchar.runs.notebooks import cell_source, cell_tags, load_notebook
 
 
@@ -72,8 +72,7 @@ def check_parameters(notebook: str | Path, given: dict[str, Any]) -> dict[str, A
     name, known = Path(notebook).name, read_parameters(notebook)
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            hint = did_you_mean(key, known).strip() or f"it has {', '.join(known)}"
             raise ValueError(f"{name} has no parameter {key!r}; {hint}")
     return {key: _checked(name, known[key], value) for key, value in given.items()}
 

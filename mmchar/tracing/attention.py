@@ -72,22 +72,12 @@ def flash_eligible(*, has_mask: bool, head_dim: int) -> bool:
 def attention_kind(
     module: str, *, q_len: int, kv_len: int, causal: bool = False, joint: bool = False, cross: bool | None = None
 ) -> str:
-    """Kind of one attention call, from what it attends to, else its module's name, checked against its shapes.
+    """Kind of one attention call, from what it attends to, else by its module's path, checked against its shapes.
 
-    Parameters
-    ----------
-    module : str
-        Path of the module that called attention, e.g. ``down_blocks.0.attentions.0.transformer_blocks.0.attn1``.
-    causal, joint : bool
-        The future is masked; the keys hold image and text tokens together (see `token_sources`).
-    cross : bool, optional
-        Whether the keys come from elsewhere, where that is known, of the tokens or by what the module itself says. It
-        overrides the name (a second ``attn2`` that looks at its own tokens is self attention).
-
-    Warns
-    -----
-    UserWarning
-        Name and shapes disagree (e.g. a self attention with q_len < kv_len, of a decoder); shapes decide.
+    ``joint`` says that the keys hold image and text tokens together (see `token_sources`). ``cross`` says whether the
+    keys come from elsewhere, where that is known, and overrides the name: a second ``attn2`` that looks at its own
+    tokens is self attention. Where name and shapes disagree (a self attention with q_len < kv_len, of a decoder) the
+    shapes decide, with a warning.
     """
     if joint:
         kind = "joint"

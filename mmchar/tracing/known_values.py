@@ -6,7 +6,7 @@ weights or activations is not.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -15,29 +15,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
-LIMIT = 1 << 16  # whole numbers or truths in a tensor of which the values are kept
-_FEW = 1 << 12  # real numbers in such a tensor: times and scales, not activations
-_CONSTANTS = frozenset(
-    [
-        "arange",
-        "zeros",
-        "ones",
-        "full",
-        "linspace",
-        "scalar_tensor",
-        "eye",
-        "tril_indices",
-        "new_zeros",
-        "new_ones",
-        "new_full",
-    ]
-)
-_LIKE = frozenset(["zeros_like", "ones_like", "full_like"])
-# Operators whose output's shape is in their inputs' values; meta has no kernel for them.
-_SHAPED_BY_VALUES = frozenset(
-    ["nonzero", "repeat_interleave", "masked_select", "unique_dim", "unique_consecutive", "_unique2", "bincount"]
-)
+from mmchar.tracing.operators import words
 
+_LIMIT = 1 << 16  # whole numbers or truths in a tensor of which the values are kept
+_FEW = 1 << 12  # real numbers in such a tensor: times and scales, not activations
+_CONSTANTS = words("arange zeros ones full linspace scalar_tensor eye tril_indices new_zeros new_ones new_full")
+_LIKE = words("zeros_like ones_like full_like")
+# Operators whose output's shape is in their inputs' values; meta has no kernel for them.
+_SHAPED_BY_VALUES = words("nonzero repeat_interleave masked_select unique_dim unique_consecutive _unique2 bincount")
 
 _reads = 0  # how often values decided something so far
 
@@ -59,7 +44,7 @@ def given(tensor: Tensor) -> Tensor:
         return tensor
     hollow = is_hollow(tensor)
     dense = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-    if not hollow and not _overlaps(tensor):
+    if not hollow and not overlaps(tensor):
         dense = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     if not hollow and _is_few(tensor):
         with _disable_current_modes():  # a copy that nobody asked for
@@ -82,15 +67,17 @@ def run(func: Callable[..., Any], name: str, args: tuple, kwargs: dict, inputs: 
     on_meta = [tensor.is_meta for tensor in inputs]
     if not any(on_meta):
         out = func(*args, **kwargs)
-        return _with_constant(func, name, args, kwargs, out) if not inputs else out
+        if not inputs and name in _CONSTANTS and _is_small(out):  # a constant made on meta, with its values
+            _keep(out, _compute(func, args, kwargs))
+        return out
     values = all_known(inputs)
     if values and (name in _SHAPED_BY_VALUES or (name == "index" and _has_mask(args[1]))):
         note_read()
         return tree_map(given_if_tensor, _compute(func, args, kwargs))
-    if not values and selects_by_mask(name, args):
-        return pick_by_mask(func, args)
+    if not values and _selects_by_mask(name, args):
+        return _pick_by_mask(func, args)
     if not all(on_meta):
-        args, kwargs = tree_map(_to_meta, (args, kwargs))
+        args, kwargs = tree_map(given_if_tensor, (args, kwargs))
     if kwargs.get("device") is not None:
         kwargs = {**kwargs, "device": torch.device("meta")}  # there is no copying from meta to anywhere
     out = func(*args, **kwargs)
@@ -115,17 +102,13 @@ def _has_mask(indices: Iterable[Any]) -> bool:
     return any(isinstance(index, Tensor) and index.dtype == torch.bool for index in indices)
 
 
-def _to_meta(value: Any) -> Any:
-    return given(value) if isinstance(value, Tensor) and not value.is_meta else value
-
-
 def _is_small(out: Any) -> bool:
     found = [part for part in (out if isinstance(out, list | tuple) else [out]) if isinstance(part, Tensor)]
     return bool(found) and all(part.is_meta and _is_few(part) for part in found)
 
 
 def _is_few(tensor: Tensor) -> bool:
-    return tensor.numel() <= (_FEW if tensor.is_floating_point() else LIMIT)
+    return tensor.numel() <= (_FEW if tensor.is_floating_point() else _LIMIT)
 
 
 def _compute(func: Callable[..., Any], args: tuple, kwargs: dict, *, like: bool = False) -> Any:
@@ -142,19 +125,8 @@ def _compute(func: Callable[..., Any], args: tuple, kwargs: dict, *, like: bool 
     args, kwargs = tree_map(value, (args, kwargs))
     try:
         return func(*args, **kwargs)
-    except (
-        RuntimeError,
-        IndexError,
-        NotImplementedError,
-    ):  # the values make no sense there, e.g. an index out of reach
+    except (RuntimeError, IndexError):  # the values make no sense there, e.g. an index out of reach
         return None
-
-
-def _with_constant(func: Callable[..., Any], name: str, args: tuple, kwargs: dict, out: Any) -> Any:
-    """A constant made on meta, with its values."""
-    if name in _CONSTANTS and _is_small(out):
-        _keep(out, _compute(func, args, kwargs))
-    return out
 
 
 def _update(func: Callable[..., Any], args: tuple, kwargs: dict, values: bool) -> None:
@@ -175,11 +147,12 @@ def _keep(out: Any, values: Any) -> None:
             tensor.known = value
 
 
-def _overlaps(tensor: Tensor) -> bool:
+def overlaps(tensor: Tensor) -> bool:
+    """Whether several places of a tensor are the same memory, as of one that was broadcast."""
     return any(length > 1 and stride == 0 for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def selects_by_mask(name: str, args: tuple) -> bool:
+def _selects_by_mask(name: str, args: tuple) -> bool:
     """Whether this is ``x[mask]``, ``~mask`` or ``nonzero`` on meta: its shape hangs on what the mask holds."""
     if name == "nonzero":
         return args[0].is_meta
@@ -188,7 +161,7 @@ def selects_by_mask(name: str, args: tuple) -> bool:
     return name == "index" and _has_mask(args[1])
 
 
-def pick_by_mask(func: Any, args: tuple) -> Tensor:
+def _pick_by_mask(func: Any, args: tuple) -> Tensor:
     """``x[mask]`` and the like on meta: of a mask that nobody knows as if all ones, and nothing of its negation."""
     if func.overloadpacket.__name__ == "nonzero":
         return torch.empty(args[0].numel(), args[0].dim(), dtype=torch.int64, device="meta")
@@ -205,15 +178,14 @@ def pick_by_mask(func: Any, args: tuple) -> Tensor:
         unknown = 0 if getattr(mask, "keeps_nothing", False) else mask.numel()
         kept = unknown if values is None else int(values.sum())
         picks += [torch.empty(kept, dtype=torch.int64, device="meta")] * mask.dim()
-    return func(_to_meta(args[0]), picks)
+    return func(given(args[0]), picks)
 
 
 @contextmanager
 def readable() -> Iterator[None]:
     """Meanwhile known values can be read and given as lists on meta, where no automatic number type applies."""
-    with ExitStack() as stack:
-        for owner, name, other in _EXCHANGED:
-            stack.enter_context(patch.object(owner, name, other))
+    functions: dict[str, Any] = {"tensor": _tensor, "as_tensor": _tensor, "autocast": _autocast}
+    with patch.multiple(Tensor, tolist=_tolist, numpy=_numpy), patch.multiple(torch, **functions):
         yield
 
 
@@ -244,7 +216,6 @@ def _tensor(data: Any, *args: Any, device: Any = None, dtype: Any = None, **kwar
 
 
 def _as_list(part: Any) -> Any:
-    """The values of a tensor on ``meta`` that others are made of, as plain numbers."""
     return _tolist(part) if isinstance(part, Tensor) and part.is_meta else part
 
 
@@ -253,12 +224,3 @@ class _autocast(torch.autocast):
         super().__init__("cpu" if device_type == "meta" else device_type, *args, **kwargs)
         if device_type == "meta":
             self._enabled = False
-
-
-_EXCHANGED = (
-    (Tensor, "tolist", _tolist),
-    (Tensor, "numpy", _numpy),
-    (torch, "tensor", _tensor),
-    (torch, "as_tensor", _tensor),
-    (torch, "autocast", _autocast),
-)

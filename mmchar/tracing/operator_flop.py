@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable
 from math import prod
 
+import torch
 from torch import Tensor
 
 from mmchar.tracing import attention, operators
 
-_PRODUCTS = operators.words("linear mm bmm mv _int_mm _scaled_mm _weight_int8pack_mm _weight_int4pack_mm")
-_SUMS = operators.words("addmm _addmm_activation baddbmm addmv")  # the product is added to the first argument
+Size = Callable[[Tensor], int]  # the bytes of a tensor
 
 
 def flop(name: str, args: tuple, outputs: list[Tensor]) -> int:
@@ -18,8 +18,8 @@ def flop(name: str, args: tuple, outputs: list[Tensor]) -> int:
         batch, heads, q_len, kv_len, head_dim = core_sizes(args)
         value_dim = args[2].shape[-1]
         return attention.attention_flop(q_len, kv_len, batch=batch, heads=heads, head_dim=head_dim, value_dim=value_dim)
-    if name in _PRODUCTS or name in _SUMS:  # [..., m, k] @ [..., k, n] -> [..., m, n]
-        return operators.matmul_flop(outputs[0].numel(), args[name in _SUMS].shape[-1], 1)
+    if name in operators.PRODUCTS or name in operators.SUMS:  # [..., m, k] @ [..., k, n] -> [..., m, n]
+        return operators.matmul_flop(outputs[0].numel(), args[name in operators.SUMS].shape[-1], 1)
     if name == "convolution":
         image = args[0] if args[6] else outputs[0]  # args[6]: transposed
         return operators.convolution_flop(image.shape[2:], args[1].shape, batch=image.shape[0])
@@ -51,29 +51,18 @@ def _rare_flop(name: str, args: tuple, outputs: list[Tensor]) -> int:
         n, columns = args[0].shape[-1], outputs[0].numel()
         factor = 2 * args[0].numel() * n // 3 if name == "_linalg_solve_ex" else 0
         return factor + (2 if name == "_linalg_solve_ex" else 1) * columns * n
-    if name == "_trilinear":
-        return _trilinear_flop(args)
+    if name == "_trilinear":  # nn.Bilinear of x [b, n], weight [o, n, m], y [b, m]
+        b, n = args[0].shape
+        o, _, m = args[1].shape  # [b, n] @ [n, o m], then [o, m] @ [m] per b
+        return operators.matmul_flop(b, n, o * m) + operators.matmul_flop(b, m, o)
     if name == "conv_tbc":  # [time, batch, in], [kernel, in, out]
         return operators.matmul_flop(outputs[0].numel(), prod(args[1].shape[:2]), 1)
     return 0
 
 
-def _trilinear_flop(args: tuple) -> int:
-    """FLOP of ``nn.Bilinear`` of x [b, n], weight [o, n, m], y [b, m]: [b, n] @ [n, o m], then [o, m] @ [m] per b."""
-    b, n = args[0].shape
-    o, _, m = args[1].shape
-    return operators.matmul_flop(b, n, o * m) + operators.matmul_flop(b, m, o)
-
-
-def read_bytes(
-    name: str, args: tuple, inputs: list[Tensor], written: int, size: Callable[[Tensor], int] | None = None
-) -> int:
-    """Bytes that one call reads; of a table or of experts' weights only what is picked.
-
-    ``size`` gives the bytes of a tensor, `distinct_bytes` unless given.
-    """
-    size = size or distinct_bytes
-    if operators.reads_only_what_it_picks(name):
+def read_bytes(name: str, args: tuple, inputs: list[Tensor], written: int, size: Size) -> int:
+    """Bytes that one call reads; of a table or of experts' weights only what is picked."""
+    if name in operators.GATHER:
         return written + sum(size(t) for t in inputs[1:] if not t.is_floating_point())
     if name in ("_embedding_bag", "_embedding_bag_forward_only"):
         row = args[0].shape[-1] * args[0].element_size()
@@ -101,6 +90,11 @@ def core_sizes(args: tuple) -> tuple[int, int, int, int, int]:
     return attention.core_sizes(args[0].shape, args[1].shape, args[2].shape)
 
 
+def dtype_of(inputs: list[Tensor], other: torch.dtype | None = None) -> torch.dtype | None:
+    """The number type that an operator works in: that of its first real numbers, else of its first tensor."""
+    return next((t.dtype for t in inputs if t.is_floating_point()), inputs[0].dtype if inputs else other)
+
+
 def mask_of(args: tuple, kwargs: dict) -> Tensor | None:
     """The mask or bias that an attention call adds to its scores."""
     return args[3] if len(args) > 3 else kwargs.get("attn_mask")
@@ -123,14 +117,11 @@ def tensors(values: Iterable[object]) -> list[Tensor]:
     found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
-            refuse_nested(value)
+            if value.is_nested:  # its rows have lengths of their own, so shapes do not say what an operator does
+                raise ValueError(
+                    "nested tensors are not counted; pad the sequences to one length and pass a mask instead"
+                )
             found.append(value)
         elif isinstance(value, list | tuple):
             found.extend(tensors(value))
     return found
-
-
-def refuse_nested(tensor: Tensor) -> None:
-    """Raise for a tensor whose rows have lengths of their own: shapes do not say what an operator does with it."""
-    if tensor.is_nested:
-        raise ValueError("nested tensors are not counted; pad the sequences to one length and pass a mask instead")

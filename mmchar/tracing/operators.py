@@ -7,17 +7,8 @@ convolution), against which the tests hold them to the integer.
 from collections.abc import Iterable, Sequence
 from math import log2, prod
 
-CATEGORIES = (
-    "Attention",
-    "Convolution",
-    "Linear",
-    "Normalization",
-    "Elementwise",
-    "Embedding",
-    "Data movement",
-    "Communication",
-    "Uncounted",
-)
+CATEGORIES = ("Attention", "Convolution", "Linear", "Normalization", "Elementwise", "Embedding", "Data movement",
+              "Communication", "Uncounted")  # fmt: skip
 
 
 def words(text: str) -> frozenset[str]:
@@ -36,15 +27,11 @@ GROUPED = words("_grouped_mm grouped_mm grouped_mm_fallback _scaled_grouped_mm")
 FFT = words("_fft_r2c _fft_c2c _fft_c2r")
 # All layers and time steps of an LSTM, a GRU or a plain recurrent network in one operator, which a device may have.
 RECURRENT = words("mkldnn_rnn_layer _cudnn_rnn miopen_rnn")
-_MATMUL = (
-    GROUPED
-    | RECURRENT
-    | words(
-        "linear mm addmm _addmm_activation bmm baddbmm addbmm mv addmv dot vdot addr _trilinear _euclidean_dist"
-        " _int_mm _scaled_mm _weight_int8pack_mm _weight_int4pack_mm"
-        " _linalg_solve_ex linalg_solve_triangular"
-    )
-)
+# Products of two operands, alone or added to a first argument.
+PRODUCTS = words("linear mm bmm mv _int_mm _scaled_mm _weight_int8pack_mm _weight_int4pack_mm")
+SUMS = words("addmm _addmm_activation baddbmm addmv")
+_RARE = words("addbmm dot vdot addr _trilinear _euclidean_dist _linalg_solve_ex linalg_solve_triangular")
+_MATMUL = PRODUCTS | SUMS | GROUPED | RECURRENT | _RARE
 _CONVOLUTION = words("convolution conv_tbc")
 _EMBEDDING = words("embedding embedding_renorm_ _embedding_bag _embedding_bag_forward_only")
 _REDUCTION = words(
@@ -58,13 +45,10 @@ _REDUCTION = words(
     " binary_cross_entropy_with_logits"
 )
 # Pointwise, but not tagged so in torch.
-_POINTWISE = (
-    words(
-        "polar complex hardswish log_sigmoid_forward _prelu_kernel rrelu_with_noise masked_fill index_fill"
-        " fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask quantize_per_tensor"
-        " quantize_per_channel dequantize _thnn_fused_lstm_cell _thnn_fused_gru_cell"
-    )
-    | FFT
+_POINTWISE = FFT | words(
+    "polar complex hardswish log_sigmoid_forward _prelu_kernel rrelu_with_noise masked_fill index_fill"
+    " fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask quantize_per_tensor"
+    " quantize_per_channel dequantize _thnn_fused_lstm_cell _thnn_fused_gru_cell"
 )
 RESIZING = words(
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d"
@@ -87,8 +71,10 @@ _FACTORY = words(
     " bernoulli exponential cauchy geometric log_normal poisson hann_window hamming_window blackman_window"
     " bartlett_window kaiser_window fft_fftfreq fft_rfftfreq"
 )
-_GATHER = words("embedding index _unsafe_index index_select gather take masked_select")
-_FREE = words(
+# They read just the rows that they return, not the whole source.
+GATHER = words("embedding index _unsafe_index index_select gather take masked_select")
+# They move no data: allocation, alias, metadata.
+FREE = words(
     "empty empty_like empty_strided new_empty new_empty_strided detach detach_ alias lift_fresh _unsafe_view"
     " _reshape_alias scalar_tensor is_same_size set_ resize_ _local_scalar_dense _assert_async _assert_scalar equal"
     " transpose_ squeeze_ unsqueeze_ t_ as_strided_ _linalg_check_errors"
@@ -114,7 +100,7 @@ def category(op: str, *, pointwise: bool, module_type: str = "") -> str:
         return "Attention"
     if op in _EMBEDDING:
         return "Embedding"
-    moves = op in _MOVEMENT or op in _FACTORY or op in _GATHER
+    moves = op in _MOVEMENT or op in _FACTORY or op in GATHER
     computes = pointwise or op in _REDUCTION or op in _POINTWISE
     if op in _NORMALIZATION or ("Norm" in module_type and (moves or computes)):
         return "Normalization"
@@ -138,30 +124,15 @@ def makes_new(op: str) -> bool:
     return op in _FACTORY or op.startswith(("empty", "new_empty"))
 
 
-def is_free(op: str) -> bool:
-    """Whether the operator moves no data: allocation, alias, metadata."""
-    return op in _FREE
-
-
-def reads_only_what_it_picks(op: str) -> bool:
-    """Whether the operator reads just the rows it returns (embedding, index, gather), not the whole source."""
-    return op in _GATHER
-
-
 def matmul_flop(rows: int, inner: int, columns: int, *, batch: int = 1) -> int:
     """FLOP of ``[batch, rows, inner] @ [batch, inner, columns]``."""
     return 2 * batch * rows * inner * columns
 
 
 def convolution_flop(image: Sequence[int], weight: Sequence[int], *, batch: int) -> int:
-    """FLOP of a convolution of any rank and grouping.
+    """FLOP of a convolution of any rank, from the spatial sizes of its output, or its input where it is transposed.
 
-    Parameters
-    ----------
-    image : sequence of int
-        Spatial sizes of the output; of the input for a transposed convolution.
-    weight : sequence of int
-        Shape of the weight, ``(out, in / groups, *kernel)``, or ``(in, out / groups, *kernel)`` if transposed.
+    The weight is ``(out, in / groups, *kernel)``, or ``(in, out / groups, *kernel)`` if transposed.
     """
     return 2 * batch * prod(image) * prod(weight)
 

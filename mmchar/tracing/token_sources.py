@@ -74,16 +74,6 @@ class TokenSources:
         """The sources of a tensor's tokens, as far as they are known."""
         return _sources([self.parts(tensor)])
 
-    def following(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        """``compute(func, name, args, kwargs, inputs)``, with the parts of its outputs written down."""
-
-        def followed(func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
-            out = compute(func, name, args, kwargs, inputs)
-            self.follow(name, args, inputs, out)
-            return out
-
-        return followed
-
     def follow(self, name: str, args: tuple, inputs: Sequence[Tensor], out: Any) -> None:
         """Write down the parts of what an operator returned."""
         if not self._parts:

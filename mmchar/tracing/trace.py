@@ -8,7 +8,7 @@ lengths, on every device.
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,19 +17,13 @@ from torch._higher_order_ops.flex_attention import flex_attention as flex_attent
 from torch.nn.modules import module as nn_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmchar.tracing import attention, by_shape, known_values, operators
-from mmchar.tracing.operator_flop import core_sizes, distinct_bytes, flop, mask_of, read_bytes, tensors as _tensors
+from mmchar.tracing import attention, by_shape, known_values, operator_flop as costs, operators
 from mmchar.tracing.plain_paths import plain_paths
 from mmchar.tracing.token_sources import CONTEXT, IMAGE, TokenSources
 
 aten = torch.ops.aten
 # Operators that GPUs run as one kernel, though torch could take them apart.
-_WHOLE = {
-    *operators.ATTENTION_CORES,
-    *("linear", "_fused_rms_norm"),
-    *operators.RESIZING,
-}
-Compute = Callable[[Any, str, tuple, dict, list[Tensor]], Any]
+_WHOLE = {"linear", "_fused_rms_norm", *operators.ATTENTION_CORES, *operators.RESIZING}
 _DROPOUT = {"dropout", "feature_dropout", "alpha_dropout"}
 
 
@@ -56,37 +50,34 @@ class Row:
     mask_bytes: int = 0
     live_bytes: int = 0
 
+    def add(
+        self,
+        name: str,
+        args: tuple,
+        inputs: list[Tensor],
+        outputs: list[Tensor],
+        size: costs.Size = costs.distinct_bytes,
+    ) -> None:
+        """Add one call, of which ``size`` gives the bytes of a tensor."""
+        written = sum(size(tensor) for tensor in outputs)
+        self.calls += 1
+        self.flop += costs.flop(name, args, outputs)
+        self.write_bytes += written
+        self.read_bytes += costs.read_bytes(name, args, inputs, written, size)
 
-@dataclass
-class Traced:
-    """What one execution did: its rows in order of first call, and the operators nobody has a formula for."""
 
-    rows: list[Row] = field(default_factory=list)
+def trace(module: nn.Module, work: Callable[[], Any], *, label: Callable[[int], Any] | None = None) -> list[Row]:
+    """Run ``work``, one execution of a stage, and return its operator rows, in the order of first calls.
 
-    @property
-    def uncounted(self) -> list[str]:
-        """Operators without a formula."""
-        return sorted({row.op for row in self.rows if row.category == "Uncounted"})
-
-
-def trace(module: nn.Module, work: Callable[[], Any], *, label: Callable[[int], Any] | None = None) -> Traced:
-    """Run ``work`` once and return its operator rows.
-
-    Parameters
-    ----------
-    module : nn.Module
-        The component that ``work`` calls; its sub-modules give the rows their names.
-    work : callable
-        One execution of a stage, with its inputs already made.
-    label : callable, optional
-        ``label(row_index)`` gives a context to run each operator in; profiling uses it to name kernels by row.
+    The sub-modules of the component that it calls give the rows their names. ``label(row_index)`` gives a context to
+    run each operator in; profiling uses it to name kernels by row.
     """
     with torch.inference_mode(), plain_paths(), known_values.readable(), _module_stack(module) as stack:
         recorder = Recorder(module, stack, label)
         with recorder.token_sources.marking(module), recorder:
             work()
     _name_spatial(recorder.rows)
-    return Traced(recorder.rows)
+    return recorder.rows
 
 
 @contextmanager
@@ -111,18 +102,11 @@ def _module_stack(root: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down every operator that runs; ``compute`` gives its output."""
+    """Writes down every operator that runs."""
 
-    def __init__(
-        self,
-        root: nn.Module,
-        stack: list[tuple[str, nn.Module]],
-        label: Callable[[int], Any] | None = None,
-        compute: Compute = known_values.run,
-    ) -> None:
+    def __init__(self, root: nn.Module, stack: list[tuple[str, nn.Module]], label: Callable[[int], Any] | None) -> None:
         super().__init__()
         self.token_sources = TokenSources()
-        self._compute = self.token_sources.following(compute)
         self.rows: list[Row] = []
         self._index: dict[tuple, int] = {}
         self._stack = stack
@@ -138,22 +122,22 @@ class Recorder(TorchDispatchMode):
             return args[0]  # out of training it returns its input; torch's own decomposition would copy it
         if name == "copy_" and args[0].is_meta and not any(args[1].stride()):
             name = "fill_"  # x[...] = number: real tensors fill, meta expands the number and copies it
-        inputs = _tensors(args) + _tensors(kwargs.values())
+        inputs = costs.tensors(args) + costs.tensors(kwargs.values())
         if name not in _WHOLE and func.namespace == "aten" and func._can_decompose():
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
-        if func.is_view or operators.is_free(name):
+        if func.is_view or name in operators.FREE:
             out = self._answer(func, name, args, kwargs, inputs)
             self._track(inputs)
-            self._track(_tensors((out,)))
+            self._track(costs.tensors((out,)))
             return out
         self._track(inputs)
         row = self._row(func, name, args, kwargs, inputs)
         with self._label(row):
-            out = self._run(func, name, args, kwargs, inputs)
-        outputs = _tensors((out,))
+            out = self._computed(func, name, args, kwargs, inputs)
+        outputs = costs.tensors((out,))
         if name == "_native_batch_norm_legit_no_training":
             outputs = outputs[:1]  # out of training it keeps no statistics, though on meta they have their shapes
         self._track(outputs)
@@ -167,34 +151,32 @@ class Recorder(TorchDispatchMode):
         if name == "_local_scalar_dense" and args[0].is_meta:
             values = known_values.known(args[0])
             return values.item() if values is not None else args[0].dtype == torch.bool or 0
-        return self._compute(func, name, args, kwargs, inputs)
+        return self._computed(func, name, args, kwargs, inputs)
 
-    def _run(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
+    def _computed(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
         if by_shape.is_answered(name, args):
             out = by_shape.answer(name, args, kwargs)
-            self.token_sources.follow(name, args, inputs, out)
-            return out
-        return self._compute(func, name, args, kwargs, inputs)
+        else:
+            out = known_values.run(func, name, args, kwargs, inputs)
+        self.token_sources.follow(name, args, inputs, out)
+        return out
 
     def _row(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> int:
         path, module = self._stack[-1]
-        dtype = next(
-            (t.dtype for t in inputs if t.is_floating_point()), inputs[0].dtype if inputs else kwargs.get("dtype")
-        )
+        dtype = costs.dtype_of(inputs, kwargs.get("dtype"))
         core = self._attention(path, module, args, kwargs) if name in operators.ATTENTION_CORES else {}
         key = (id(module), path, name, dtype, *core.values())
         if key not in self._index:
-            kind = operators.category(
-                name, pointwise=torch.Tag.pointwise in func.tags, module_type=type(module).__name__
-            )
+            pointwise, module_type = torch.Tag.pointwise in func.tags, type(module).__name__
+            kind = operators.category(name, pointwise=pointwise, module_type=module_type)
             self._index[key] = len(self.rows)
             text = str(dtype).removeprefix("torch.") if dtype is not None else ""
-            self.rows.append(Row(path, type(module).__name__, name, kind, dtype=text, **core))
+            self.rows.append(Row(path, module_type, name, kind, dtype=text, **core))
         return self._index[key]
 
     def _attention(self, path: str, module: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
         """Lengths, kind and backend of a call ``(q, k, v, mask or bias, …)``; q is [..., h, q, d]."""
-        batch, heads, q_len, kv_len, head_dim = core_sizes(args)
+        batch, heads, q_len, kv_len, head_dim = costs.core_sizes(args)
         is_causal = bool(args[5] if len(args) > 5 else kwargs.get("is_causal", False))
         is_causal = is_causal or getattr(module, "is_causal", False) is True
         queries, keys = self.token_sources.sources(args[0]), self.token_sources.sources(args[1])
@@ -207,20 +189,16 @@ class Recorder(TorchDispatchMode):
             joint=not is_causal and (keys == {IMAGE, CONTEXT} or (keys != {CONTEXT} and _adds_keys(module))),
             cross=elsewhere or _looks_elsewhere(module, q_len, kv_len),
         )
-        has_mask = mask_of(args, kwargs) is not None
+        has_mask = costs.mask_of(args, kwargs) is not None
         fused = "flash" if attention.flash_eligible(has_mask=has_mask, head_dim=head_dim) else "mem-efficient"
-        sizes = {"batch": batch, "heads": heads, "q_len": q_len, "kv_len": kv_len, "head_dim": head_dim}
+        sizes = dict(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len, head_dim=head_dim)
         return {"attention": kind, **sizes, "backend": fused}
 
     def _add(self, row: Row, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        written = sum(distinct_bytes(t) for t in outputs)
-        row.calls += 1
-        row.flop += flop(name, args, outputs)
-        row.write_bytes += written
-        row.read_bytes += read_bytes(name, args, inputs, written)
+        row.add(name, args, inputs, outputs)
         row.live_bytes = max(row.live_bytes, self._live_bytes)
-        if name in operators.ATTENTION_CORES and (mask := mask_of(args, kwargs)) is not None:
-            row.mask_bytes += distinct_bytes(mask)
+        if name in operators.ATTENTION_CORES and (mask := costs.mask_of(args, kwargs)) is not None:
+            row.mask_bytes += costs.distinct_bytes(mask)
 
     def flex_attention(self, *args: Any, **kwargs: Any) -> Any:
         """An attention with a function for its mask or bias: counted as an attention core of all its lengths.

@@ -117,7 +117,7 @@ def test_source_hash_changes_with_content_and_name_but_not_with_order_or_folder(
     assert len(cache.source_hash()) == 64
 
 
-BESIDE = {"files", "provenance", "tables"}  # where tables are kept and what made them
+BESIDE = {"faults", "files", "provenance", "tables"}  # what errors say, where tables are kept and what made them
 
 
 def test_a_count_loads_no_module_that_is_not_in_its_key(tmp_path):

@@ -114,7 +114,7 @@ def test_closed_form_equals_what_is_counted_of_the_tiny_variant_at_an_awkward_si
 def test_closed_form_equals_what_is_seen_in_a_real_tiny_run(name):
     model = load(name, device="cpu", dtype="float32", tiny=True)
     subject = subject_of_zoo(model, model.spec.resolve())
-    recording = record_on_device(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes)
+    recording = record_on_device(subject)
     assert recording.stages
     for stage in recording.stages:
         rows = rows_frame(recording.rows[stage.name])

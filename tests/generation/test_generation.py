@@ -9,6 +9,7 @@ from torch import nn
 
 import mmchar
 from mmchar.generation import hollow, subject
+from mmchar.generation.recording import Subject
 from mmchar.generation.run import on_meta, record
 from mmchar.tracing import known_values
 from mmchar.tracing.trace import trace
@@ -87,7 +88,7 @@ def test_a_language_model_by_arithmetic():
 def test_a_long_decode_is_a_few_traces(monkeypatch):
     traced = []
     monkeypatch.setattr("mmchar.tracing.trace.trace", lambda *a, **k: traced.append(1) or trace(*a, **k))
-    monkeypatch.setattr("mmchar.generation.run.trace", lambda *a, **k: traced.append(1) or trace(*a, **k))
+    monkeypatch.setattr("mmchar.generation.watch.trace", lambda *a, **k: traced.append(1) or trace(*a, **k))
     table = mmchar.count(language_model(), prompt_tokens=7, new_tokens=200)
     assert repeats_of(table)["decode"] == 199
     assert len(traced) <= 6  # prefill, the first, the last and the middle step
@@ -117,7 +118,7 @@ def test_two_prompts_of_one_length_are_one_stage():
         subject_.work()
         subject_.work()
 
-    stages = record(subject_.networks, twice).stages
+    stages = record(Subject("mine", subject_.networks, twice)).stages
     assert [(stage.name, stage.repeats) for stage in stages] == [("prefill", 2), ("decode", 6)]
 
 
@@ -178,7 +179,7 @@ def test_calls_of_one_shape_are_told_apart_by_what_a_network_reads():
         for mask in masks + masks[:1]:
             network(torch.zeros(1, 5, 4), mask)
 
-    found = record({"reader": network}, work)
+    found = record(Subject("mine", {"reader": network}, work))
     assert [stage.repeats for stage in found.stages] == [3, 1]  # two masks of two tokens do the same
     # 2 FLOP * tokens * 4 * 4
     assert [sum(row.flop for row in rows) for rows in found.rows.values()] == [2 * 2 * 16, 2 * 5 * 16]
@@ -200,5 +201,5 @@ class Seeing(nn.Module):
 
 def test_what_a_part_does_counts_with_every_call_around_it():
     network = Seeing().to("meta")
-    found = record({"lm": network}, lambda: [network(torch.zeros(1, 3, 4)) for _ in range(5)])
+    found = record(Subject("mine", {"lm": network}, lambda: [network(torch.zeros(1, 3, 4)) for _ in range(5)]))
     assert {stage.name: stage.repeats for stage in found.stages} == {"encode_image": 5, "lm": 5}

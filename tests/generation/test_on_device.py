@@ -11,7 +11,7 @@ from mmchar.counting.planned_stages import stages
 from mmchar.generation import caches
 from mmchar.generation.on_device import realized, record_on_device
 from mmchar.generation.programs import pipeline_of
-from mmchar.generation.recording import Call, Stage
+from mmchar.generation.recording import Call, Stage, Subject
 from mmchar.generation.structure import tensors
 from mmchar.measuring.optimization.execution import preparer
 from mmchar.measuring.optimization.ladder import Levers
@@ -142,7 +142,7 @@ def test_fifty_steps_cost_one_execution_and_keep_its_real_arguments(pipe):
     )
     networks = {"text_encoder": pipe.text_encoder, "unet": pipe.unet, "vae": pipe.vae}
     try:
-        recording = record_on_device(networks, lambda: pipe(**ASKED, output_type="pt"))
+        recording = record_on_device(Subject("mine", networks, lambda: pipe(**ASKED, output_type="pt")))
     finally:
         handle.remove()
     assert len(seen) == 1, "hooks run where the network runs"
@@ -167,7 +167,7 @@ def test_an_answer_is_not_spoilt_by_who_writes_to_it():
             outputs.append(network(x).clone())
             network(x).mul_(0)
 
-    (stage,) = record_on_device({"model": network}, work).stages
+    (stage,) = record_on_device(Subject("mine", {"model": network}, work)).stages
     assert stage.repeats == 8
     assert all(torch.equal(out, outputs[1]) and out.any() for out in outputs[1:])
 
@@ -180,7 +180,7 @@ def test_an_argument_is_kept_as_it_was():
         network(x)
         x.zero_()
 
-    (stage,) = record_on_device({"model": network}, work).stages
+    (stage,) = record_on_device(Subject("mine", {"model": network}, work)).stages
     assert torch.equal(stage.call.args[0], before)
 
 
@@ -191,7 +191,7 @@ def test_what_is_recorded_on_a_device_is_what_was_planned_on_meta(name):
     model = load(name, tiny=True, device="cpu", dtype="float32")
     request = model.spec.resolve(Request(batch=2))
     subject = subject_of_zoo(model, request)
-    found = record_on_device(subject.networks, subject.work, renamed=subject.renamed, makes=subject.makes).stages
+    found = record_on_device(subject).stages
     plan = stages(model.spec, request)
     facts = [(stage.name, stage.component, stage.method, stage.repeats, stage.grows, stage.sizes) for stage in found]
     assert facts == [
@@ -203,7 +203,7 @@ def test_a_step_of_a_recorded_decoder_has_the_tokens_before_it():
     lm = load("llama-2-7b", tiny=True, device="cpu", dtype="float32").components["lm"]
     ids = torch.randint(5, 50, (2, 9))
     work = lambda: lm.generate(input_ids=ids, max_new_tokens=6, min_new_tokens=6, do_sample=False, pad_token_id=0)  # noqa: E731
-    prefill, decode = record_on_device({"lm": lm}, work).stages
+    prefill, decode = record_on_device(Subject("mine", {"lm": lm}, work)).stages
     assert torch.equal(prefill.call.kwargs["input_ids"], ids)
     assert (decode.repeats, caches.length(decode.call.cache)) == (5, 9)
     assert caches.length(decode.at(3).call.cache) == 12
@@ -266,7 +266,7 @@ def test_a_module_is_measured_on_its_own_inputs_and_refused_by_name():
 def test_an_empty_input_of_ones_own_is_timed_with_numbers():
     module = nn.Linear(6, 4)
     seen = []
-    (stage,) = record_on_device({"model": module}, lambda: module(torch.zeros(5, 6))).stages
+    (stage,) = record_on_device(Subject("mine", {"model": module}, lambda: module(torch.zeros(5, 6)))).stages
     module.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
     model = SimpleNamespace(components={"model": module}, device="cpu", dtype="float32")
     preparer(model, stage, Levers())()()

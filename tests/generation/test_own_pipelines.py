@@ -13,10 +13,11 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmchar.counting.operator_table import count
 from mmchar.generation.inputs import Inputs
 from mmchar.generation.own.loops import at_width, denoise, guided, rows_of, steps_each
 from mmchar.generation.own.masked import fill_masked
-from mmchar.generation.programs import class_of
+from mmchar.generation.programs import own_pipeline
 from mmchar.models.loading import get_spec, load, zoo_names
 from mmchar.request import Request
 
@@ -59,10 +60,9 @@ PUBLISHED = [
 
 def pipeline(name, device="cpu", dtype="float32", *, tiny=True, **more):
     """A model's pipeline around networks with random weights; ``more`` overrides what the zoo file gives it."""
-    model = load(name, device=device, dtype=dtype, tiny=tiny)
-    made = model.spec.pipeline
-    cls = class_of("mmchar.generation.own", made.cls)
-    return cls(model.components, Inputs(device, dtype), **{**made.arguments, **more})
+    pipe = own_pipeline(load(name, device=device, dtype=dtype, tiny=tiny), **more)
+    pipe.inputs = Inputs(device, dtype)
+    return pipe
 
 
 def generate(name, pipe, *, tiny=True, **asked):
@@ -141,7 +141,7 @@ def test_denoising_a_perfect_guess_finds_the_sample():
     scheduler = DDIMScheduler(clip_sample=False)
     noise, beside = torch.randn(3, 2, 5, 4), torch.ones(3, 1, 5, 4)
     told = {"scale": torch.ones(6)}
-    found = denoise(Guess(), noise, scheduler=scheduler, steps=10, guidance=2.0, beside=beside, told=told)
+    found = denoise(Guess(), noise, scheduler=scheduler, steps=10, guidance=2.0, beside=beside, **told)
     assert found.shape == noise.shape
     assert found.abs().max() < 0.02 * noise.abs().max()  # sqrt(1 - alpha) of the last step, 0.0001: 0.01
 
@@ -185,6 +185,12 @@ def test_batched_guidance_decodes_two_rows_at_once():
         made, _ = generate("emu3-gen-8b", pipe, batch=3, height=24, width=16)
     assert [call["input_ids"] for call in calls] == [(6, 8)] + [(6, 1)] * 8
     assert made.shape == (3, 3, 24, 16)
+
+
+def test_the_last_token_is_not_prepared_to_be_read_again():
+    table = count("parti-350m", tiny=True, cache=False, height=16, width=24)
+    joined = table[(table["stage"] == "pipeline") & (table["op"] == "cat")]
+    assert list(joined["calls"]) == [5 + 1]  # five of six tokens beside themselves for guidance, and all of them
 
 
 def test_an_image_is_a_token_per_patch():

@@ -116,7 +116,7 @@ def test_two_halves_of_a_guided_step_do_what_the_whole_does(name):
     flop = []
     for (stage,) in ([stage for stage in plan if stage.name == "denoise"] for plan in plans):
         network = model.components[stage.component]
-        flop.append(stage.repeats * sum(row.flop for row in trace(network, stage.work(network)).rows))
+        flop.append(stage.repeats * sum(row.flop for row in trace(network, stage.work(network))))
     assert flop[0] == flop[1] > 0
 
 

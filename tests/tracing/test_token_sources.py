@@ -17,7 +17,7 @@ IMAGE, TEXT, WIDTH = 16, 5, 24
 def kinds(module, *args, **kwargs):
     """``{(attention, q_len, kv_len): calls}`` of one forward."""
     calls: Counter = Counter()
-    for row in trace(module, lambda: module(*args, **kwargs)).rows:
+    for row in trace(module, lambda: module(*args, **kwargs)):
         if row.attention:
             calls[row.attention, row.q_len, row.kv_len] += row.calls
     return calls

@@ -1,19 +1,22 @@
 """diffusers' pipelines: build one around networks, copy one onto ``meta``, check what its call is given."""
 
 import copy
-import difflib
 import inspect
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
 
+from mmchar.faults import did_you_mean, typed
 from mmchar.generation.from_folders import standins
 from mmchar.generation.run import meta_memo
+from mmchar.models.folders import library_class
 from mmchar.models.pipeline_folders import lacking, scheduler_class
 
 # Outputs as tensors, which a counted run can do without computing any.
@@ -43,31 +46,21 @@ def build(
     cls: Any,
     networks: Mapping[str, nn.Module],
     *,
-    arguments: Mapping[str, Any] | None = None,
-    tokens: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any],
+    tokens: Mapping[str, Any],
 ) -> Any:
-    """A pipeline around networks, with stand-ins for the tokenizers and processors that it asks for.
+    """A pipeline around networks by role, with stand-ins for the tokenizers and processors that it asks for.
 
-    Parameters
-    ----------
-    cls : type
-        The pipeline's class.
-    networks : mapping
-        By role, as its ``__init__`` names them.
-    arguments : mapping, optional
-        Further arguments of its ``__init__``, e.g. ``{"boundary_ratio": 0.875}``.
-    tokens : mapping, optional
-        By tokenizer, the arguments of `standins.tokenizer`.
-
-    Raises ValueError for a network that the class does not take, or lacks.
+    ``arguments`` are further ones of its ``__init__``, ``tokens`` those of `standins.tokenizer` by tokenizer. Raises
+    ValueError for a network that the class does not take, or lacks.
     """
     parameters = dict(inspect.signature(cls).parameters)
     for role in networks:
         if role not in parameters:
             raise ValueError(f"{cls.__name__} has no network {role!r}; it has {', '.join(parameters)}")
-    check_names(arguments or {}, parameters, owner=cls.__name__)
-    said = {name: part for name, part in (arguments or {}).items() if part is not None or "tokenizer" not in name}
-    given = {**standins.missing(parameters, networks, tokens or {}), **networks, **said}
+    check_names(arguments, parameters, owner=cls.__name__)
+    said = {name: part for name, part in arguments.items() if part is not None or "tokenizer" not in name}
+    given = {**standins.missing(parameters, networks, tokens), **networks, **said}
     lacks = lacking(cls, given)
     if lacks is not None:
         raise ValueError(f"{cls.__name__} cannot run without its network {lacks!r}")
@@ -83,22 +76,28 @@ def build(
     return pipe
 
 
-@contextmanager
-def _where_networks_are(cls: Any, networks: Mapping[str, nn.Module]) -> Iterator[None]:
+def loaded(files: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Tokenizers and processors by role, each from its class and folder; what cannot be loaded is a warning."""
+    found = {}
+    for role, made in files.items():
+        try:
+            cls = library_class(f"component {role!r}", made["library"], made["class"])
+            found[role] = cls.from_pretrained(made["folder"], local_files_only=True)
+        except (ImportError, OSError, ValueError, AttributeError) as error:  # a package or a file is missing
+            said = typed(error, 200)
+            warnings.warn(f"component {role!r} cannot be loaded, a stand-in takes its place: {said}", stacklevel=1)
+    return found
+
+
+def _where_networks_are(cls: Any, networks: Mapping[str, nn.Module]) -> AbstractContextManager[Any]:
     """A class that makes one network of another (``from_unet2d``) makes it on ``meta`` too, where the other is."""
     first = next((part for network in networks.values() for part in network.parameters()), None)
-    if first is None or not first.is_meta or "from_unet" not in inspect.getsource(cls.__init__):
-        yield
-        return
-    with torch.device("meta"):
-        yield
+    on_meta = first is not None and first.is_meta and "from_unet" in inspect.getsource(cls.__init__)
+    return torch.device("meta") if on_meta else nullcontext()
 
 
 def check_arguments(call: Callable[..., Any], arguments: Mapping[str, Any], *, owner: str) -> None:
-    """Refuse an argument that a call does not take, with the nearest that it does.
-
-    Raises ValueError: one line, before anything runs.
-    """
+    """Refuse an argument that a call does not take, with the nearest that it does, before anything runs."""
     parameters = inspect.signature(call).parameters
     plain = {name for name, part in parameters.items() if part.kind is not part.VAR_KEYWORD}
     names = [name for name in parameters if name in plain and name != "self"]
@@ -122,10 +121,8 @@ def check_names(arguments: Iterable[str], known: Iterable[str], *, owner: str) -
     names = list(known)
     for name in arguments:
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
             listed = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
-            raise ValueError(f"{owner} takes no {name!r}; {hint}it takes {listed}")
+            raise ValueError(f"{owner} takes no {name!r}; {did_you_mean(name, names)}it takes {listed}")
 
 
 def work(pipe: Any, arguments: Mapping[str, Any]) -> Callable[[], Any]:
@@ -154,11 +151,8 @@ class _PlainText:
 def _as_it_is(cls: type) -> Iterator[None]:
     """Prompts are not mended where the package for it is missing: many pipelines do not ask whether it is there."""
     names = dict.fromkeys(part.__module__ for part in cls.__mro__ if part.__module__.startswith("diffusers.pipelines"))
-    lacking = [sys.modules[name] for name in names if not hasattr(sys.modules[name], "ftfy")]
-    for module in lacking:
-        module.ftfy = _PlainText  # type: ignore[attr-defined]
-    try:
+    with ExitStack() as stack:
+        for name in names:
+            if not hasattr(sys.modules[name], "ftfy"):
+                stack.enter_context(patch.object(sys.modules[name], "ftfy", _PlainText, create=True))
         yield
-    finally:
-        for module in lacking:
-            del module.ftfy

@@ -35,18 +35,10 @@ def prompt(tokens: int | None) -> str:
 def tokenizer(
     *, most: int = MOST_TOKENS, template: int | None = None, kind: Any = None, words: Mapping[str, int] | None = None
 ) -> Any:
-    """A tokenizer that makes a token of every word.
+    """A tokenizer that makes a token of every word, and pads or cuts a text to ``most`` of them.
 
-    Parameters
-    ----------
-    most : int
-        Tokens that a text is padded or cut to (``model_max_length``).
-    template : int, optional
-        Tokens of the words that are not the prompt's: what a pipeline writes around it.
-    kind : type, optional
-        The class that it pretends to be an instance of.
-    words : mapping, optional
-        Further words with their ids, e.g. what a network takes for the place of an image.
+    ``template`` is how many tokens the words have that a pipeline writes around a prompt, ``kind`` the class that it
+    pretends to be an instance of, ``words`` further words with their ids, such as the place of an image.
     """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -63,7 +55,7 @@ def tokenizer(
             PreTrainedTokenizerFast.__init__(self, **kwargs)
 
         def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
-            return super().__call__(_ended(_templated(text, template), ends), *args, **kwargs)
+            return super().__call__(_prepared(text, template, ends), *args, **kwargs)
 
     ends = "<bos> <eos>" if "CLIP" in base.__name__ else "<eos>"
     made = StandIn(tokenizer_object=inner, model_max_length=most, **_SPECIAL)
@@ -71,22 +63,15 @@ def tokenizer(
     return made
 
 
-def _ended(text: Any, ends: str) -> Any:
-    """An empty text as a real tokenizer has it: its marks for begin and end are there."""
+def _prepared(text: Any, template: int | None, ends: str) -> Any:
+    """A text with as many words of a template as a real tokenizer makes of them; an empty one begins and ends."""
     if isinstance(text, list | tuple):
-        return [_ended(part, ends) for part in text]
-    return text if not isinstance(text, str) or text.strip() else ends
-
-
-def _templated(text: Any, template: int | None) -> Any:
-    """A text with its template's words exchanged for as many as the real tokenizer makes of them."""
-    if template is None:
-        return text
-    if isinstance(text, list | tuple):
-        return [_templated(part, template) for part in text]
+        return [_prepared(part, template, ends) for part in text]
     words = str(text).split()
     own = words.count(WORD)
-    return " ".join(["<unk>"] * template + [WORD] * own) if len(words) > own else text
+    if template is not None and len(words) > own:
+        return " ".join(["<unk>"] * template + [WORD] * own)
+    return text if not isinstance(text, str) or words else ends
 
 
 def image(height: int, width: int) -> Any:
@@ -141,7 +126,7 @@ def missing(parameters: Mapping[str, Any], networks: Mapping[str, Any], tokens: 
             found[name] = tokenizer(
                 most=min(most, said.get("most", most)),
                 template=said.get("template"),
-                kind=_kind(part),
+                kind=next(iter(get_args(part.annotation)), part.annotation),  # the first of several
                 words=marks_of(getattr(encoder, "config", None)),
             )
         elif name in ("feature_extractor", "image_processor"):
@@ -153,21 +138,11 @@ def missing(parameters: Mapping[str, Any], networks: Mapping[str, Any], tokens: 
     return found
 
 
-def _kind(parameter: Any) -> Any:
-    """The class that a parameter is annotated with, the first of several."""
-    said = parameter.annotation
-    return next(iter(get_args(said)), said)
-
-
 class TextAndImages:
     """A processor of the Qwen-VL family: an image is a token for every square of merged patches.
 
     The library's image processor cuts the images; its joint processor needs torchvision, even where there is no video.
-
-    Parameters
-    ----------
-    config : PreTrainedConfig
-        Of the network that reads what is made here.
+    The configuration is that of the network that reads what is made here.
     """
 
     def __init__(self, config: Any) -> None:

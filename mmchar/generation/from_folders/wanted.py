@@ -49,21 +49,13 @@ class Wanted:
 
 
 def wanted(pipe: Any, request: Request, given: Mapping[str, Any]) -> Wanted:
-    """What a pipeline's call is to be given for a request, beyond ``given``.
-
-    Parameters
-    ----------
-    pipe : DiffusionPipeline
-        The pipeline, whose call says by its signature what it takes.
-    given : mapping
-        Arguments that are settled; they are not made up again.
-    """
+    """What a pipeline's call is to be given for a request, by its signature, beyond what is ``given``."""
     takes = inspect.signature(pipe.__call__).parameters
     made = Wanted()
     for name, parameter in takes.items():
-        if name in given or not (parameter.default is parameter.empty or _is_named_after(pipe, name, takes)):
-            continue
-        _add(made, pipe, name, takes, request)
+        needed = parameter.default is parameter.empty or _is_named_after(pipe, name, takes)
+        if needed and name not in given:
+            _add(made, pipe, name, takes, request)
     return made
 
 
@@ -98,7 +90,9 @@ def _add(made: Wanted, pipe: Any, name: str, takes: Mapping[str, Any], request: 
         made.arguments[name] = [standins.image(height, width)] * _frames(takes, request)
         made.follows |= {"height", "width", "frames"}
     elif _EMBEDDINGS.fullmatch(name):
-        made.arguments[name] = torch.zeros(many, _embedding_width(pipe))
+        config = pipe.unet.config
+        by_images = config.encoder_hid_dim_type == "image_proj"
+        made.arguments[name] = torch.zeros(many, config.encoder_hid_dim if by_images else config.cross_attention_dim)
     elif _IMAGES.fullmatch(name):
         image = standins.image(height, width)
         one = "prompt" in takes or many == 1  # of several prompts too
@@ -117,8 +111,8 @@ def sides(pipe: Any, takes: Mapping[str, Any], request: Request) -> tuple[int, i
     said = [request.height, request.width]
     defaults = [getattr(takes.get(name), "default", None) for name in ("height", "width")]
     own = _own_sides(pipe)
-    sides = [s or (d if isinstance(d, int) else None) or o for s, d, o in zip(said, defaults, own, strict=True)]
-    return sides[0], sides[1]
+    height, width = (s or (d if isinstance(d, int) else None) or o for s, d, o in zip(said, defaults, own, strict=True))
+    return height, width
 
 
 def _own_sides(pipe: Any) -> tuple[int, int]:
@@ -133,13 +127,6 @@ def _own_sides(pipe: Any) -> tuple[int, int]:
         return int(size[0] * scale), int(size[1] * scale)
     side = int(size * scale) if isinstance(size, int | float) else _SIDE
     return side, side
-
-
-def _embedding_width(pipe: Any) -> int:
-    """Width of the image embeddings that a U-Net is told, as its configuration says."""
-    config = pipe.unet.config
-    own = config.encoder_hid_dim if config.encoder_hid_dim_type == "image_proj" else config.cross_attention_dim
-    return int(own)
 
 
 def _frames(takes: Mapping[str, Any], request: Request) -> int:

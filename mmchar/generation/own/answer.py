@@ -1,14 +1,13 @@
 """Models that answer in another form than text, one token of it after the other: Qwen2.5-Omni speaks, Janus draws."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import chain, repeat
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import DynamicCache
 
 from mmchar.generation.inputs import Inputs
-from mmchar.generation.own.loops import guided, rows_of, steps_each
+from mmchar.generation.own.loops import Networks, Steps, draw, embed_prompt, guided, rows_of, steps_each
 
 
 class SpokenAnswerPipeline:
@@ -17,32 +16,20 @@ class SpokenAnswerPipeline:
     The library's own loop denoises the sound along an ODE by a fourth-order Runge-Kutta method: four calls between two
     times, each doubled by guidance. Against the library's ``generate``: logits of a prompt are made of its last place
     alone; the marks between the prompt and the speech are left out; and the voice's reference is as long as the sound.
+    ``frames_per_second`` are mel frames of the question; a written token becomes ``codes_per_token`` codes of sound.
 
     **Source**: Qwen2.5-Omni, arXiv 2503.20215, sec. 2; transformers' ``Qwen2_5OmniForConditionalGeneration.generate``.
-
-    - Networks: ``omni``.
-    - ``frames_per_second``: mel frames of a second of the question.
-    - ``codes_per_token``: codes of sound that a written token becomes.
     """
 
-    def __init__(
-        self,
-        networks: Mapping[str, nn.Module],
-        inputs: Inputs,
-        *,
-        frames_per_second: int,
-        codes_per_token: int,
-        **_: Any,
-    ) -> None:
+    def __init__(self, networks: Networks, inputs: Inputs, *, frames_per_second: int, codes_per_token: int) -> None:
         self.omni, self.inputs = networks["omni"], inputs
         self.frames_per_second, self.codes_per_token = frames_per_second, codes_per_token
 
-    def __call__(
-        self, *, batch: int, audio_s: int, prompt_tokens: int, new_tokens: int, steps: int | Sequence[int]
-    ) -> Tensor:
+    def __call__(self, *, batch: int, audio_s: int, prompt_tokens: int, new_tokens: int, steps: Steps) -> Tensor:
         """Sound between -1 and 1, ``(samples,)`` of one answer."""
-        question = torch.cat([self._hear(batch, audio_s), self._look_up(batch, prompt_tokens)], dim=1)
-        states, reply = self._write(question, new_tokens)
+        heard = self._hear(batch, audio_s)
+        asked = embed_prompt(self.omni.thinker, self.inputs, batch=batch, tokens=prompt_tokens)
+        states, reply = self._write(torch.cat([heard, asked], dim=1), new_tokens)
         codes = self._speak(states, reply, self.codes_per_token * new_tokens)
         return self._sound(codes, *steps_each(steps, 1))
 
@@ -53,18 +40,11 @@ class SpokenAnswerPipeline:
         lengths = torch.full((batch,), frames, device=mel.device)
         return tower(mel, feature_lens=lengths).last_hidden_state.unflatten(0, (batch, -1))
 
-    def _look_up(self, batch: int, tokens: int) -> Tensor:
-        """A text as ``(batch, tokens, width)``."""
-        table = self.omni.thinker.get_input_embeddings().weight
-        return F.embedding(self.inputs.tokens(batch, tokens, vocabulary=table.shape[0]), table)
-
     def _write(self, question: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
         """What is spoken from: states of the question ``(batch, places, width)``, and of where each token came from.
 
         Each is what the writing model was given in a place, and what it made of it.
         """
-        from transformers import DynamicCache
-
         thinker = self.omni.thinker
         cache = DynamicCache(config=thinker.config.get_text_config())
         out = thinker.model(
@@ -90,25 +70,26 @@ class SpokenAnswerPipeline:
 
         When all of them have been used, the last is used again. Codes that the sound has no entry for are never taken.
         """
-        from transformers import DynamicCache
-
         talker, known = self.omni.talker, self.omni.token2wav.code2wav_dit_model.config.num_embeds
         cache = DynamicCache(config=talker.config)
         hidden = talker.thinker_to_talker_proj(states)
         out = talker.model(inputs_embeds=hidden, position_ids=_places(hidden), past_key_values=cache, use_cache=True)
-        logits, codes = talker.codec_head(out.last_hidden_state[:, -1:]), []
-        for step in range(tokens):
-            codes.append(logits[:, -1:, :known].argmax(dim=-1))  # [b, 1]
-            if step + 1 < tokens:
-                used = min(step, reply.shape[1] - 1)
-                logits = talker(
-                    input_ids=codes[-1],
-                    thinker_reply_part=reply[:, used : used + 1],
-                    position_ids=_places(hidden[:, :1], cache.get_seq_length()),
-                    past_key_values=cache,
-                    use_cache=True,
-                ).logits
-        return torch.cat(codes, dim=1)
+        first = talker.codec_head(out.last_hidden_state[:, -1:])
+        words = chain(reply.split(1, dim=1), repeat(reply[:, -1:]))
+
+        def logits_after(code: Tensor | None) -> Tensor:
+            if code is None:
+                return first[:, -1, :known]
+            said = talker(
+                input_ids=code,
+                thinker_reply_part=next(words),
+                position_ids=_places(code, cache.get_seq_length()),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            return said.logits[:, -1, :known]
+
+        return draw(logits_after, tokens)
 
     def _sound(self, codes: Tensor, steps: int) -> Tensor:
         """Sound of codes, with a voice and a reference that are noise; all in the number type of its networks."""
@@ -126,34 +107,29 @@ class JanusPipeline:
     the whole cache beforehand.
 
     **Source**: Janus-Pro, arXiv 2501.17811, sec. 2; transformers' ``JanusForConditionalGeneration.generate``.
-
-    Networks: ``lm``.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, **_: Any) -> None:
+    def __init__(self, networks: Networks, inputs: Inputs) -> None:
         self.lm, self.inputs = networks["lm"], inputs
 
     def __call__(self, *, batch: int, prompt_tokens: int, guidance: float) -> Tensor:
         """Images ``(batch, 3, height, width)`` of the tokenizer's own size."""
-        table, rows = self.lm.get_input_embeddings().weight, rows_of(guidance)
-        ids = self.inputs.tokens(rows * batch, prompt_tokens, vocabulary=table.shape[0])  # nothing first, then prompts
-        codes = self._draw(F.embedding(ids, table), guidance)
+        rows = rows_of(guidance) * batch  # nothing first, then prompts
+        codes = self._draw(embed_prompt(self.lm, self.inputs, batch=rows, tokens=prompt_tokens), guidance)
         return self.lm.decode_image_tokens(codes).permute(0, 3, 1, 2)
 
-    def _draw(self, given: Tensor, guidance: float) -> Tensor:
-        """Codes ``(batch, codes)``, the likeliest each time, after embeddings ``(rows * batch, tokens, width)``."""
-        from transformers import DynamicCache
+    def _draw(self, prompt: Tensor, guidance: float) -> Tensor:
+        """Codes ``(batch, codes)`` after embeddings ``(rows * batch, tokens, width)``."""
+        model, cache = self.lm.model, DynamicCache(config=self.lm.config.get_text_config())
 
-        codes: list[Tensor] = []
-        model = self.lm.model
-        cache = DynamicCache(config=self.lm.config.get_text_config())
-        for _ in range(self.lm.config.vq_config.num_patches**2):
-            if codes:
-                given = self.lm.prepare_embeddings_for_image_generation(torch.cat([codes[-1]] * rows_of(guidance)))
+        def logits_after(code: Tensor | None) -> Tensor:
+            given = prompt
+            if code is not None:
+                given = self.lm.prepare_embeddings_for_image_generation(torch.cat([code] * rows_of(guidance)))
             out = model.language_model(inputs_embeds=given, past_key_values=cache, use_cache=True)
-            logits = guided(model.generation_head(out.last_hidden_state[:, -1]), guidance)
-            codes.append(logits.argmax(dim=-1, keepdim=True))  # [b, 1]
-        return torch.cat(codes, dim=1)
+            return guided(model.generation_head(out.last_hidden_state[:, -1]), guidance)
+
+        return draw(logits_after, self.lm.config.vq_config.num_patches**2)
 
 
 def _places(tokens: Tensor, before: int = 0) -> Tensor:

@@ -1,8 +1,5 @@
 """DeepFloyd IF: three of the library's pipelines, one after the other."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -11,10 +8,10 @@ from diffusers import (
     IFSuperResolutionPipeline,
     StableDiffusionUpscalePipeline,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmchar.generation.inputs import Inputs
-from mmchar.generation.own.loops import encode_prompt, rows_of, steps_each
+from mmchar.generation.own.loops import Networks, Steps, encode_prompt, rows_of, steps_each
 
 LATER_GUIDANCE = (4.0, 9.0)  # defaults of the second and the third pipeline in diffusers 0.42.1
 _NOT_USED = ("tokenizer", "text_encoder", "safety_checker", "feature_extractor")
@@ -24,15 +21,12 @@ class DeepFloydPipeline:
     """An image of 1/16 of the final side, one of 1/4 from it, then a latent upscaler to the whole.
 
     Each text is encoded once and handed to the library's pipelines. Where guidance is on in the first, it is on in the
-    others, with their own scale. The library's code asks tensors for values, so on ``meta`` it runs only under
-    `run`.
+    others, with their own scale. The library's code asks tensors for values: on ``meta`` it runs only under `run`.
 
     **Source**: deep-floyd/IF's README, which has Stable Diffusion's x4 upscaler in place of the unreleased third stage.
-
-    Networks: ``text_encoder``, ``unet_64``, ``unet_256``, ``x4_text_encoder``, ``x4_unet`` and ``x4_vae``.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, **_: Any) -> None:
+    def __init__(self, networks: Networks, inputs: Inputs) -> None:
         self.networks, self.inputs = networks, inputs
         noise = {"beta_schedule": "squaredcos_cap_v2"}
         shared = {**dict.fromkeys(_NOT_USED), "watermarker": None, "requires_safety_checker": False}
@@ -52,7 +46,7 @@ class DeepFloydPipeline:
             pipe.set_progress_bar_config(disable=True)
 
     def __call__(
-        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: int | Sequence[int], guidance: float
+        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: Steps, guidance: float
     ) -> Tensor:
         """Images ``(batch, 3, height, width)`` between 0 and 1."""
         text = self._encode("text_encoder", batch, prompt_tokens, guidance)
@@ -69,6 +63,6 @@ class DeepFloydPipeline:
     def _encode(self, role: str, batch: int, tokens: int, guidance: float) -> dict[str, Tensor]:
         """A prompt, and with guidance the empty one, as the library's pipelines take them."""
         rows = rows_of(guidance)
-        found = encode_prompt(self.networks[role], self.inputs, batch=batch, tokens=tokens, rows=rows)
+        found = encode_prompt(self.networks[role], self.inputs, batch=batch, tokens=tokens, guidance=guidance)
         halves = torch.chunk(found.last_hidden_state, rows)
         return dict(zip(("negative_prompt_embeds", "prompt_embeds")[-rows:], halves, strict=True))

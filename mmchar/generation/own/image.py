@@ -9,34 +9,37 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
 from mmchar.generation.inputs import Inputs
-from mmchar.generation.own.loops import at_width, denoise, encode_prompt, first_of, rows_of, steps_each
+from mmchar.generation.own.loops import (
+    Networks,
+    Steps,
+    at_width,
+    denoise,
+    denoise_latent,
+    encode_prompt,
+    first_of,
+    steps_each,
+)
 
 
 class ImagenPipeline:
     """A cascade in pixels: a small image from noise and text, then larger ones, each beside the one before.
 
-    Noise on the small image (conditioning augmentation) and dynamic thresholding are left out.
+    ``denoisers`` are given from small to large: ``component`` is a denoiser's role, ``divisor`` the final side over its
+    own. Noise on the small image (conditioning augmentation) and dynamic thresholding are left out.
 
     **Source**: Imagen, arXiv 2205.11487, sec. 2.2 to 2.4.
-
-    - Networks: ``text_encoder`` and the denoisers.
-    - ``denoisers``: from small to large: ``component`` is a denoiser's role, ``divisor`` the final side over its
-      own.
     """
 
-    def __init__(
-        self, networks: Mapping[str, nn.Module], inputs: Inputs, *, denoisers: Sequence[Mapping[str, Any]], **_: Any
-    ) -> None:
+    def __init__(self, networks: Networks, inputs: Inputs, *, denoisers: Sequence[Mapping[str, Any]]) -> None:
         self.networks, self.inputs, self.denoisers = networks, inputs, denoisers
         self.scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
 
     def __call__(
-        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: int | Sequence[int], guidance: float
+        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: Steps, guidance: float
     ) -> Tensor:
         """Images ``(batch, 3, height, width)``."""
-        encoder, rows = self.networks["text_encoder"], rows_of(guidance)
-        text = encode_prompt(encoder, self.inputs, batch=batch, tokens=prompt_tokens, rows=rows).last_hidden_state
-        image = None
+        encoder, image = self.networks["text_encoder"], None
+        text = encode_prompt(encoder, self.inputs, batch=batch, tokens=prompt_tokens, guidance=guidance)
         for denoiser, many in zip(self.denoisers, steps_each(steps, len(self.denoisers)), strict=True):
             size = (height // denoiser["divisor"], width // denoiser["divisor"])
             image = denoise(
@@ -46,7 +49,7 @@ class ImagenPipeline:
                 steps=many,
                 guidance=guidance,
                 beside=None if image is None else F.interpolate(image, size, mode="bilinear"),
-                told={"encoder_hidden_states": text},
+                encoder_hidden_states=text.last_hidden_state,
             )
         assert image is not None, "a cascade without denoisers makes no image"
         return image
@@ -55,39 +58,38 @@ class ImagenPipeline:
 class EmuPipeline:
     """Latent diffusion on the tokens of several text encoders, one after the other in one sequence.
 
-    Tokens narrower than the denoiser's text are padded: the projection of CLIP's is left out.
+    ``context`` holds the roles of the text encoders in the order of their tokens. Tokens narrower than the denoiser's
+    text are padded: the projection of CLIP's is left out.
 
     **Source**: Emu, arXiv 2309.15807, sec. 3.1.
-
-    - Networks: The text encoders, ``unet`` and ``vae``.
-    - ``context``: roles of the text encoders, in the order of their tokens.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, *, context: Sequence[str], **_: Any) -> None:
+    def __init__(self, networks: Networks, inputs: Inputs, *, context: Sequence[str]) -> None:
         self.inputs, self.encoders = inputs, [networks[role] for role in context]
         self.unet, self.vae = networks["unet"], networks["vae"]
         self.scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 
     def __call__(
-        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: int | Sequence[int], guidance: float
+        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: Steps, guidance: float
     ) -> Tensor:
         """Images ``(batch, 3, height, width)``."""
         text = torch.cat([self._encode(encoder, batch, prompt_tokens, guidance) for encoder in self.encoders], dim=1)
-        scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        noise = self.inputs.normal(batch, self.unet.config.in_channels, height // scale, width // scale)
-        latent = denoise(
+        latent = denoise_latent(
             self.unet,
-            noise,
+            self.vae,
+            self.inputs,
+            batch=batch,
+            size=(height, width),
             scheduler=self.scheduler,
-            steps=steps_each(steps, 1)[0],
+            steps=steps,
             guidance=guidance,
-            told={"encoder_hidden_states": text},
+            encoder_hidden_states=text,
         )
-        return self.vae.decode(latent / self.vae.config.scaling_factor).sample
+        return self.vae.decode(latent).sample
 
     def _encode(self, encoder: nn.Module, batch: int, tokens: int, guidance: float) -> Tensor:
         """One encoder's tokens at the width of the denoiser's text, ``(rows * batch, tokens, width)``."""
-        found = encode_prompt(encoder, self.inputs, batch=batch, tokens=tokens, rows=rows_of(guidance))
+        found = encode_prompt(encoder, self.inputs, batch=batch, tokens=tokens, guidance=guidance)
         return at_width(first_of(found), self.unet.config.cross_attention_dim)
 
 
@@ -97,21 +99,15 @@ class ADMPipeline:
     Guidance by a separate classifier is left out.
 
     **Source**: ADM, arXiv 2105.05233, sec. 3 and 4; openai/guided-diffusion ``scripts/image_sample.py``.
-
-    Networks: ``unet``.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, **_: Any) -> None:
+    def __init__(self, networks: Networks, inputs: Inputs) -> None:
         self.unet, self.inputs = networks["unet"], inputs
         learned = self.unet.config.out_channels == 2 * self.unet.config.in_channels
         self.scheduler = DDPMScheduler(variance_type="learned_range" if learned else "fixed_small")
 
-    def __call__(self, *, batch: int, height: int, width: int, steps: int | Sequence[int]) -> Tensor:
+    def __call__(self, *, batch: int, height: int, width: int, steps: Steps) -> Tensor:
         """Images ``(batch, 3, height, width)``."""
-        return denoise(
-            self.unet,
-            self.inputs.normal(batch, self.unet.config.in_channels, height, width),
-            scheduler=self.scheduler,
-            steps=steps_each(steps, 1)[0],
-            told={"class_labels": self.inputs.tokens(batch, vocabulary=self.unet.config.num_class_embeds)},
-        )
+        noise = self.inputs.normal(batch, self.unet.config.in_channels, height, width)
+        labels = self.inputs.tokens(batch, vocabulary=self.unet.config.num_class_embeds)
+        return denoise(self.unet, noise, scheduler=self.scheduler, steps=steps, class_labels=labels)

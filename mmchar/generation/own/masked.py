@@ -1,14 +1,22 @@
 """Models that fill all masked tokens at once, over a few steps, and no library generates with: Muse and Phenaki."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmchar.generation.inputs import Inputs
-from mmchar.generation.own.loops import at_width, encode_prompt, first_of, guided, rows_of, steps_each
+from mmchar.generation.own.loops import (
+    Networks,
+    Steps,
+    at_width,
+    encode_prompt,
+    first_of,
+    guided,
+    rows_of,
+    steps_each,
+)
 
 
 class MusePipeline:
@@ -18,22 +26,20 @@ class MusePipeline:
     of the small image ends in predictions, of which the first stand for its hidden tokens.
 
     **Source**: Muse, arXiv 2301.00704, sec. 2.
-
-    Networks: ``text_encoder``, ``base``, ``lowres_encoder``, ``superres`` and ``detokenizer``.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, **_: Any) -> None:
+    def __init__(self, networks: Networks, inputs: Inputs) -> None:
         self.networks, self.inputs = networks, inputs
 
     def __call__(
-        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: int | Sequence[int], guidance: float
+        self, *, batch: int, prompt_tokens: int, height: int, width: int, steps: Steps, guidance: float
     ) -> Tensor:
         """Images ``(batch, 3, height, width)``; the transformers' positions allow one size only."""
-        encoder, rows = self.networks["text_encoder"], rows_of(guidance)
-        text = encode_prompt(encoder, self.inputs, batch=batch, tokens=prompt_tokens, rows=rows).last_hidden_state
-        first, then = steps_each(steps, 2)
+        encoder, (first, then) = self.networks["text_encoder"], steps_each(steps, 2)
+        found = encode_prompt(encoder, self.inputs, batch=batch, tokens=prompt_tokens, guidance=guidance)
+        text = found.last_hidden_state
         small = self._fill("base", text, batch=batch, steps=first, guidance=guidance)
-        known = first_of(self.networks["lowres_encoder"](torch.cat([small] * rows), return_dict=False))
+        known = first_of(self.networks["lowres_encoder"](torch.cat([small] * rows_of(guidance)), return_dict=False))
         seen = known.transpose(1, 2).to(text.dtype)  # [b, predictions, tokens] -> [b, tokens, predictions]
         context = [at_width(part, self._width("superres")) for part in (seen, text)]
         large = self._fill("superres", torch.cat(context, dim=1), batch=batch, steps=then, guidance=guidance)
@@ -49,7 +55,7 @@ class MusePipeline:
             found = first_of(network(ids, encoder_hidden_states=context, return_dict=False))
             return guided(found, guidance).transpose(1, 2)  # [b, vocabulary, tokens] -> [b, tokens, vocabulary]
 
-        masked = torch.full((batch, network.config.sample_size**2), mask, dtype=torch.int64, device=self.inputs.device)
+        masked = torch.full((batch, network.config.sample_size**2), mask, dtype=torch.int64, device=context.device)
         return fill_masked(predict, masked, steps=steps, mask=mask)
 
     def _decode(self, ids: Tensor) -> Tensor:
@@ -65,33 +71,23 @@ class PhenakiPipeline:
     """Fill the tokens of a whole video over a few steps, then decode them, first through time, then inside frames.
 
     **Source**: Phenaki, arXiv 2210.02399, sec. 2; one window of frames from text alone.
-
-    Networks: ``text_encoder``, ``maskgit`` and ``cvivit``.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, **_: Any) -> None:
+    def __init__(self, networks: Networks, inputs: Inputs) -> None:
         self.networks, self.inputs = networks, inputs
 
     def __call__(
-        self,
-        *,
-        batch: int,
-        prompt_tokens: int,
-        height: int,
-        width: int,
-        frames: int,
-        steps: int | Sequence[int],
-        guidance: float,
+        self, *, batch: int, prompt_tokens: int, height: int, width: int, frames: int, steps: Steps, guidance: float
     ) -> Tensor:
         """Videos ``(batch, 3, frames, height, width)``."""
         encoder, maskgit, cvivit = (self.networks[role] for role in ("text_encoder", "maskgit", "cvivit"))
-        rows, mask = rows_of(guidance), maskgit.config.vocabulary
-        text = encode_prompt(encoder, self.inputs, batch=batch, tokens=prompt_tokens, rows=rows).last_hidden_state
+        text = encode_prompt(encoder, self.inputs, batch=batch, tokens=prompt_tokens, guidance=guidance)
+        mask = maskgit.config.vocabulary
         grid = {"height": height // cvivit.config.patch, "width": width // cvivit.config.patch}
         shape = (1 + (frames - 1) // cvivit.config.temporal_patch, grid["height"] * grid["width"])
 
         def predict(ids: Tensor) -> Tensor:
-            found = maskgit(torch.cat([ids] * rows), text)
+            found = maskgit(torch.cat([ids] * rows_of(guidance)), text.last_hidden_state)
             return guided(found, guidance)[..., :mask]  # never the mask itself
 
         masked = torch.full((batch, shape[0] * shape[1]), mask, dtype=torch.int64, device=self.inputs.device)
@@ -102,16 +98,11 @@ class PhenakiPipeline:
 def fill_masked(predict: Callable[[Tensor], Tensor], ids: Tensor, *, steps: int, mask: int) -> Tensor:
     """Ids ``(batch, tokens)`` with every ``mask`` replaced, the surest first; each step predicts all of them at once.
 
-    After step s of S, ``floor(tokens * cos(pi / 2 * s / S))`` are still masked: at once few are kept, in the end none
-    is left.
+    ``predict`` makes logits ``(batch, tokens, vocabulary)`` of ids. After step s of S,
+    ``floor(tokens * cos(pi / 2 * s / S))`` are still masked: at once few are kept, in the end none is left.
 
     **Source**: MaskGIT, arXiv 2202.04200, sec. 3.2 and 3.3 (cosine schedule), which Muse and Phenaki follow; without
     its noise on the confidence.
-
-    Parameters
-    ----------
-    predict : callable
-        Logits ``(batch, tokens, vocabulary)`` of ids ``(batch, tokens)``.
     """
     tokens = ids.shape[1]
     for step in range(1, steps + 1):

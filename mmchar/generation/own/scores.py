@@ -1,12 +1,10 @@
 """Models that answer with scores: CLIP of classes for an image, HSTU (a generative recommender) of items for a user."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmchar.generation.inputs import Inputs
+from mmchar.generation.own.loops import Networks
 
 MOST_SECONDS = 10**6  # between the first and the last event of a history
 
@@ -15,11 +13,9 @@ class ZeroShotPipeline:
     """Encode images, and one text per class, and compare each image with each class.
 
     **Source**: CLIP, arXiv 2103.00020, sec. 3.1 and Fig. 3.
-
-    Networks: ``clip``.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, **_: Any) -> None:
+    def __init__(self, networks: Networks, inputs: Inputs) -> None:
         self.clip, self.inputs = networks["clip"], inputs
 
     def __call__(self, *, batch: int, prompt_tokens: int, classes: int) -> Tensor:
@@ -37,11 +33,9 @@ class RankingPipeline:
     """Encode the history of each user once, then score all candidates against it at once.
 
     **Source**: HSTU, arXiv 2402.17152, sec. 3.4 (M-FALCON, with all candidates in one micro-batch).
-
-    Networks: ``model``.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, **_: Any) -> None:
+    def __init__(self, networks: Networks, inputs: Inputs) -> None:
         self.model, self.inputs = networks["model"], inputs
 
     def __call__(self, *, batch: int, prompt_tokens: int, candidates: int) -> Tensor:
@@ -51,15 +45,12 @@ class RankingPipeline:
 
 
 class RetrievalPipeline:
-    """Encode the history of each user, then find the nearest of all items.
+    """Encode the history of each user, then find the ``most`` nearest of all items.
 
     **Source**: HSTU, arXiv 2402.17152, sec. 4.1; facebookresearch/generative-recommenders (brute-force search).
-
-    - Networks: ``model``.
-    - ``most``: items to find.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, *, most: int, **_: Any) -> None:
+    def __init__(self, networks: Networks, inputs: Inputs, *, most: int) -> None:
         self.model, self.inputs, self.most = networks["model"], inputs, most
 
     def __call__(self, *, batch: int, prompt_tokens: int) -> Tensor:

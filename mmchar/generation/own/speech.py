@@ -1,13 +1,15 @@
 """Translation between speech and text whose own generation asks a tokenizer for every letter: SeamlessM4T v2."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
 
 from mmchar.generation.inputs import Inputs
+from mmchar.generation.own.loops import Networks
 
 _IMPOSSIBLE = -1e9  # the score of a beam that does not differ from another yet, as in the library
 
@@ -19,24 +21,21 @@ class SeamlessPipeline:
     both lengths are given, and the durations are predicted but not obeyed: so the parts of the unit decoder and of the
     vocoder are called one by one. No beam ends before it has all its tokens.
 
-    **Source**: Seamless, arXiv 2312.05187, sec. 3; transformers' ``SeamlessM4Tv2Model.generate``.
+    ``speaks`` says whether the translation is spoken or written, ``frames_per_second`` how the encoder takes speech;
+    a written token has ``chars_per_token`` letters, and a letter ``units_per_char`` units of sound.
 
-    - Networks: ``model``.
-    - ``speaks``: whether the translation is spoken; else it is written.
-    - ``frames_per_second``: frames of speech that the encoder takes.
-    - ``chars_per_token``, ``units_per_char``: letters of a written token, and units of sound of a letter.
+    **Source**: Seamless, arXiv 2312.05187, sec. 3; transformers' ``SeamlessM4Tv2Model.generate``.
     """
 
     def __init__(
         self,
-        networks: Mapping[str, nn.Module],
+        networks: Networks,
         inputs: Inputs,
         *,
         speaks: bool,
         frames_per_second: int = 50,
         chars_per_token: int = 5,
         units_per_char: int = 2,
-        **_: Any,
     ) -> None:
         self.model, self.inputs, self.speaks = networks["model"], inputs, speaks
         self.frames_per_second = frames_per_second
@@ -69,9 +68,6 @@ class SeamlessPipeline:
 
         After a step the cache follows the beams that it chose; those of the first step are all the same.
         """
-        from transformers import DynamicCache, EncoderDecoderCache
-        from transformers.modeling_outputs import BaseModelOutput
-
         batch, config = encoded.shape[0], self.model.config
         seen = BaseModelOutput(last_hidden_state=encoded.repeat_interleave(beams, dim=0))
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
@@ -116,21 +112,11 @@ class SeamlessPipeline:
 
 
 def best_beams(words: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The best continuations of each sample's beams, from the best on.
+    """The best continuations of each sample's beams, from the best on, by log-probabilities of words and beams so far.
 
-    Twice as many as beams are looked for, as those that have ended would be left out.
-
-    Parameters
-    ----------
-    words : Tensor
-        Logarithms of probabilities, ``(batch * beams, vocabulary)``.
-    scores : Tensor
-        Those of the beams so far, ``(batch, beams)``.
-
-    Returns
-    -------
-    scores, rows, words : Tensor
-        ``(batch, beams)``; the row that each goes on from, ``(batch * beams,)``; and its token, ``(batch * beams, 1)``.
+    ``(batch * beams, vocabulary)`` and ``(batch, beams)`` to the new scores ``(batch, beams)``, the row that each goes
+    on from ``(batch * beams,)``, and its token ``(batch * beams, 1)``. Twice as many as beams are looked for, as those
+    that have ended would be left out.
     """
     (batch, beams), vocabulary = scores.shape, words.shape[1]
     found = (words + scores.reshape(-1, 1)).view(batch, -1).topk(2 * beams)

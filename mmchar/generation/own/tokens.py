@@ -1,14 +1,14 @@
 """Models that draw token by token and no library draws with: Parti, Chameleon and Emu3."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
 
 from mmchar.generation.inputs import Inputs
-from mmchar.generation.own.loops import at_width, encode_prompt, guided, rows_of
+from mmchar.generation.own.loops import Networks, at_width, draw, encode_prompt, guided, rows_of
 
 
 class PartiPipeline:
@@ -18,35 +18,31 @@ class PartiPipeline:
     are the patch's pixels.
 
     **Source**: Parti, arXiv 2206.10789, sec. 2.1 to 2.3.
-
-    Networks: ``seq2seq`` and ``detokenizer``.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module], inputs: Inputs, **_: Any) -> None:
+    def __init__(self, networks: Networks, inputs: Inputs) -> None:
         self.seq2seq, self.detokenizer, self.inputs = networks["seq2seq"], networks["detokenizer"], inputs
 
     def __call__(self, *, batch: int, prompt_tokens: int, height: int, width: int, guidance: float) -> Tensor:
         """Images ``(batch, 3, height, width)``."""
-        patch = self.detokenizer.config.patch_size
+        patch, encoder = self.detokenizer.config.patch_size, self.seq2seq.get_encoder()
         grid = (height // patch, width // patch)
-        encoder = self.seq2seq.get_encoder()
-        text = encode_prompt(encoder, self.inputs, batch=batch, tokens=prompt_tokens, rows=rows_of(guidance))
+        text = encode_prompt(encoder, self.inputs, batch=batch, tokens=prompt_tokens, guidance=guidance)
         ids = self._draw(text, tokens=grid[0] * grid[1], guidance=guidance)
         return self._paint(ids.unflatten(1, grid), patch)
 
     def _draw(self, text: Any, *, tokens: int, guidance: float) -> Tensor:
-        """Image tokens ``(batch, tokens)``, the likeliest each time."""
-        from transformers import DynamicCache, EncoderDecoderCache
-
+        """Image tokens ``(batch, tokens)``."""
         rows, cache = text.last_hidden_state.shape[0], EncoderDecoderCache(DynamicCache(), DynamicCache())
-        start = self.seq2seq.config.decoder_start_token_id
-        ids = torch.full((rows, 1), start, dtype=torch.int64, device=self.inputs.device)
-        drawn: list[Tensor] = []
-        while len(drawn) < tokens:
+        first = self.seq2seq.config.decoder_start_token_id
+        start = torch.full((rows, 1), first, dtype=torch.int64, device=self.inputs.device)
+
+        def logits_after(last: Tensor | None) -> Tensor:
+            ids = start if last is None else torch.cat([last] * rows_of(guidance))
             out = self.seq2seq(encoder_outputs=text, decoder_input_ids=ids, past_key_values=cache, use_cache=True)
-            drawn.append(guided(out.logits[:, -1], guidance).argmax(dim=-1, keepdim=True))  # [b, 1]
-            ids = torch.cat([drawn[-1]] * rows_of(guidance))
-        return torch.cat(drawn, dim=1)
+            return guided(out.logits[:, -1], guidance)
+
+        return draw(logits_after, tokens)
 
     def _paint(self, ids: Tensor, patch: int) -> Tensor:
         """Pixels of token images ``(batch, rows, columns)``."""
@@ -60,26 +56,22 @@ class PartiPipeline:
 class TokenImagePipeline:
     """Draw an image with a language model, token by token after a prompt, and turn the tokens into pixels.
 
-    Guidance decodes a second time per step, after a prompt of its own, or doubles the batch. The codebook's entries
-    stand for the first ids of the vocabulary here, of which the likeliest is taken.
+    A step sees the prompt and nothing in two calls, ``"sequential"``, or in one ``"batch"``; ``unconditional_tokens``
+    stand for no prompt in the first case. The codebook's entries stand for the first ids of the vocabulary here, of
+    which the likeliest is taken; ``row_marks`` more tokens end a row of the image. Chameleon's own class has no
+    decoder, and gets one as ``vq_decoder``.
 
     **Source**: Chameleon, arXiv 2405.09818, sec. 2.1; Emu3, arXiv 2409.18869, sec. 2, and baaivision/Emu3's example.
-
-    - Networks: ``lm``, and ``vq_decoder`` where the language model's own class has none (Chameleon's).
-    - ``guidance``: how a step sees the prompt and nothing, ``"sequential"`` or in one ``"batch"``.
-    - ``unconditional_tokens``: tokens in place of a prompt, where both are decoded one after the other.
-    - ``row_marks``: tokens that end a row of the image.
     """
 
     def __init__(
         self,
-        networks: Mapping[str, nn.Module],
+        networks: Networks,
         inputs: Inputs,
         *,
         guidance: str = "sequential",
         unconditional_tokens: int = 1,
         row_marks: int = 0,
-        **_: Any,
     ) -> None:
         self.lm, self.decoder, self.inputs = networks["lm"], networks.get("vq_decoder"), inputs
         self.sequential = guidance == "sequential"
@@ -106,24 +98,19 @@ class TokenImagePipeline:
         return prompts if self.sequential else [torch.cat(prompts)]
 
     def _draw(self, prompts: list[Tensor], tokens: int, guidance: float) -> Tensor:
-        """Codes ``(batch, tokens)``: prefill every prompt, which gives the first, then decode the others one by one."""
-        from transformers import DynamicCache
-
+        """Codes ``(batch, tokens)``: a prefill of every prompt gives the first, the others are decoded one by one."""
         caches = [DynamicCache(config=self.lm.config.get_text_config()) for _ in prompts]
-        logits = [
-            self.lm(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-            for ids, cache in zip(prompts, caches, strict=True)
-        ]
-        drawn = [self._choose(logits, guidance)]
-        while len(drawn) < tokens:
-            ids = torch.cat([drawn[-1]] * (1 if self.sequential else rows_of(guidance)))
-            logits = [self.lm(input_ids=ids, past_key_values=cache, use_cache=True).logits for cache in caches]
-            drawn.append(self._choose(logits, guidance))
-        return torch.cat(drawn, dim=1)
+        rows = 1 if self.sequential else rows_of(guidance)
 
-    def _choose(self, logits: list[Tensor], guidance: float) -> Tensor:
-        """The likeliest code ``(batch, 1)`` by the logits ``(rows, 1, vocabulary)`` of what is decoded in turn."""
-        return guided(torch.cat(logits[::-1])[:, -1, : self.codes], guidance).argmax(dim=-1, keepdim=True)
+        def logits_after(last: Tensor | None) -> Tensor:
+            given = prompts if last is None else [torch.cat([last] * rows)] * len(prompts)
+            logits = [
+                self.lm(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+                for ids, cache in zip(given, caches, strict=True)
+            ]
+            return guided(torch.cat(logits[::-1])[:, -1, : self.codes], guidance)
+
+        return draw(logits_after, tokens)
 
     def _decode(self, ids: Tensor) -> Tensor:
         """Pixels of token images ``(batch, rows, columns)``."""

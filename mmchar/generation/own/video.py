@@ -6,35 +6,24 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmchar.generation.inputs import Inputs
-from mmchar.generation.own.loops import denoise, encode_prompt, guided, rows_of, steps_each
+from mmchar.generation.own.loops import Networks, Steps, denoise, encode_prompt, guided, rows_of, steps_each
 
 
 class MakeAVideoPipeline:
     """An image embedding, a few frames from it, the frames between them, then every frame at two larger sizes.
 
     The embedding's own way into the denoisers is left out: they see the text. Guidance is in the embedding and in the
-    first frames only. The last size is made frame by frame.
+    first frames only. The last size is made frame by frame. ``frame_skip`` is from one key frame to the next; the
+    divisors are the final side over that of the key frames, and over that of the first super-resolution.
 
     **Source**: Make-A-Video, arXiv 2209.14792, sec. 3.
-
-    - Networks: ``text_encoder``, ``prior``, ``decoder_t``, ``interp``, ``sr_l`` and ``sr_h``.
-    - ``frame_skip``: frames from one key frame to the next.
-    - ``keyframe_divisor``, ``superres_divisor``: the final side over that of the key frames, and over that of the
-      first super-resolution.
     """
 
     def __init__(
-        self,
-        networks: Mapping[str, nn.Module],
-        inputs: Inputs,
-        *,
-        frame_skip: int,
-        keyframe_divisor: int,
-        superres_divisor: int,
-        **_: Any,
+        self, networks: Networks, inputs: Inputs, *, frame_skip: int, keyframe_divisor: int, superres_divisor: int
     ) -> None:
         self.networks, self.inputs = networks, inputs
         self.frame_skip, self.divisors = frame_skip, (keyframe_divisor, superres_divisor)
@@ -42,23 +31,15 @@ class MakeAVideoPipeline:
         self.prior_scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="sample")
 
     def __call__(
-        self,
-        *,
-        batch: int,
-        prompt_tokens: int,
-        height: int,
-        width: int,
-        frames: int,
-        steps: int | Sequence[int],
-        guidance: float,
+        self, *, batch: int, prompt_tokens: int, height: int, width: int, frames: int, steps: Steps, guidance: float
     ) -> Tensor:
         """Videos ``(batch, 3, frames, height, width)``."""
         prior, first, between, small, large = steps_each(steps, 5)
         low, middle = ((height // divisor, width // divisor) for divisor in self.divisors)
-        encoder, rows = self.networks["text_encoder"], rows_of(guidance)
-        text = encode_prompt(encoder, self.inputs, batch=batch, tokens=prompt_tokens, rows=rows)
+        encoder = self.networks["text_encoder"]
+        text = encode_prompt(encoder, self.inputs, batch=batch, tokens=prompt_tokens, guidance=guidance)
         both, prompt = text.last_hidden_state, text.last_hidden_state[-batch:]
-        self._image_embedding(text, steps=prior, guidance=guidance)
+        self._image_embedding(text, batch, steps=prior, guidance=guidance)
         many = (frames - 1) // self.frame_skip + 1
         keys = self._clip("decoder_t", (batch, 3, many, *low), both, steps=first, guidance=guidance)
         video = self._clip("interp", (batch, 3, frames, *low), prompt, steps=between, beside=self._spread(keys, frames))
@@ -67,40 +48,18 @@ class MakeAVideoPipeline:
         every = [self._enlarge(frame, (height, width), steps=large) for frame in video.unbind(2)]
         return torch.stack(every, dim=2)
 
-    def _image_embedding(self, text: Any, *, steps: int, guidance: float) -> Tensor:
+    def _image_embedding(self, text: Any, batch: int, **how: Any) -> Tensor:
         """An image embedding ``(batch, width)`` of the text."""
-        tokens = text.last_hidden_state
-        told = {
-            "proj_embedding": text.text_embeds,
-            "encoder_hidden_states": tokens,
-            "attention_mask": self.inputs.ones(*tokens.shape[:2]),
-        }
-        batch = tokens.shape[0] // rows_of(guidance)
-        noise = self.inputs.normal(batch, self.networks["prior"].config.embedding_dim)
-        scheduler = self.prior_scheduler
-        return denoise(self.networks["prior"], noise, scheduler=scheduler, steps=steps, guidance=guidance, told=told)
+        prior, tokens = self.networks["prior"], text.last_hidden_state
+        told = {"proj_embedding": text.text_embeds, "encoder_hidden_states": tokens}
+        told["attention_mask"] = self.inputs.ones(*tokens.shape[:2])
+        noise = self.inputs.normal(batch, prior.config.embedding_dim)
+        return denoise(prior, noise, scheduler=self.prior_scheduler, **how, **told)
 
-    def _clip(
-        self,
-        role: str,
-        shape: Sequence[int],
-        text: Tensor,
-        *,
-        steps: int,
-        guidance: float = 1.0,
-        beside: Tensor | None = None,
-    ) -> Tensor:
-        """A video of ``shape`` ``(batch, 3, frames, height, width)``, beside one that is known in part or smaller."""
-        told = {"encoder_hidden_states": text}
-        return denoise(
-            self.networks[role],
-            self.inputs.normal(*shape),
-            scheduler=self.scheduler,
-            steps=steps,
-            guidance=guidance,
-            beside=beside,
-            told=told,
-        )
+    def _clip(self, role: str, shape: Sequence[int], text: Tensor, **how: Any) -> Tensor:
+        """A video of ``shape`` ``(batch, 3, frames, height, width)``."""
+        noise = self.inputs.normal(*shape)
+        return denoise(self.networks[role], noise, scheduler=self.scheduler, encoder_hidden_states=text, **how)
 
     def _spread(self, keys: Tensor, frames: int) -> Tensor:
         """Key frames at their places among all frames, empty ones between, and a channel that says which are known."""
@@ -123,18 +82,17 @@ class OpenSoraPipeline:
     Guidance makes a batch of three: with the prompt, without it, and without the image either; here nothing differs
     but the text, as the layer for the image is not in FLUX's class.
 
-    **Source**: Open-Sora 2.0, arXiv 2503.09642; hpcaitech/Open-Sora ``opensora/utils/sampling.py`` (recalled).
-
-    - Networks: ``text_encoder`` (T5), ``text_encoder_2`` (CLIP), ``transformer`` and ``vae``.
     - ``latent_scale``, ``frame_scale``: the side of a frame over its latent's, and the same of frames.
     - ``guided_batch``: rows of the batch per video where guidance is on.
     - ``text_tokens``: tokens of a text encoder whose prompts have a length of their own.
     - ``decode_tiles``: size and stride of the decoder's tiles in latent places, by axis (``height``, ``width``).
+
+    **Source**: Open-Sora 2.0, arXiv 2503.09642; hpcaitech/Open-Sora ``opensora/utils/sampling.py`` (recalled).
     """
 
     def __init__(
         self,
-        networks: Mapping[str, nn.Module],
+        networks: Networks,
         inputs: Inputs,
         *,
         latent_scale: int,
@@ -142,7 +100,6 @@ class OpenSoraPipeline:
         guided_batch: int,
         text_tokens: Mapping[str, int],
         decode_tiles: Mapping[str, Sequence[int]],
-        **_: Any,
     ) -> None:
         self.networks, self.inputs, self.text_tokens = networks, inputs, text_tokens
         self.latent_scale, self.frame_scale, self.guided_batch = latent_scale, frame_scale, guided_batch
@@ -155,15 +112,7 @@ class OpenSoraPipeline:
         )
 
     def __call__(
-        self,
-        *,
-        batch: int,
-        prompt_tokens: int,
-        height: int,
-        width: int,
-        frames: int,
-        steps: int | Sequence[int],
-        guidance: float,
+        self, *, batch: int, prompt_tokens: int, height: int, width: int, frames: int, steps: Steps, guidance: float
     ) -> Tensor:
         """Videos ``(batch, 3, frames, height, width)``."""
         rows = self.guided_batch if rows_of(guidance) == 2 else 1
@@ -211,7 +160,6 @@ class OpenSoraPipeline:
         return parts.permute(0, 2, 3, 5, 1, 4, 6).flatten(4, 6).flatten(1, 3)
 
     def _unpacked(self, tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """The way back from :meth:`_packed`."""
         frames, height, width = grid
         parts = tokens.unflatten(2, (-1, 2, 2)).unflatten(1, (frames, height // 2, width // 2))  # [b, t, h, w, c, 2, 2]
         return parts.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)

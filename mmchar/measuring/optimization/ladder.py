@@ -5,11 +5,12 @@ are follows arXiv 2410.00215 (sections on SDPA, torch.compile with CUDA graphs, 
 optimization guides of diffusers; what each does to a model is in `execution`.
 """
 
-import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from typing import Any, NamedTuple
+
+from mmchar.faults import did_you_mean
 
 EXECUTIONS = ("eager", "compiled", "compiled-full", "graphs", "compiled-graphs")
 QUANTIZATIONS = ("none", "int8-weight-only", "int8-dynamic", "fp8-weight-only", "fp8-dynamic")
@@ -48,7 +49,7 @@ class Levers:
             value = getattr(self, name)
             if value not in possible:
                 names = ", ".join(possible)
-                raise ValueError(f"unknown {name} {value!r}; {_hint(value, possible)}choose one of {names}")
+                raise ValueError(f"unknown {name} {value!r}; {did_you_mean(value, possible)}choose one of {names}")
         for name in ("channels_last", "fused_qkv"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not possible; give true or false")
@@ -108,14 +109,16 @@ def from_mapping(values: Mapping[str, Any]) -> Levers:
     """Levers from plain values; an unknown name is refused with the nearest valid one."""
     for name in values:
         if name not in FIELDS:
-            raise ValueError(f"unknown lever {name!r}; {_hint(name, FIELDS)}levers are {', '.join(FIELDS)}")
+            raise ValueError(f"unknown lever {name!r}; {did_you_mean(name, FIELDS)}levers are {', '.join(FIELDS)}")
     return Levers(**values)
 
 
 def ladder(model: str) -> list[Rung]:
     """The rungs from eager float32 to the quantized model, each with what the one before it has."""
     if model not in _LADDERS:
-        raise ValueError(f"no ladder for {model!r}; {_hint(model, _LADDERS)}there is one for {', '.join(_LADDERS)}")
+        raise ValueError(
+            f"no ladder for {model!r}; {did_you_mean(model, _LADDERS)}there is one for {', '.join(_LADDERS)}"
+        )
     rungs = [Rung("eager fp32", "float32", "eager", Levers()), Rung("bf16", "bfloat16", "eager", Levers())]
     for name, more in {"SDPA": {}, **_LADDERS[model]}.items():
         rungs.append(Rung(name, "bfloat16", "flash", replace(rungs[-1].levers, **more)))
@@ -143,11 +146,6 @@ _DECODER: dict[str, dict[str, Any]] = {
 }
 _DECODERS = ("llama-2-7b", "codellama-7b", "chameleon-7b", "seamless-m4t-v2-large")
 _LADDERS = {"sdxl-base-1.0": _U_NET, "flux.1-dev": _TRANSFORMER, **dict.fromkeys(_DECODERS, _DECODER)}
-
-
-def _hint(value: Any, possible: Collection[str]) -> str:
-    near = difflib.get_close_matches(str(value), possible, 1)
-    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def check_levers(levers: Levers, *, device: str) -> None:

@@ -89,12 +89,8 @@ class CViViT(nn.Module):
     def decode(self, tokens: Tensor, *, height: int | None = None, width: int | None = None) -> Tensor:
         """Pixels ``(batch, 3, 1 + (time - 1) * temporal_patch, height * patch, width * patch)`` of a token video.
 
-        Parameters
-        ----------
-        tokens : Tensor
-            Codebook ids ``(batch, time, height * width)``.
-        height, width : int
-            Rows and columns of the token image; square unless given.
+        Codebook ids are ``(batch, time, height * width)``; the token image is square unless its rows and columns are
+        given.
         """
         batch, time, positions = tokens.shape
         side = math.isqrt(positions)

@@ -93,16 +93,9 @@ class HSTULayer(nn.Module):
 class HSTU(nn.Module):
     """A user's history of items and actions to the items that come next (retrieval), or to a score per candidate.
 
-    Parameters
-    ----------
-    items : int
-        Rows of the item table.
-    max_tokens : int
-        Longest sequence, candidates included.
-    time_buckets : int
-        Buckets of the relative bias over time; 0 leaves out the relative bias.
-    tasks : int
-        Scores per candidate in ranking (click, like, …); 0 for a model that only retrieves.
+    ``items`` are the rows of the item table; ``max_tokens`` are of the longest sequence, candidates included. Without
+    ``time_buckets`` there is no relative bias. ``tasks`` are scores per candidate (click, like, …), 0 where a model
+    only retrieves.
     """
 
     def __init__(

@@ -60,7 +60,7 @@ def expect_point(point: Point) -> dict[str, Any]:
 
     ``tight`` says that only memory which is taken now stands in the way: a new process may have it.
     """
-    from mmchar.generation.faults import said_by
+    from mmchar.faults import said_by
     from mmchar.measuring.machine import available_bytes
     from mmchar.runs.campaign.expected import expected, why_not
 
@@ -81,7 +81,7 @@ def measure_point(point: Point, out: str, row: dict[str, Any]) -> dict[str, Any]
     ``again`` is False where this process should measure nothing more: on a GPU always, because a profiler that was used
     once slows every later launch, and a failed kernel or capture may have left the GPU unusable to it.
     """
-    from mmchar.generation.faults import said_by
+    from mmchar.faults import said_by
     from mmchar.measuring.optimization import ladder as levers
     from mmchar.measuring.profiling import measure
     from mmchar.request import from_mapping
