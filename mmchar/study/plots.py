@@ -141,6 +141,7 @@ def roofline(
     generation's time; the area of a point), ``time_kind``.
     """
     require(data, "model", "family", "stage", "intensity", "flop_s", "share", "time_kind")
+    data = data[data["flop_s"] > 0]  # what computes no product has no place on logarithmic axes
     ax = axes(ax, width=9.0, height=5.2)
     ridge = peak_flop_s / bandwidth_bytes_s
     low, high = data["intensity"].min() / 2, max(data["intensity"].max(), ridge) * 25

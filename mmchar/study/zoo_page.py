@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mmchar.counting.frame_shares import frame_shares
 from mmchar.counting.operator_table import count

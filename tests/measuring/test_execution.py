@@ -78,7 +78,7 @@ def test_levers_that_a_cpu_cannot_pull_are_refused_before_anything_is_built(monk
 
 
 def test_quantization_needs_its_package(monkeypatch):
-    monkeypatch.setattr(execution, "find_spec", lambda name: None)
+    monkeypatch.setattr("mmchar.measuring.optimization.ladder.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs torchao: pip install 'mmchar\[quantize\]'"):
         check_levers(Levers(quantization="int8-dynamic"), device="cpu")
 
