@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import Any
 
 import msgspec
-from transformers import GenerationConfig
 
 from mmchar.faults import text_of
 from mmchar.files import canonical_json
@@ -89,6 +88,8 @@ def _written(model: Model, request: Request, more: Mapping[str, Any]) -> Subject
     made = model.spec.pipeline
     ((role, network),) = model.components.items()
     if made.generation:
+        from transformers import GenerationConfig
+
         network.generation_config = GenerationConfig.from_dict(dict(made.generation))
     writes = made.cls == "generate"
     tokens = (request.prompt_tokens or 1) + made.arguments.get("marks", 0)

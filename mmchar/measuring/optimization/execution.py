@@ -19,7 +19,6 @@ from mmchar.generation.on_device import realized
 from mmchar.generation.recording import Stage
 from mmchar.measuring.optimization.cuda_graphs import SETTLE, as_captured, capture, keep_indices
 from mmchar.measuring.optimization.ladder import Levers
-from mmchar.measuring.optimization.static_cache import make_static, rewind
 from mmchar.measuring.timing import Work
 from mmchar.models.specs import Model
 
@@ -143,6 +142,8 @@ def preparer(model: Model, stage: Stage, levers: Levers) -> Callable[[], Work]:
 
     def ready() -> tuple[Any, Work]:
         """The arguments of one execution, with caches of its own, and the work that runs it."""
+        from mmchar.measuring.optimization.static_cache import make_static  # with transformers
+
         one = made()
         args, kwargs = held = one.call.copied()
         if levers.settles:
@@ -161,6 +162,8 @@ def preparer(model: Model, stage: Stage, levers: Levers) -> Callable[[], Work]:
         call, (held, work) = made().call, ready()
 
         def back() -> Any:
+            from mmchar.measuring.optimization.static_cache import rewind  # with transformers
+
             return rewind(held, (call.args, dict(call.kwargs)))
 
         with nullcontext() if levers.compiles else as_captured():
