@@ -39,9 +39,9 @@ def list_zoo(args: argparse.Namespace) -> Answer:
 def compare_zoo(args: argparse.Namespace) -> Answer:
     """Compare the zoo with what is published, and write the page of it."""
     check_out(args.out, (".md",))
-    if args.out:
-        write_page(args.out, progress=not args.json)
     table = zoo_table(progress=not args.json)
+    if args.out:
+        write_page(args.out, zoo=table)
     billions = {name: formatted(table[name] / 1e9, "{:.2f} B") for name in ("published_params", "built_params")}
     shown = table.assign(**billions, tflop=formatted(table["tflop"], "{:,.2f}"))
     return Answer(records(table), aligned(shown[["model", "family", "year", *billions, "tflop", "request"]]))

@@ -158,11 +158,12 @@ class Seen:
     inside: list[tuple["Seen", tuple[int, ...]]] = field(default_factory=list)  # their calls, made with each of these
     values: list[list[Tensor]] | None = None  # what its masks and places said, of a network that reads them
 
-    def is_for(self, values: list[Tensor]) -> bool:
-        """Whether a call with such masks and places does the same, as far as its network reads them."""
-        return self.values is None or any(
-            len(one) == len(values) and all(map(torch.equal, one, values)) for one in self.values
-        )
+    def is_for(self, arguments: Any) -> bool:
+        """Whether a call with such masks and places does the same; looked at only where the network reads them."""
+        if self.values is None:
+            return True
+        values = whole_numbers(arguments)
+        return any(len(one) == len(values) and all(map(torch.equal, one, values)) for one in self.values)
 
     def stage(self, name: str) -> Stage:
         """The calls as a stage of a generation."""

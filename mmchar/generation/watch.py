@@ -107,7 +107,7 @@ class Watch:
     def _caught(self, role: str, method: str, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         with _disable_current_modes():  # what is done here is no part of the generation
             structure, numbers = signature(args, kwargs)
-            found = self._find(role, method, structure, numbers, whole_numbers((args, kwargs)))
+            found = self._find(role, method, structure, numbers, (args, kwargs))
             if found is None:
                 return self._first(role, method, func, args, kwargs, structure, numbers)
             self._count(found, numbers)
@@ -131,9 +131,7 @@ class Watch:
             self._running[-1].outputs[method] = mapped(output, self._execution.kept)
         return output
 
-    def _find(
-        self, role: str, method: str, structure: tuple, numbers: tuple[int, ...], values: list[Tensor]
-    ) -> Seen | None:
+    def _find(self, role: str, method: str, structure: tuple, numbers: tuple[int, ...], arguments: Any) -> Seen | None:
         followed = [
             seen
             for seen in self.seen
@@ -143,7 +141,7 @@ class Watch:
         ]
         if not followed:  # the same call again, or the first step of another text of the same length
             alike = self._index.get((role, method, structure, numbers), ())
-            return next((seen for seen in alike if seen.is_for(values)), None)
+            return next((seen for seen in alike if seen.is_for(arguments)), None)
         return min(followed, key=lambda seen: sum(numbers) - sum(seen.numbers[-1]))
 
     def _first(

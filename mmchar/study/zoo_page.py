@@ -69,9 +69,13 @@ def frame_table(models: Sequence[str] | None = None) -> pd.DataFrame:
     return table.sort_values(["how", "model"], kind="stable", ignore_index=True)
 
 
-def write_page(path: str | Path, models: Sequence[str] | None = None, *, progress: bool = False) -> Path:
-    """The path of a markdown page with the three tables, of all models or of those named; an empty one is left out."""
-    zoo, adaptors, frames = zoo_table(models, progress=progress), adaptor_table(models), frame_table(models)
+def write_page(path: str | Path, models: Sequence[str] | None = None, *, zoo: pd.DataFrame | None = None) -> Path:
+    """The path of a markdown page with the three tables, of all models or of those named; an empty one is left out.
+
+    ``zoo`` is their `zoo_table`, where it is at hand.
+    """
+    zoo = zoo_table(models) if zoo is None else zoo
+    adaptors, frames = adaptor_table(models), frame_table(models)
     parts = ["# The zoo", _INTRO.format(models=len(zoo)), "## Models", _ZOO_TEXT, markdown(_zoo_cells(zoo))]
     off = zoo[zoo["reason"] != ""]
     if len(off):

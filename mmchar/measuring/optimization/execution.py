@@ -137,13 +137,13 @@ def preparer(model: Model, stage: Stage, levers: Levers) -> Callable[[], Work]:
     Compiled and captured executions keep their KV cache, if they have one, in a static one of the stage's full length.
     A captured execution is captured once; its inputs are always the same.
     """
+    from mmchar.measuring.optimization.static_cache import make_static, rewind  # with transformers
+
     network = model.components[stage.component]
     made = functools.cache(lambda: with_values(model, stage))
 
     def ready() -> tuple[Any, Work]:
         """The arguments of one execution, with caches of its own, and the work that runs it."""
-        from mmchar.measuring.optimization.static_cache import make_static  # with transformers
-
         one = made()
         args, kwargs = held = one.call.copied()
         if levers.settles:
@@ -162,8 +162,6 @@ def preparer(model: Model, stage: Stage, levers: Levers) -> Callable[[], Work]:
         call, (held, work) = made().call, ready()
 
         def back() -> Any:
-            from mmchar.measuring.optimization.static_cache import rewind  # with transformers
-
             return rewind(held, (call.args, dict(call.kwargs)))
 
         with nullcontext() if levers.compiles else as_captured():
