@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from mmchar.projection.communication import Interconnect
 from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.energy_model import Power
-from mmchar.projection.evidence.cases import Case, predict
+from mmchar.projection.evidence.cases import Case, predict, total_s
 from mmchar.projection.roofline import Rates
 
 # Expected value and spread (of its logarithm: 0.1 is about 10 %). Sources: see `Efficiency`, `Interconnect`, `Power`.
@@ -46,6 +47,7 @@ POWER_PRIORS: dict[str, tuple[float, float]] = {
     "attention_j_per_flop": (2.0e-12, 0.2),
 }
 NOISE = 0.1  # spread of log(predicted / measured) of a model that the projection describes well
+LEFT_OUT = ("model", "family", "gpu")  # what can be left out of a fit, to be predicted by it
 STEP = 0.02  # of a parameter's logarithm, for the derivative
 
 
@@ -64,7 +66,8 @@ def fit(cases: Sequence[Case]) -> Fit:
         raise ValueError("nothing to fit to: no measurement can be used")
 
     def latency_errors(values: dict[str, float]) -> np.ndarray:
-        return np.log([1 + predict(case, _rates(values), Power())["latency_error"] for case in cases])
+        rates = _rates(values)
+        return np.log([total_s(case, rates) / case.asked["latency_s"] for case in cases])
 
     values, spread = _least_squares(latency_errors, PRIORS, _models(cases))
     rates = _rates(values)
@@ -80,15 +83,19 @@ def fit(cases: Sequence[Case]) -> Fit:
     return Fit(rates, replace(Power(), **powers), spread | power_spread)
 
 
-def leave_one_model_out(cases: Sequence[Case], beside: Sequence[Case] = ()) -> pd.DataFrame:
-    """The validation table with each model predicted by a fit to the others only, here and ``beside``."""
-    models = list(dict.fromkeys(_models(cases)))
-    if len(models) < 2:
-        raise ValueError("leaving a model out needs measurements of two models at least")
+def leave_out(
+    cases: Sequence[Case], beside: Sequence[Case] = (), *, by: str = "model", progress: bool = False
+) -> pd.DataFrame:
+    """The validation table with each model, family or GPU predicted by a fit to the others, here and ``beside``."""
+    if by not in LEFT_OUT:
+        raise ValueError(f"cannot leave out one {by!r} after the other; choose one of {', '.join(LEFT_OUT)}")
+    kinds = list(dict.fromkeys(case.asked[by] for case in cases))
+    if len({case.asked[by] for case in (*cases, *beside)}) < 2:
+        raise ValueError(f"leaving a {by} out needs measurements of two at least, and there is {kinds[0]} alone")
     rows: list[dict[str, Any]] = []
-    for model in models:
-        found = fit([case for case in (*cases, *beside) if case.asked["model"] != model])
-        here = [case for case in cases if case.asked["model"] == model]
+    for kind in tqdm(kinds, desc="leave out", unit=by, disable=not progress):
+        found = fit([case for case in (*cases, *beside) if case.asked[by] != kind])
+        here = [case for case in cases if case.asked[by] == kind]
         rows += [case.asked | predict(case, found.rates, found.power) for case in here]
     return pd.DataFrame(rows)
 
