@@ -136,7 +136,7 @@ def published_beside_projected(models: Collection[str]) -> pd.DataFrame:
     difference_percent, source``; values in the row's unit.
     """
     rows = []
-    for case in published_cases(models, fitted=False):
+    for case in published_cases(models, everything=True):
         told, published = predict(case, Rates(), Power()), case.asked["value"]
         ratio = 1 + told["latency_error"]
         projected = published / ratio if case.asked["unit"].endswith("/s") else published * ratio

@@ -20,8 +20,9 @@ from mmchar.projection.energy_model import Power
 from mmchar.projection.evidence.cases import Case, predict, total_s
 from mmchar.projection.roofline import Rates
 
+Priors = dict[str, tuple[float, float]]
 # Expected value and spread (of its logarithm: 0.1 is about 10 %). Sources: see `Efficiency`, `Interconnect`, `Power`.
-PRIORS: dict[str, tuple[float, float]] = {
+PRIORS: Priors = {
     "matmul": (0.88, 0.08),
     "matmul_hopper": (0.75, 0.12),
     "fill_depth": (250.0, 0.7),
@@ -39,7 +40,7 @@ PRIORS: dict[str, tuple[float, float]] = {
     "messages.latency_s": (20e-6, 0.5),
     "messages.host_s": (50e-6, 0.5),
 }
-POWER_PRIORS: dict[str, tuple[float, float]] = {
+POWER_PRIORS: Priors = {
     "compute": (0.98, 0.03),
     "memory": (0.85, 0.15),
     "launch": (0.30, 0.3),
@@ -60,8 +61,17 @@ class Fit:
     spread: dict[str, float]
 
 
-def fit(cases: Sequence[Case]) -> Fit:
-    """Rates from the latencies of the cases, then powers from their energies; parameters without data stay expected."""
+def fit(
+    cases: Sequence[Case],
+    *,
+    priors: Priors | None = None,
+    power_priors: Priors | None = None,
+) -> Fit:
+    """Rates from the latencies of the cases, then powers from their energies; parameters without data stay expected.
+
+    Cases whose ``fitted`` is ``no`` or ``host`` take no part. The priors are `PRIORS` and `POWER_PRIORS`, or others.
+    """
+    cases = [case for case in cases if case.asked.get("fitted", "yes") == "yes"]
     if not cases:
         raise ValueError("nothing to fit to: no measurement can be used")
 
@@ -69,7 +79,7 @@ def fit(cases: Sequence[Case]) -> Fit:
         rates = _rates(values)
         return np.log([total_s(case, rates) / case.asked["latency_s"] for case in cases])
 
-    values, spread = _least_squares(latency_errors, PRIORS, _models(cases))
+    values, spread = _least_squares(latency_errors, priors or PRIORS, _models(cases))
     rates = _rates(values)
     metered = [case for case in cases if "energy_j" in case.asked]
     if not metered:
@@ -79,7 +89,7 @@ def fit(cases: Sequence[Case]) -> Fit:
         errors = [predict(case, rates, replace(Power(), **values)) for case in metered]
         return np.log([(1 + error["energy_error"]) / (1 + error["latency_error"]) for error in errors])
 
-    powers, power_spread = _least_squares(energy_errors, POWER_PRIORS, _models(metered))
+    powers, power_spread = _least_squares(energy_errors, power_priors or POWER_PRIORS, _models(metered))
     return Fit(rates, replace(Power(), **powers), spread | power_spread)
 
 
@@ -100,6 +110,14 @@ def leave_out(
     return pd.DataFrame(rows)
 
 
+def shipped_priors() -> tuple[Priors, Priors]:
+    """Priors of a fit to one's own GPU: what we ship is expected, with the spreads of `PRIORS` and `POWER_PRIORS`."""
+    at = {"": Efficiency(), "messages": Interconnect()}
+    parts = {name: name.rpartition(".") for name in PRIORS}
+    rates = {name: (float(getattr(at[of], own)), PRIORS[name][1]) for name, (of, _, own) in parts.items()}
+    return rates, {name: (float(getattr(Power(), name)), spread) for name, (_, spread) in POWER_PRIORS.items()}
+
+
 def _models(cases: Sequence[Case]) -> list[str]:
     return [case.asked["model"] for case in cases]
 
@@ -111,7 +129,7 @@ def _rates(values: dict[str, float]) -> Rates:
 
 
 def _least_squares(
-    errors: Any, priors: dict[str, tuple[float, float]], models: Sequence[str], rounds: int = 8
+    errors: Any, priors: Priors, models: Sequence[str], rounds: int = 8
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Parameters that bring the errors to zero as far as their priors allow (Gauss-Newton), and what spread is left.
 

@@ -135,15 +135,15 @@ def published_speeds(models: Collection[str] | None = None) -> pd.DataFrame:
 
 
 def published_cases(
-    models: Collection[str] | None = None, *, fitted: bool = True, progress: bool = False
+    models: Collection[str] | None = None, *, everything: bool = False, progress: bool = False
 ) -> list[Case]:
     """The published speeds as cases, as their authors' libraries run them.
 
-    With ``fitted`` only those that a fit may see: a host that is the limit, or a clock that was locked, is of that
-    machine alone. Raises ValueError for a row that cannot be used: the file is ours.
+    Without ``everything`` only those that a projection is to be judged by: a locked clock, or a board whose sheet we do
+    not have (``fitted`` = no), is another GPU. Raises ValueError for a row that cannot be used: the file is ours.
     """
     rows = published_speeds(models)
-    rows = rows[rows["fitted"] != "no"] if fitted else rows
+    rows = rows if everything else rows[rows["fitted"] != "no"]
     ready, problems = cases(rows, engine=False, progress=progress)
     if problems:
         raise ValueError(f"published_speeds.csv, {problems[0]}")
