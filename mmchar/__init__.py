@@ -25,7 +25,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "counting.operator_table": ["count", "count_stage", "summarize_count"],
         "counting.planned_stages": ["stages"],
         "tracing.attention": ["use_backend"],
-        "projection.data_sheets": ["get_gpu", "list_gpus"],
+        "projection.data_sheets": ["get_gpu", "gpu_named", "list_gpus"],
         "projection.roofline": ["project"],
         "measuring.profiling": ["measure"],
         "provenance": ["doctor"],
