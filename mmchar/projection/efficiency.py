@@ -72,7 +72,7 @@ class Efficiency:
     cache_bytes: float = 14.4
     cache_share: float = 0.5
     # What every kernel takes to start, fill the GPU and drain it, on top of its work, in eager mode and in a graph,
-    # where kernels follow each other without gaps. Source: fitted; kernels (2.4 us for the smallest product in a graph).
+    # where kernels follow each other without gaps. Source: fitted; kernels (2.4 us for the smallest product).
     kernel_s: float = 3.3e-6
     kernel_compiled_s: float = 2.6e-6
     # Host time per operator of PyTorch in eager mode, with its share of Python modules, views and allocations. Source:

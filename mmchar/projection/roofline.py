@@ -1,17 +1,15 @@
 """Project an operator table onto a GPU: how long would each row take, and what holds it back.
 
-Device time of a row is the largest of three: the arithmetic it really does over the rate a kernel reaches, the bytes it
-moves over the bandwidth a kernel reaches, and the shortest time a kernel can take. What it really does differs from its
-FLOPs where kernels compute whole tiles: 16 frames attending to 16 frames fill 1/64 of a flash kernel's tile, and the
-kernel computes all of it. That is why temporal attention is slow although it has few FLOPs.
+Device time of a row is that of its kernels (`kernel_times`): the longer of the arithmetic they really do and the bytes
+they move, and what neither explains. What they really do differs from the row's FLOPs where kernels compute whole
+tiles: 16 frames attending to 16 frames fill 1/64 of a flash kernel's tile, and the kernel computes all of it. That is
+why temporal attention is slow although it has few FLOPs.
 
 The host hands kernels to the device and runs ahead of it. Only where a whole stage has more host time than device time
 does the device wait; the wait then falls on the rows that are shorter than their own dispatch.
 
 A table of several GPUs (`layout.parallelize`) has Communication rows; their time is what their messages keep
 the link busy, less what hides behind other work.
-
-Not in this version: reuse in the L2 cache, channels-last models.
 """
 
 from dataclasses import dataclass, field
@@ -20,12 +18,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmchar.counting.operator_table import OUTSIDE, count, executions
+from mmchar.counting.operator_table import OUTSIDE, count
 from mmchar.projection.columns import POINTWISE, Columns, columns_of, holds, launches
 from mmchar.projection.communication import Interconnect, exposed_s, message_s
 from mmchar.projection.data_sheets import TORCH_DTYPES, Gpu, get_gpu
 from mmchar.projection.efficiency import Efficiency
-from mmchar.projection.energy_model import BOUNDS, energy_j
+from mmchar.projection.energy_model import BOUNDS
 from mmchar.projection.kernel_times import kernel_times
 from mmchar.tracing.attention import ITEM_BYTES, use_backend
 
@@ -127,50 +125,6 @@ def row_times(columns: Columns, gpu: Gpu, rates: Rates, *, execution: str) -> tu
     bound[columns.sent & (wait_s == 0)] = 4
     bound[device_s + wait_s == 0] = 0
     return device_s, wait_s, bound
-
-
-def summarize(table: pd.DataFrame, *, gpu: str | Gpu | None = None) -> dict[str, Any]:
-    """Totals of a projected table, in seconds and joules, as ``mmchar project --json`` prints them.
-
-    A stage's ``time_s`` is that of one execution (the mean, where steps differ), and ``total_s`` that of all its
-    repeats. Categories and bounds are totals and add up to ``time_s``. ``energy_j`` is that of all GPUs (see
-    `energy_model`). ``uncounted`` names the operators without a formula, whose arithmetic is not in the times. A table
-    of several GPUs also says how many ``gpus``.
-    """
-    name = gpu or table.attrs.get("gpu")
-    if "bound" not in table.columns or name is None:
-        raise ValueError("summarize needs a projected table; call project(table, gpu=…) first, or pass gpu=… as well")
-    sheet = get_gpu(name)
-    total = (table["time_s"] * table["repeats"]).rename("time_s")
-    runs = executions(table)
-    stages = total.groupby(table["stage"], observed=True, sort=False).sum()
-    categories = total.groupby(table["category"], observed=True).sum().sort_values(ascending=False)
-    bounds = total.groupby(table["bound"].astype(str)).sum()
-    several = {"gpus": table.attrs["gpus"]} if "gpus" in table.attrs else {}
-    return {
-        "time_s": float(total.sum()),
-        "energy_j": energy_j(table, sheet),
-        "stages": [
-            {"stage": str(name), "repeats": int(runs[name]), "time_s": total_s / int(runs[name]), "total_s": total_s}
-            for name, total_s in stages.to_dict().items()
-        ],
-        "categories": {str(category): float(time_s) for category, time_s in categories.items()},
-        "bound": {bound: float(bounds.get(bound, 0.0)) for bound in BOUNDS[1 : 5 if several else 4]},
-        "uncounted": sorted(set(table.loc[holds(table, "category", "Uncounted"), "op"].astype(str))),
-        **several,
-    }
-
-
-def summarize_memory(table: pd.DataFrame, gpu: Gpu) -> dict[str, Any]:
-    """Bytes that one GPU holds: ``weight_bytes``, ``peak_bytes`` (with the most activations alive), and if it ``fits``.
-
-    Weights of all components stay; that they are there at all decides, so ``weight_bytes`` above the GPU's memory
-    cannot run without moving them in and out. The peak is a little pessimistic: it decodes a batch at once, where
-    libraries can decode one image after the other.
-    """
-    weight_bytes = int(sum(table.attrs["params"].values()) * ITEM_BYTES[table.attrs["dtype"]])
-    peak_bytes = weight_bytes + int(table["live_bytes"].max())
-    return {"weight_bytes": weight_bytes, "peak_bytes": peak_bytes, "fits": peak_bytes <= gpu.memory_bytes}
 
 
 def fuse_pointwise(table: pd.DataFrame) -> pd.DataFrame:
