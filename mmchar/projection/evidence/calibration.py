@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmchar.projection.cases import Case, predict
 from mmchar.projection.communication import Interconnect
 from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.energy_model import Power
+from mmchar.projection.evidence.cases import Case, predict
 from mmchar.projection.roofline import Rates
 
 # Expected value and spread (of its logarithm: 0.1 is about 10 %). Sources: see `Efficiency`, `Interconnect`, `Power`.
