@@ -24,10 +24,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "models.loading": ["Model", "ModelSpec", "get_spec", "list_models", "load"],
         "counting.operator_table": ["count", "count_stage", "summarize_count"],
         "counting.planned_stages": ["stages"],
+        "counting.perfetto": ["write_perfetto"],
         "tracing.attention": ["use_backend"],
         "projection.data_sheets": ["get_gpu", "list_gpus"],
         "projection.roofline": ["project"],
         "measuring.profiling": ["measure"],
+        "measuring.recorded.table": ["kernel_table", "read_trace"],
+        "study.beside_traces": ["beside_trace"],
         "provenance": ["doctor"],
     },
 )
