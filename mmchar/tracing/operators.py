@@ -18,7 +18,8 @@ def words(text: str) -> frozenset[str]:
 
 _NORMALIZATION = words(
     "native_group_norm native_layer_norm native_batch_norm _native_batch_norm_legit"
-    " _native_batch_norm_legit_no_training _fused_rms_norm cudnn_batch_norm _weight_norm_interface renorm"
+    " _native_batch_norm_legit_no_training _fused_rms_norm cudnn_batch_norm miopen_batch_norm"
+    " _weight_norm_interface renorm"
 )
 # Normalizations that one operator computes; others are written out in pointwise ones.
 WHOLE_NORMS = words("native_group_norm native_layer_norm _fused_rms_norm")

@@ -23,7 +23,7 @@ from mmchar.tracing.token_sources import CONTEXT, IMAGE, TokenSources
 
 aten = torch.ops.aten
 # Operators that GPUs run as one kernel, though torch could take them apart.
-_WHOLE = {"linear", "_fused_rms_norm", *operators.ATTENTION_CORES, *operators.RESIZING}
+WHOLE = {"linear", "_fused_rms_norm", *operators.ATTENTION_CORES, *operators.RESIZING}
 _DROPOUT = {"dropout", "feature_dropout", "alpha_dropout"}
 
 
@@ -128,7 +128,7 @@ class Recorder(TorchDispatchMode):
         if name == "copy_" and args[0].is_meta and not any(args[1].stride()):
             name = "fill_"  # x[...] = number: real tensors fill, meta expands the number and copies it
         inputs = costs.tensors(args) + costs.tensors(kwargs.values())
-        if name not in _WHOLE and func.namespace == "aten" and func._can_decompose():
+        if name not in WHOLE and func.namespace == "aten" and func._can_decompose():
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
