@@ -10,8 +10,10 @@ from mmchar.counting.operator_table import count, summarize_count
 from mmchar.measuring.optimization.ladder import Levers
 from mmchar.models.loading import get_spec
 from mmchar.projection.data_sheets import get_gpu
+from mmchar.projection.memory import summarize_memory
 from mmchar.projection.parallel.layout import Degrees, parallelize
-from mmchar.projection.roofline import project, summarize, summarize_memory
+from mmchar.projection.roofline import project
+from mmchar.projection.summary import summarize
 from mmchar.projection.uncertainty import time_range
 from mmchar.request import Request
 from mmchar.runs.records import save_measured
@@ -20,8 +22,9 @@ from mmchar.runs.records import save_measured
 def count_model(args: argparse.Namespace) -> Answer:
     """Count one generation."""
     check_out(args.out)
+    check_out(args.perfetto, (".json",), name="--perfetto")
     table = _counted(args, attention=args.attention)
-    save(table, args.out)
+    save(table, args.out, args.perfetto)
     found = summarize_count(table)
     moved = found["read_bytes"] + found["write_bytes"]
     lines = [
@@ -37,12 +40,13 @@ def count_model(args: argparse.Namespace) -> Answer:
 def project_model(args: argparse.Namespace) -> Answer:
     """Project one generation onto a GPU, or several."""
     check_out(args.out)
+    check_out(args.perfetto, (".json",), name="--perfetto")
     gpu = get_gpu(args.gpu)
     gpu.check_dtype(args.dtype)
     table = _shared(args)
     memory = summarize_memory(table, gpu)
     projected = project(table, gpu=args.gpu, attention=args.attention, execution=args.execution)
-    save(projected, args.out)
+    save(projected, args.out, args.perfetto)
     found = summarize(projected) | {name: memory[name] for name in ("peak_bytes", "fits")}
     found["range"] = reach = time_range(projected, found["time_s"])
     how = f"{args.attention} attention, {args.execution} execution, {args.dtype}"
@@ -63,12 +67,14 @@ def measure_model(args: argparse.Namespace) -> Answer:
     """Measure one generation on this machine."""
     from mmchar.measuring.profiling import measure, summarize_measured
 
+    check_out(args.perfetto, (".json",), name="--perfetto")
     same = {name: getattr(args, name) for name in ("device", "dtype", "attention", "tiny", "samples")}
     stages = args.stages.split(",") if args.stages else None
     request, levers = Request(**given(Request, args)), Levers(**given(Levers, args))
     table = measure(args.model, request, levers=levers, stages=stages, **same, **call_given(args, measure))
     if args.out:
         save_measured(args.out, table)
+    save(table, None, args.perfetto)
     found = summarize_measured(table)
     scale = ", scaled-down variant" if args.tiny else ""
     lines = [

@@ -12,14 +12,16 @@ from mmchar.models.loading import get_spec
 from mmchar.projection.columns import Columns, columns_of, holds, merge_equal
 from mmchar.projection.data_sheets import Gpu, get_gpu
 from mmchar.projection.efficiency import Efficiency
+from mmchar.projection.memory import summarize_memory
 from mmchar.projection.parallel.layout import Degrees, parallelize
 from mmchar.projection.parallel.token_parts import same_rows
-from mmchar.projection.roofline import Rates, prepare, project, row_times, summarize, summarize_memory
+from mmchar.projection.roofline import Rates, prepare, project, row_times
+from mmchar.projection.summary import summarize
 from mmchar.projection.uncertainty import time_range
 from mmchar.request import Request
 
 # What grows with the batch: it changes what a call does, not how often it happens.
-BY_BATCH = [*(name for name in AMOUNTS if name != "calls"), "batch", "live_bytes", "repeats"]
+BY_BATCH = [*(name for name in AMOUNTS if name != "calls"), "batch", "m", "live_bytes", "repeats"]
 _METHODS = {"patch": "DistriFusion", "pipefusion": "PipeFusion", "ulysses": "Ulysses", "ring": "ring", "cfg": "CFG"}
 
 

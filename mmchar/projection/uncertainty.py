@@ -44,7 +44,9 @@ def error_range(family: str, *, execution: str, gpu: str, several: bool = False)
         same = errors[(errors[list(KIND)] == pd.Series(asked)).all(axis=1)]
         if len(same):
             most = same.loc[same["n"].idxmax()]
-            return _said(most["low"], most["high"], int(most["n"]), _name(asked), _why_wider(family, way, execution, gpu))
+            return _said(
+                most["low"], most["high"], int(most["n"]), _name(asked), _why_wider(family, way, execution, gpu)
+            )
     return _widest(errors, family, execution, gpu, gpus)
 
 

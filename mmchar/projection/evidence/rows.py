@@ -76,7 +76,12 @@ class Row(msgspec.Struct, omit_defaults=True):
 
 
 REQUIRED = ("model", "gpu")
-_ONE_OF = {"dtype": ("bfloat16", "float16", "float32"), "attention": BACKENDS, "execution": EXECUTIONS, "fitted": ("yes", "no", "host")}
+_ONE_OF = {
+    "dtype": ("bfloat16", "float16", "float32"),
+    "attention": BACKENDS,
+    "execution": EXECUTIONS,
+    "fitted": ("yes", "no", "host"),
+}
 
 
 def read_rows(path: str | Path) -> pd.DataFrame:

@@ -17,13 +17,13 @@ from tqdm import tqdm
 from mmchar.counting.operator_table import OUTSIDE, count, executions
 from mmchar.models.loading import get_spec
 from mmchar.projection.columns import Columns, columns_of, denoising, merge_equal
+from mmchar.projection.memory import component_bytes
 from mmchar.projection.parallel.layout import Degrees, parallelize
 from mmchar.projection.parallel.token_parts import resized, same_rows
 from mmchar.projection.roofline import prepare
 from mmchar.projection.scaling import BY_BATCH, count_batch
 from mmchar.projection.uncertainty import family_of
 from mmchar.request import Request
-from mmchar.tracing.attention import ITEM_BYTES
 
 WHOLE = "whole"
 LOOP = "denoising loop"  # the denoiser's steps with what runs between the networks: scheduler, guidance
@@ -85,8 +85,7 @@ def _works(alone: Configuration, batches: list[int]) -> list[Work]:
     chosen = part_rows(whole, alone.part)
     if alone.degrees.gpus != 1:
         table = parallelize(whole, alone.degrees, count=counted, spec=spec)
-    params = table.attrs["params"]
-    weight_bytes = int(sum(params.values()) * ITEM_BYTES[table.attrs["dtype"]])
+    weight_bytes = sum(component_bytes(table).values())
     live_bytes = table.groupby("lot")["live_bytes"].max()
     table = table[part_rows(table, alone.part)].reset_index(drop=True)
     table.attrs = {"dtype": alone.dtype}  # pandas copies them, deeply, with every step
