@@ -1,6 +1,7 @@
 """The shell commands on one generation of a model: counted, projected, measured."""
 
 import argparse
+from typing import Any
 
 import pandas as pd
 
@@ -10,6 +11,7 @@ from mmchar.counting.operator_table import count, summarize_count
 from mmchar.measuring.optimization.ladder import Levers
 from mmchar.models.loading import get_spec
 from mmchar.projection.data_sheets import get_gpu
+from mmchar.projection.efficiency_file import EfficiencyFile, read_efficiency
 from mmchar.projection.memory import summarize_memory
 from mmchar.projection.parallel.layout import Degrees, parallelize
 from mmchar.projection.roofline import project
@@ -43,17 +45,18 @@ def project_model(args: argparse.Namespace) -> Answer:
     check_out(args.perfetto, (".json",), name="--perfetto")
     gpu = get_gpu(args.gpu)
     gpu.check_dtype(args.dtype)
+    own = read_efficiency(args.efficiency) if args.efficiency else EfficiencyFile()
     table = _shared(args)
     memory = summarize_memory(table, gpu)
-    projected = project(table, gpu=args.gpu, attention=args.attention, execution=args.execution)
+    projected = project(table, gpu=args.gpu, attention=args.attention, execution=args.execution, efficiency=own.rates)
     save(projected, args.out, args.perfetto)
-    found = summarize(projected) | {name: memory[name] for name in ("peak_bytes", "fits")}
-    found["range"] = reach = time_range(projected, found["time_s"])
+    found = summarize(projected, power=own.power) | {name: memory[name] for name in ("peak_bytes", "fits")}
+    found["range"] = reach = own.time_range(found["time_s"]) or time_range(projected, found["time_s"])
     how = f"{args.attention} attention, {args.execution} execution, {args.dtype}"
     on = f"{found['gpus']} x {gpu.name}" if found.get("gpus", 1) > 1 else gpu.name
     lines = [
         f"{args.model} on {on}: {found['time_s']:.3f} s, {found['energy_j']:,.0f} J projected ({how})",
-        f"  likely {reach['low_s']:.3f} to {reach['high_s']:.3f} s, as far as we were off for {reach['kind']}",
+        *_range_lines(reach),
         *stage_lines(found["stages"], "time_s", 1e-3, "ms per execution"),
         *_uncounted_lines(found["uncounted"]),
     ]
@@ -61,6 +64,12 @@ def project_model(args: argparse.Namespace) -> Answer:
         needs, has = found["peak_bytes"] / 1e9, gpu.memory_bytes / 1e9
         lines.append(f"  needs {needs:.0f} GB and {gpu.name} has {has:.0f} GB: it does not fit one GPU as it is")
     return Answer(found, "\n".join(lines))
+
+
+def _range_lines(reach: dict[str, Any]) -> list[str]:
+    within = f"{reach['low_s']:.3f} to {reach['high_s']:.3f} s"
+    said = f"  likely {within}, as far as we were off for {reach['kind']} (n = {reach['n']})"
+    return [said, f"  {reach['why']}"] if reach["why"] else [said]
 
 
 def measure_model(args: argparse.Namespace) -> Answer:

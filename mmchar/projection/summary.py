@@ -7,10 +7,10 @@ import pandas as pd
 from mmchar.counting.operator_table import executions
 from mmchar.projection.columns import holds
 from mmchar.projection.data_sheets import Gpu, get_gpu
-from mmchar.projection.energy_model import BOUNDS, energy_j
+from mmchar.projection.energy_model import BOUNDS, Power, energy_j
 
 
-def summarize(table: pd.DataFrame, *, gpu: str | Gpu | None = None) -> dict[str, Any]:
+def summarize(table: pd.DataFrame, *, gpu: str | Gpu | None = None, power: Power | None = None) -> dict[str, Any]:
     """Totals of a projected table, in seconds and joules, as ``mmchar project --json`` prints them.
 
     A stage's ``time_s`` is that of one execution (the mean, where steps differ), and ``total_s`` that of all its
@@ -30,7 +30,7 @@ def summarize(table: pd.DataFrame, *, gpu: str | Gpu | None = None) -> dict[str,
     several = {"gpus": table.attrs["gpus"]} if "gpus" in table.attrs else {}
     return {
         "time_s": float(total.sum()),
-        "energy_j": energy_j(table, sheet),
+        "energy_j": energy_j(table, sheet, power),
         "stages": [
             {"stage": str(name), "repeats": int(runs[name]), "time_s": total_s / int(runs[name]), "total_s": total_s}
             for name, total_s in stages.to_dict().items()
