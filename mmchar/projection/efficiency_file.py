@@ -17,6 +17,7 @@ from mmchar.projection.communication import Interconnect
 from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.energy_model import Power
 from mmchar.projection.roofline import Rates
+from mmchar.projection.uncertainty import ENOUGH
 
 _PARTS = {"efficiency": Efficiency, "messages": Interconnect, "power": Power}
 
@@ -58,8 +59,8 @@ class EfficiencyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Rates(self.efficiency, self.messages)
 
     def time_range(self, time_s: float) -> dict[str, Any] | None:
-        """The range around a projected time that the measurements give, as `uncertainty.time_range`; None without."""
-        if self.errors is None:
+        """The range around a projected time that the measurements give, as `uncertainty.time_range`; None of few."""
+        if self.errors is None or self.errors.n < ENOUGH:
             return None
         about = {"kind": f"your own measurements, {self.errors.how}", "n": self.errors.n, "why": ""}
         return {"low_s": time_s / (1 + self.errors.high), "high_s": time_s / (1 + self.errors.low), **about}
@@ -95,7 +96,8 @@ def _check_names(raw: dict[str, Any]) -> None:
     """Refuse what none of the parts has; msgspec looks at the names of the whole."""
     for part, kind in _PARTS.items():
         able = [each.name for each in fields(kind)]
-        for name in raw.get(part) or ():
+        given = raw.get(part, {})
+        for name in given if isinstance(given, dict) else ():
             if name not in able:
                 raise ValueError(f"{part} has no {name!r}; {did_you_mean(name, able)}it has {', '.join(able)}")
 
@@ -103,5 +105,6 @@ def _check_names(raw: dict[str, Any]) -> None:
 def _check_numbers(found: EfficiencyFile) -> None:
     for part in _PARTS:
         for name, value in vars(getattr(found, part)).items():
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{part}.{name}={value!r} is not a number of 0 or more")
+            rate = part != "power" and not name.endswith("_s")  # which something is divided by
+            if not 0 <= value < float("inf") or (rate and value == 0):
+                raise ValueError(f"{part}.{name}={value!r} is not a number {'above 0' if rate else 'of 0 or more'}")

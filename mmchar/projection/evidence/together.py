@@ -40,7 +40,9 @@ class Together:
 def joined(parts: Sequence[Columns]) -> Columns:
     """The columns of several tables below each other; stages, steps and sites of different ones stay apart."""
     dtypes = tuple(dict.fromkeys(name for part in parts for name in part.dtypes))
-    arrays = {name: [] for name, value in vars(parts[0]).items() if isinstance(value, np.ndarray)}
+    arrays: dict[str, list[np.ndarray]] = {
+        name: [] for name, value in vars(parts[0]).items() if isinstance(value, np.ndarray)
+    }
     first = dict.fromkeys(_NUMBERS, 0)
     for part in parts:
         own = np.array([dtypes.index(name) for name in part.dtypes] or [0])
