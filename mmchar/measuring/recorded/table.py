@@ -124,7 +124,7 @@ def _rows(recording: Recording, sites: dict[tuple, _Site], own: torch.dtype) -> 
     for (module, module_type, number, detail), site in sites.items():
         longest, calls = max(site.seconds, key=site.seconds.__getitem__), len(site.events)
         if number < 0:
-            row = Row(module, "kernel", *detail, calls=calls)
+            row = Row(module, "kernel", op=detail[0], category=detail[1], calls=calls)
             row.backend = ran_by(longest) if row.category == "Attention" else ""
         else:
             call = recording.call[number]
