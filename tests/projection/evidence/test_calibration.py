@@ -15,7 +15,7 @@ from mmchar.projection.evidence.cases import predict, published_cases
 from mmchar.projection.evidence.validation import REQUIRED, cases
 
 EXPECTED = calibration._rates({name: expected for name, (expected, _) in PRIORS.items()})
-TRUTH = replace(EXPECTED, kernels=replace(EXPECTED.kernels, fill_depth=400.0, kernel_s=6e-6, fed=200.0))
+TRUTH = replace(EXPECTED, kernels=replace(EXPECTED.kernels, fill_depth=250.0, flash_mma=5.0, fed=200.0))
 
 
 def made_up(model: str, batch: int, gpus: int, **more: object) -> dict[str, object]:
@@ -43,7 +43,8 @@ def errors(made, found):
     return np.abs([predict(case, found.rates, found.power)["latency_error"] for case in made])
 
 
-def test_a_fit_explains_what_known_rates_made(made):
+def test_a_fit_explains_what_known_rates_made(made, monkeypatch):
+    monkeypatch.setattr(calibration, "NOISE", 0.03)  # with the usual one, two models weigh less than kernels do
     before = np.abs([predict(case, EXPECTED, Power())["latency_error"] for case in made])
     found = fit(made)
     after = errors(made, found)
