@@ -87,8 +87,8 @@ def _totals(columns: Columns, gpu: Gpu, rates: Rates, execution: str) -> tuple[f
 def on_gpus(tables: Mapping[str, pd.DataFrame], gpus: Iterable[str], *, attention: str = "flash") -> pd.DataFrame:
     """One row per model and GPU: projected seconds with their range, joules, what bounds most of it, and if it fits.
 
-    Columns ``model, gpu, year, time_s, low_s, high_s, energy_j, compute, memory, launch`` (shares of time, in percent),
-    ``fits, time_kind``. A GPU that lacks the numeric type of a table has no row.
+    Columns ``model, gpu, year, time_s, low_s, high_s, energy_j, mfu, compute, memory, launch`` (the last three shares
+    of time, in percent), ``fits, time_kind``. A GPU that lacks the numeric type of a table has no row.
     """
     rows = []
     for name, table in tables.items():
@@ -115,9 +115,9 @@ def on_several(
     Returns
     -------
     DataFrame
-        ``model, way, method, gpus, time_s, low_s, high_s, energy_j, sent_bytes`` (of one GPU in the whole generation),
-        ``compute, memory, launch, communication`` (shares of time, in percent), ``fits``; ``reason`` where the model
-        cannot be shared so, and then no numbers.
+        ``model, way, method, gpus, time_s, low_s, high_s, energy_j, mfu, sent_bytes`` (of one GPU in the whole
+        generation), ``compute, memory, launch, communication`` (shares of time, in percent), ``fits``; ``reason``
+        where the model cannot be shared so, and then no numbers.
     """
     spec, sheet = get_spec(name, tiny=tiny), get_gpu(gpu)
 
@@ -141,16 +141,16 @@ def on_several(
             continue
         sent = holds(table, "category", "Communication")
         row["sent_bytes"] = int((table["write_bytes"] * table["repeats"])[sent].sum())
-        rows.append(row | _projected(table, sheet, "flash"))
+        rows.append(row | _projected(table, sheet, "flash", whole))
     return pd.DataFrame(rows)
 
 
-def _projected(table: pd.DataFrame, sheet: Gpu, attention: str) -> dict[str, Any]:
+def _projected(table: pd.DataFrame, sheet: Gpu, attention: str, whole: pd.DataFrame | None = None) -> dict[str, Any]:
     timed = project(table, gpu=sheet, attention=attention)
-    totals = summarize(timed)
+    totals = summarize(timed, whole=whole)
     reach = time_range(timed, totals["time_s"])
     return {
-        **{name: totals[name] for name in ("time_s", "energy_j")},
+        **{name: totals[name] for name in ("time_s", "energy_j", "mfu")},
         **{name: reach[name] for name in ("low_s", "high_s")},
         **{name: 100 * seconds / totals["time_s"] for name, seconds in totals["bound"].items()},
         "fits": summarize_memory(table, sheet)["fits"],
