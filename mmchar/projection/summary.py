@@ -1,15 +1,16 @@
-"""Totals of a projected generation: seconds by stage, by operator and by what holds them back; joules."""
+"""Totals of a projected generation: seconds by stage, by operator and by what holds them back; joules, bytes held."""
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mmchar.counting.operator_table import executions
+from mmchar.counting.operator_table import OUTSIDE, executions
 from mmchar.projection.columns import holds
 from mmchar.projection.data_sheets import Gpu, get_gpu
 from mmchar.projection.energy_model import BOUNDS, energy_j
 from mmchar.projection.utilization import at_peak_s, mfu
+from mmchar.tracing.attention import ITEM_BYTES
 
 
 def summarize(
@@ -54,6 +55,26 @@ def summarize(
         "uncounted": sorted(set(table.loc[holds(table, "category", "Uncounted"), "op"].astype(str))),
         **several,
     }
+
+
+def summarize_memory(table: pd.DataFrame, gpu: Gpu) -> dict[str, Any]:
+    """Bytes that one GPU holds: ``weight_bytes``, ``peak_bytes`` (with the most activations alive), and if it ``fits``.
+
+    Weights of all components stay; that they are there at all decides, so ``weight_bytes`` above the GPU's memory
+    cannot run without moving them in and out (`planning.memory`). The peak is a little pessimistic: it decodes a batch
+    at once, where libraries can decode one image after the other.
+    """
+    weight_bytes = sum(weights_of(table).values())
+    peak_bytes = weight_bytes + int(table["live_bytes"].max())
+    return {"weight_bytes": weight_bytes, "peak_bytes": peak_bytes, "fits": peak_bytes <= gpu.memory_bytes}
+
+
+def weights_of(table: pd.DataFrame) -> dict[str, int]:
+    """Bytes of each component's weights; of a table of several GPUs, of one GPU's part."""
+    stored, params = table.attrs.get("weight_bytes"), table.attrs["params"]
+    if stored is None or "gpus" in table.attrs:
+        stored = {role: many * ITEM_BYTES[table.attrs["dtype"]] for role, many in params.items()}
+    return {role: int(many) for role, many in {**stored, OUTSIDE: 0}.items()}
 
 
 def _mfu(whole: pd.DataFrame | None, stages: "pd.Series[float]", gpu: Gpu, gpus: int) -> dict[str, float | None]:

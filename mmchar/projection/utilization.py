@@ -8,11 +8,14 @@ type that an operator runs in. PyTorch gives float32 to the plain cores, and con
 **Source**: PaLM, arXiv 2204.02311, appendix B, which divides tokens per second by those at peak in the same way.
 """
 
+import contextlib
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from mmchar.projection.columns import holds
-from mmchar.projection.data_sheets import TORCH_DTYPES, Gpu
+from mmchar.projection.data_sheets import TORCH_DTYPES, Gpu, gpu_named
 
 
 def at_peak_s(table: pd.DataFrame, gpu: Gpu) -> "pd.Series[float]":
@@ -30,3 +33,15 @@ def at_peak_s(table: pd.DataFrame, gpu: Gpu) -> "pd.Series[float]":
 def mfu(table: pd.DataFrame, seconds: "pd.Series[float]", gpu: Gpu, *, gpus: int = 1) -> "pd.Series[float]":
     """MFU of each stage, between 0 and 1, from a counted table and the seconds that all executions of a stage took."""
     return at_peak_s(table, gpu).reindex(seconds.index, fill_value=0.0) / (seconds.where(seconds > 0) * gpus)
+
+
+def add_mfu(measured: dict[str, Any], counted: pd.DataFrame, device: str) -> None:
+    """Let each stage of a summary of measurements say its ``mfu``, by the counted table of the same generation.
+
+    Nothing is added where no data sheet is of a device of that name.
+    """
+    with contextlib.suppress(ValueError):
+        gpu = gpu_named(device)
+        seconds = pd.Series({row["stage"]: row["median_s"] * row["repeats"] for row in measured["stages"]})
+        for row, value in zip(measured["stages"], mfu(counted, seconds, gpu), strict=True):
+            row["mfu"] = float(value)

@@ -12,7 +12,7 @@ from mmchar.counting.operator_table import executions
 from mmchar.generation.on_device import realized
 from mmchar.generation.programs import plan
 from mmchar.projection.parallel.layout import parallelize
-from mmchar.projection.step_caching import cache_steps
+from mmchar.projection.planning.step_caching import cache_steps
 from mmchar.projection.summary import summarize
 
 FLUX = "flux.1-dev"

@@ -9,7 +9,7 @@ import mmchar
 from mmchar.projection.data_sheets import get_gpu
 from mmchar.projection.parallel.layout import parallelize
 from mmchar.projection.summary import summarize
-from mmchar.projection.utilization import at_peak_s, mfu
+from mmchar.projection.utilization import add_mfu, at_peak_s, mfu
 
 A100, T4 = get_gpu("a100-80gb"), get_gpu("t4")  # 312e12 and 19.5e12 FLOP/s in bfloat16 and float32, TF32 156e12
 
@@ -55,3 +55,12 @@ def test_what_several_gpus_all_do_counts_once():
     assert found["mfu"] == pytest.approx(flop / (4 * found["time_s"] * 989.4e12))
     alone = summarize(shared)
     assert alone["mfu"] is None and {row["mfu"] for row in alone["stages"]} == {None}
+
+
+def test_a_measured_stage_has_it_on_a_gpu_that_we_know():
+    made = table(linear(1000, 1000, 1000, stage="denoise", repeats=5))  # 1e10 FLOP
+    measured = {"stages": [{"stage": "denoise", "median_s": 20e-6, "repeats": 5}]}
+    add_mfu(measured, made, "NVIDIA TITAN V")
+    assert "mfu" not in measured["stages"][0]
+    add_mfu(measured, made, "NVIDIA A100-SXM4-80GB")
+    assert measured["stages"][0]["mfu"] == pytest.approx(1e10 / (100e-6 * 312e12))

@@ -9,9 +9,14 @@ is left out.
 2411.19108, section 3.3, whose indicator is the first block's input as its first norm modulates it.
 """
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 
 from mmchar.projection.columns import denoising
+
+if TYPE_CHECKING:
+    from mmchar.models.specs import ModelSpec
 
 KINDS = ("first-block", "teacache")
 # Children of a denoiser that hold its blocks. Source: diffusers' hooks/_common.py, _ALL_TRANSFORMER_BLOCK_IDENTIFIERS.
@@ -53,6 +58,16 @@ def cache_steps(table: pd.DataFrame, kind: str, *, hit_rate: float) -> pd.DataFr
     return out
 
 
+def check_blocks(spec: "ModelSpec") -> None:
+    """Refuse a model whose denoiser is a U-Net, before it is counted."""
+    if any("UNet" in part.cls for part in spec.components.values()):
+        raise ValueError(_no_blocks(spec.name))
+
+
+def _no_blocks(model: str) -> str:
+    return f"the denoiser of {model} is no list of blocks of one kind, which a step cache could skip"
+
+
 def _split(rows: pd.DataFrame, kind: str, hit_rate: float, model: str) -> list[pd.DataFrame]:
     """The rows of a stage's executions that run whole, and of those that hit."""
     runs = int(rows["repeats"].max())
@@ -61,7 +76,7 @@ def _split(rows: pd.DataFrame, kind: str, hit_rate: float, model: str) -> list[p
     modules = rows["module"].astype(str)
     block = modules.str.extract(_BLOCK, expand=False)
     if block.isna().all() or modules.str.startswith(_TAKES_TURNS).any():
-        raise ValueError(f"the denoiser of {model} is no list of blocks of one kind, which a step cache could skip")
+        raise ValueError(_no_blocks(model))
     hits = min(round(hit_rate * runs), runs - 1)
     first = block.dropna().iloc[0]
     kept = block.isna() | ((block == first) & _runs_anyway(modules, first, kind))
