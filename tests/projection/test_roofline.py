@@ -471,7 +471,7 @@ def test_ten_thousand_projections_need_no_frame_each(monkeypatch):
 
 def test_summary_adds_up():
     summary = summarize(project(table(*MIXED), gpu="a100-80gb"))
-    assert set(summary) == {"time_s", "energy_j", "stages", "categories", "bound", "uncounted"}
+    assert set(summary) == {"time_s", "energy_j", "mfu", "stages", "categories", "bound", "uncounted"}
     for part in (
         summary["categories"],
         summary["bound"],

@@ -17,10 +17,10 @@ from mmchar.projection.data_sheets import Gpu, get_gpu
 from mmchar.projection.energy_model import Power
 from mmchar.projection.evidence.calibration import leave_one_model_out
 from mmchar.projection.evidence.cases import Case, predict, published_cases
-from mmchar.projection.memory import summarize_memory
 from mmchar.projection.parallel.layout import Degrees, parallelize
 from mmchar.projection.roofline import Rates, prepare
 from mmchar.projection.scaling import count_batch
+from mmchar.projection.summary import summarize_memory
 from mmchar.request import Request, from_mapping
 
 MOST_POWER = 1.25  # of the board's limit; a few percent above it have been measured, a quarter is an error in the row
