@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from mmchar.measuring.kernel_names import kernel_category, kernel_kind, kernel_name
+from mmchar.measuring.kernel_names import kernel_category, kernel_name
 from mmchar.measuring.kernels import (
     LAUNCH_BOUND,
     Kernel,

@@ -124,7 +124,8 @@ def _rows(recording: Recording, sites: dict[tuple, _Site], own: torch.dtype) -> 
     for (module, module_type, number, detail), site in sites.items():
         longest, calls = max(site.seconds, key=site.seconds.__getitem__), len(site.events)
         if number < 0:
-            row = Row(module, "kernel", *detail, calls=calls)
+            name, category = detail
+            row = Row(module, "kernel", name, category, calls=calls)
             row.backend = ran_by(longest) if row.category == "Attention" else ""
         else:
             call = recording.call[number]
@@ -149,7 +150,9 @@ def _row(call: Call, work: Row | None, module: str, module_type: str, longest: s
     row.calls, row.live_bytes = calls, 0
     for amount in AMOUNTS[1:]:
         setattr(row, amount, calls * getattr(row, amount))
-    row.backend = (ran_by(longest) or "math") if core else ""
+    if core:
+        taken_apart = kernel_kind(longest).kind in ("matrix product", "softmax", "elementwise", "copy")
+        row.backend = ran_by(longest) or ("math" if taken_apart else row.backend)
     return row
 
 
