@@ -278,6 +278,17 @@ def test_parts_of_a_file_are_the_same_in_pieces_of_any_size(tmp_path, monkeypatc
             assert dict(parts) | {"traceEvents": events} == content
 
 
+def test_what_is_wrong_is_found_at_its_character(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_parts, "_PIECE", 7)
+    for text, says in (('{"a": 1, "b": [1, 2] "c": 3, "much": "more to come"}', "Expecting ',' or '}' at character 21"),
+                       ('{"a": [1, 2, 3], "b": [1 2, 3, 4, 5, 6, 7, 8, 9]}', "delimiter at character 25"),
+                       ('{"a": [1, 2, 3], "b": [1, 2', "it ends at character 27"),
+                       ('{"a": [1, 2, 3] ', "it ends at character 16")):  # fmt: skip
+        (tmp_path / "t.json").write_text(text)
+        with pytest.raises(ValueError, match=says):
+            list(read_parts(tmp_path / "t.json"))
+
+
 def test_a_control_character_in_a_name_is_read(tmp_path):
     (tmp_path / "t.json").write_text('{"a": "x\ty"}')
     assert list(read_parts(tmp_path / "t.json")) == [("a", "x\ty")]

@@ -15,7 +15,7 @@ from mmchar.counting.operator_table import AMOUNTS, COLUMNS, as_categories, rows
 from mmchar.measuring.kernel_names import kernel_kind, kernel_name
 from mmchar.measuring.kernels import Kernel, idle_facts
 from mmchar.measuring.operator_times import ran_by
-from mmchar.measuring.recorded.attribution import Cause, category_of, causes, op_of
+from mmchar.measuring.recorded.attribution import Cause, category_of, causes, is_attention, op_of
 from mmchar.measuring.recorded.recording import Call, Recording, read_recording
 from mmchar.measuring.recorded.work import dtype_of, work_of
 from mmchar.tracing.attention import use_backend
@@ -141,7 +141,7 @@ def _rows(recording: Recording, sites: dict[tuple, _Site], own: torch.dtype) -> 
 
 def _row(call: Call, work: Row | None, module: str, module_type: str, longest: str, calls: int) -> Row:
     """The row of some calls of an operator; the category of one that counting does not know is that of its kernels."""
-    op, core = op_of(call.name), op_of(call.name) != call.name.removeprefix("aten::") or bool(work and work.q_len)
+    op, core = op_of(call.name), is_attention(call.name)
     category = "Attention" if core else category_of(call.name, module_type)
     if category == "Uncounted":
         category = kernel_kind(longest).category
