@@ -10,8 +10,10 @@ from mmchar.counting.operator_table import count, summarize_count
 from mmchar.measuring.optimization.ladder import Levers
 from mmchar.models.loading import get_spec
 from mmchar.projection.data_sheets import get_gpu
+from mmchar.projection.memory import summarize_memory
 from mmchar.projection.parallel.layout import Degrees, parallelize
-from mmchar.projection.roofline import project, summarize, summarize_memory
+from mmchar.projection.roofline import project
+from mmchar.projection.summary import summarize
 from mmchar.projection.uncertainty import time_range
 from mmchar.request import Request
 from mmchar.runs.records import save_measured

@@ -8,7 +8,7 @@ from mmchar.cli.output import Answer, aligned, check_out, formatted, records, sa
 from mmchar.models.loading import list_models
 from mmchar.models.specs import schema
 from mmchar.projection.data_sheets import get_gpu, list_gpus
-from mmchar.projection.validation import figures, read_rows, summary, validate
+from mmchar.projection.evidence.validation import figures, read_rows, summary, validate
 from mmchar.provenance import doctor
 from mmchar.study.claims import projected_suite, scorecard
 from mmchar.study.zoo_page import write_page, zoo_table
@@ -50,10 +50,11 @@ def compare_zoo(args: argparse.Namespace) -> Answer:
 def list_sheets(args: argparse.Namespace) -> Answer:
     """List the GPUs that a projection can name."""
     table = list_gpus()
-    shown = table[["name", "year"]].assign(
+    shown = table[["name", "vendor", "year"]].assign(
         fp16_tflop_s=formatted(table["float16_flop_s"] / 1e12, "{:.0f}"),
         tb_s=formatted(table["bandwidth_bytes_s"] / 1e12, "{:.2f}"),
         memory_gb=formatted(table["memory_bytes"] / 1e9, "{:.0f}"),
+        tdp_w=formatted(table["tdp_w"], "{:.0f}"),
         source=table["source"],
     )
     return Answer(records(table), aligned(shown))

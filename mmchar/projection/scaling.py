@@ -12,9 +12,11 @@ from mmchar.models.loading import get_spec
 from mmchar.projection.columns import Columns, columns_of, holds, merge_equal
 from mmchar.projection.data_sheets import Gpu, get_gpu
 from mmchar.projection.efficiency import Efficiency
+from mmchar.projection.memory import summarize_memory
 from mmchar.projection.parallel.layout import Degrees, parallelize
 from mmchar.projection.parallel.token_parts import same_rows
-from mmchar.projection.roofline import Rates, prepare, project, row_times, summarize, summarize_memory
+from mmchar.projection.roofline import Rates, prepare, project, row_times
+from mmchar.projection.summary import summarize
 from mmchar.projection.uncertainty import time_range
 from mmchar.request import Request
 
@@ -34,7 +36,7 @@ def count_batch(model: str, request: Request, *, dtype: str = "bfloat16") -> pd.
     two = _counted(model, Request(**request.given() | {"batch": 2}), dtype)
     found = same_rows(one, two)
     # a batch changes what a call does, not how often it happens
-    columns = [*(name for name in AMOUNTS if name != "calls"), "batch", "live_bytes", "repeats"]
+    columns = [*(name for name in AMOUNTS if name != "calls"), "batch", "m", "live_bytes", "repeats"]
     gain = np.where((found >= 0)[:, None], two[columns].to_numpy()[found] - one[columns].to_numpy(), 0)
     out = one.assign(**(one[columns] + gain * (batch - 1)))
     out.attrs = {**one.attrs, "request": {**one.attrs["request"], "batch": batch}}

@@ -41,6 +41,9 @@ class Row:
     q_len: int = 0
     kv_len: int = 0
     head_dim: int = 0
+    m: int = 0
+    n: int = 0
+    k: int = 0
     dtype: str = ""
     backend: str = ""
     calls: int = 0
@@ -60,8 +63,10 @@ class Row:
     ) -> None:
         """Add one call, of which ``size`` gives the bytes of a tensor."""
         written = sum(size(tensor) for tensor in outputs)
+        flop = costs.flop(name, args, outputs)
         self.calls += 1
-        self.flop += costs.flop(name, args, outputs)
+        self.flop += flop
+        self.m, self.n, self.k = costs.product_sizes(name, args, flop)
         self.write_bytes += written
         self.read_bytes += costs.read_bytes(name, args, inputs, written, size)
 
@@ -165,7 +170,8 @@ class Recorder(TorchDispatchMode):
         path, module = self._stack[-1]
         dtype = costs.dtype_of(inputs, kwargs.get("dtype"))
         core = self._attention(path, module, args, kwargs) if name in operators.ATTENTION_CORES else {}
-        key = (id(module), path, name, dtype, *core.values())
+        shapes = [tensor.shape for tensor in inputs[:2]] if costs.has_sizes(name) else []
+        key = (id(module), path, name, dtype, *core.values(), *shapes)
         if key not in self._index:
             pointwise, module_type = torch.Tag.pointwise in func.tags, type(module).__name__
             kind = operators.category(name, pointwise=pointwise, module_type=module_type)

@@ -142,7 +142,7 @@ def test_text_output_names_the_scaled_down_variant(capsys):
         (["count"], "the following arguments are required: MODEL"),
         (["cuont", SD], "invalid choice: 'cuont'"),
         (["project", SD], "the following arguments are required: --gpu"),
-        (["project", SD, "--gpu", "h100"], "unknown gpu 'h100'; did you mean 'h100-sxm'?"),
+        (["project", SD, "--gpu", "h100"], "unknown gpu 'h100'; did you mean 'h100-pcie'"),
         (["project", SD, "--gpu", "t4"], "t4 has no bfloat16; use float16"),
         (["project", SD, "--gpu", "t4", "--attention", "paged"], "invalid choice: 'paged'"),
         (["models", "--match", "gan-of-1999"], "no model's name holds 'gan-of-1999'"),

@@ -10,8 +10,9 @@ from mmchar.projection.columns import columns_of, merge_equal
 from mmchar.projection.data_sheets import get_gpu, list_gpus
 from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.energy_model import Power
-from mmchar.projection.roofline import fuse_pointwise, project, summarize
+from mmchar.projection.roofline import fuse_pointwise, project
 from mmchar.projection.scaling import sweep
+from mmchar.projection.summary import summarize
 from mmchar.projection.tiles import padded_attention_flop
 
 PERFECT = Efficiency(

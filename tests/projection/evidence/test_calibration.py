@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmchar.projection import calibration
-from mmchar.projection.calibration import PRIORS, fit, leave_one_model_out
-from mmchar.projection.cases import predict, published_cases
 from mmchar.projection.communication import Interconnect
 from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.energy_model import Power
-from mmchar.projection.validation import REQUIRED, cases
+from mmchar.projection.evidence import calibration
+from mmchar.projection.evidence.calibration import PRIORS, fit, leave_one_model_out
+from mmchar.projection.evidence.cases import predict, published_cases
+from mmchar.projection.evidence.validation import REQUIRED, cases
 
 EXPECTED = calibration._rates({name: expected for name, (expected, _) in PRIORS.items()})
 TRUTH = replace(EXPECTED, kernels=replace(EXPECTED.kernels, pointwise=0.4, flash_mma=5.0, matmul_hopper=0.65))

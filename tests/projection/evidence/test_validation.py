@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mmchar.cli.main import main
-from mmchar.projection.validation import REQUIRED, as_engine, read_rows, summary, validate
+from mmchar.projection.evidence.validation import REQUIRED, as_engine, read_rows, summary, validate
 
 PIXART = "pixart-sigma-1024"
 GOOD = {
@@ -40,7 +40,8 @@ def test_errors_are_of_what_was_projected():
 def test_a_prediction_is_what_count_and_project_say():
     import mmchar
     from mmchar.projection.parallel.layout import parallelize
-    from mmchar.projection.roofline import project, summarize
+    from mmchar.projection.roofline import project
+    from mmchar.projection.summary import summarize
 
     table = validate(rows({"batch": 3}, {"gpus": 4, "ulysses": 2, "ring": 2}))
     alone = as_engine(mmchar.count(PIXART, mmchar.Request(batch=3)))
