@@ -17,9 +17,11 @@ class Efficiency:
     # Bytes of operands per clock and multiprocessor that a matrix product is fed with beside its arithmetic. Source:
     # kernels (89 % of an A100's peak, 80 % of an H100's); fitted.
     fed: float = 238.0
-    # The same of cuDNN's convolutions before Hopper, which gather their operands from feature maps number by number;
-    # from Hopper on a copy engine does (78 % of peak in FLUX's decoder on an H200). Source: fitted, on V100, T4, A100.
+    # The same of cuDNN's convolutions, which gather their operands from feature maps: number by number before Hopper,
+    # by a copy engine from Hopper on. Source: fitted on V100, T4 and A100; from Hopper on between kernels that disagree
+    # (78 % of peak in FLUX's decoder on an H200, torch 2.13; 23 to 56 % in Wan's on an H100, older).
     fed_convolution: float = 23.4
+    fed_convolution_hopper: float = 110.0
     # Multiply-adds that a tile of a matrix product loses to filling its pipeline and writing its result: a sum of
     # ``depth`` takes as long as ``depth + fill_depth``. Source: kernels (products of A100 and H100 by k).
     fill_depth: float = 145.0

@@ -25,6 +25,7 @@ Priors = dict[str, tuple[float, float]]
 PRIORS: Priors = {
     "fed": (250.0, 0.15),
     "fed_convolution": (30.0, 0.4),
+    "fed_convolution_hopper": (110.0, 0.4),
     "fill_depth": (150.0, 0.3),
     "joules_12nm": (3.4e-12, 0.3),
     "joules_8nm": (2.2e-12, 0.3),
