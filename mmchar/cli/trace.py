@@ -6,16 +6,18 @@ from typing import Any
 import pandas as pd
 
 from mmchar.cli.output import Answer, aligned, check_out, formatted, records, save
-from mmchar.measuring.recorded.table import STAGE, kernel_table, read_trace
 from mmchar.projection.data_sheets import get_gpu
 from mmchar.study.beside_traces import beside_trace, compared
 
+_STAGE = "trace"
 _ROWS = 20  # that are shown; --out and --json have all
 _LEFT_OUT = ("model", "stage", "step", "repeats", "component", "live_bytes", "time_kind")
 
 
 def show_trace(args: argparse.Namespace) -> Answer:
     """Read a trace, and set the projection of its rows beside it."""
+    from mmchar.measuring.recorded.table import kernel_table, read_trace
+
     check_out(args.out)
     check_out(args.perfetto, (".json",), name="--perfetto")
     if args.gpu:
@@ -53,13 +55,13 @@ def show_trace(args: argparse.Namespace) -> Answer:
 
 
 def _facts(table: pd.DataFrame) -> dict[str, Any]:
-    facts, idle = table.attrs, table.attrs["idle"][STAGE]
+    facts, idle = table.attrs, table.attrs["idle"][_STAGE]
     return {
         **{name: facts[name] for name in ("model", "device", "dtype", "steps")},
         "time_s": float(table["time_s"].sum()),
         **{name: idle[name] for name in ("busy_s", "span_s", "kernels", "launch_bound")},
         "idle_share": idle["share"],
-        **{name: facts[name][STAGE] for name in ("coverage", "doubts")},
+        **{name: facts[name][_STAGE] for name in ("coverage", "doubts")},
     }
 
 
