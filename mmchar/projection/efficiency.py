@@ -23,6 +23,9 @@ class Efficiency:
     # Multiply-adds that a tile of a matrix product loses to filling its pipeline and writing its result: a sum of
     # ``depth`` takes as long as ``depth + fill_depth``. Source: kernels (products of A100 and H100 by k).
     fill_depth: float = 145.0
+    # Speed of products in half precision whose rows vectors cannot load (77, 197, 3,137 tokens), against those that
+    # they can. Source: kernels (0.28 to 0.40 in eager attention on an H100).
+    unaligned: float = 0.36
     # Share of the plain float32 cores' peak that depthwise convolutions reach, of which tensor cores have no use.
     # Assumed.
     plain: float = 0.3

@@ -70,8 +70,8 @@ def _compute_s(columns: Columns, gpu: Gpu, rates: Efficiency) -> np.ndarray:
         eager = peak * rates.fed / (rates.fed + peak / gpu.multiprocessor_clocks_s * item_bytes(columns) / SMALL_TILE)
         flop = np.where(columns.core, padded, flop)
         speed = np.where(columns.core, np.where(columns.fused, fused, eager) * filled, speed)
-    half = ~columns.of_dtype("float32")  # on tensor cores
-    speed = np.where(half, np.minimum(speed, rates.sustained_flop_s(gpu)), speed)
+    speed = np.where(_one_number_loads(columns), speed * rates.unaligned, speed)
+    speed = np.where(columns.of_dtype("float32"), speed, np.minimum(speed, rates.sustained_flop_s(gpu)))
     return np.divide(flop, speed, out=np.zeros(len(columns)), where=flop > 0)
 
 
@@ -96,17 +96,25 @@ def _memory_s(columns: Columns, gpu: Gpu, rates: Efficiency, eager: np.ndarray) 
     """Seconds of the main kernel's traffic.
 
     In eager mode, kernels that broadcast, change strides or normalize rows handle one number at a time: they are as
-    fast as multiprocessors issue instructions, where that is slower than memory. A compiled group norm reads its input
+    fast as multiprocessors issue instructions, where that is slower than memory. So is the softmax of long rows that
+    vectors cannot load. A compiled group norm reads its input
     twice: for the statistics, then to scale it.
     """
     compiled_norm = columns.group_norm & ~eager
     moved = columns.read_bytes * np.where(compiled_norm, 2.0, 1.0) + columns.write_bytes
     product = (columns.flop > 0) | columns.core
-    reached = np.where(product, rates.product_bandwidth(gpu), rates.bandwidth)
+    loads = np.where(_one_number_loads(columns), rates.unaligned, 1.0)
+    reached = np.where(product, rates.product_bandwidth(gpu) * loads, rates.bandwidth)
     dram_s = moved / (gpu.bandwidth_bytes_s * reached)
     memory_s = np.where(product, dram_s, _through_cache_s(moved, columns.calls, dram_s, gpu, rates))
     numbers = columns.write_bytes / item_bytes(columns) * (columns.one_by_one & eager)
-    return np.maximum(memory_s, numbers / _numbers_s(gpu, rates.one_by_one))
+    memory_s = np.maximum(memory_s, numbers / _numbers_s(gpu, rates.one_by_one))
+    return np.maximum(memory_s, columns.slow_softmax / _numbers_s(gpu, rates.statistics))
+
+
+def _one_number_loads(columns: Columns) -> np.ndarray:
+    """Which products in half precision load one number at a time, as their rows are not aligned to vectors."""
+    return ~columns.of_dtype("float32") & ~columns.fused & ~columns.aligned
 
 
 def _around_convolution_s(columns: Columns, gpu: Gpu, rates: Efficiency) -> np.ndarray:
