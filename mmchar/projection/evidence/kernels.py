@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmchar.counting.operator_table import count
+from mmchar.counting.operator_table import LENGTHS, count
 from mmchar.projection.columns import columns_of, holds
 from mmchar.projection.data_sheets import get_gpu
 from mmchar.projection.efficiency import Efficiency
@@ -88,7 +88,7 @@ def _alone(table: pd.DataFrame, gpu: str, rates: Efficiency | None) -> KernelTim
 def _operator(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the operator table that does what a timed kernel does."""
     item = ITEM_BYTES[str(row["dtype"])]
-    blank = dict.fromkeys(("batch", "heads", "q_len", "kv_len", "head_dim", "m", "n", "k", "mask_bytes", "live_bytes", "step"), 0)
+    blank = dict.fromkeys((*LENGTHS, "mask_bytes", "live_bytes", "step"), 0)
     base = blank | {"model": "", "stage": "", "module": "", "attention": "", "backend": "", "calls": 1, "repeats": 1}
     base |= {"op": row["op"], "dtype": row["dtype"], "category": operators.category(str(row["op"]), pointwise=False)}
     if row["op"] == "convolution":
