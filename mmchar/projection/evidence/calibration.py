@@ -89,7 +89,7 @@ def fit(
         rates = _rates(values)
         return np.log([total_s(case, rates) / case.asked["latency_s"] for case in cases])
 
-    values, spread = _least_squares(latency_errors, priors or PRIORS, _models(cases))
+    values, spread = _least_squares(latency_errors, priors or PRIORS, _settings(cases))
     rates = _rates(values)
     metered = [case for case in cases if "energy_j" in case.asked]
     if not metered:
@@ -99,7 +99,7 @@ def fit(
         errors = [predict(case, rates, replace(Power(), **values)) for case in metered]
         return np.log([(1 + error["energy_error"]) / (1 + error["latency_error"]) for error in errors])
 
-    powers, power_spread = _least_squares(energy_errors, power_priors or POWER_PRIORS, _models(metered))
+    powers, power_spread = _least_squares(energy_errors, power_priors or POWER_PRIORS, _settings(metered))
     return Fit(rates, replace(Power(), **powers), spread | power_spread)
 
 
@@ -128,8 +128,9 @@ def shipped_priors() -> tuple[Priors, Priors]:
     return rates, {name: (float(getattr(Power(), name)), spread) for name, (_, spread) in POWER_PRIORS.items()}
 
 
-def _models(cases: Sequence[Case]) -> list[str]:
-    return [case.asked["model"] for case in cases]
+def _settings(cases: Sequence[Case]) -> list[str]:
+    """What is measured once, however many rows there are of it: a model on a GPU in one execution."""
+    return [f"{case.asked['model']} {case.gpu.name} {case.execution}" for case in cases]
 
 
 def _rates(values: dict[str, float]) -> Rates:
