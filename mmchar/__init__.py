@@ -29,7 +29,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "projection.data_sheets": ["get_gpu", "gpu_named", "list_gpus"],
         "projection.roofline": ["project"],
         "projection.efficiency_file": ["read_efficiency"],
-        "projection.memory": ["fit_in_memory"],
+        "projection.planning.memory": ["fit_in_memory"],
         "measuring.profiling": ["measure"],
         "measuring.recorded.table": ["kernel_table", "read_trace"],
         "study.beside_traces": ["beside_trace"],

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from mmchar import __version__
-from mmchar.cli import batch, campaign, evidence, generation, reference, trace
+from mmchar.cli import batch, campaign, evidence, generation, projecting, reference, trace
 from mmchar.cli.options import add_options
 from mmchar.cli.output import Answer
 from mmchar.measuring.optimization.backends import MEASURED
@@ -83,9 +83,12 @@ COMMANDS = {
         ["model", *_GENERATION, "--dtype", "--attention"],
     ),
     "project": Command(
-        generation.project_model,
-        "projected time of one generation on a named GPU",
-        ["model", ("--gpu", {"required": True}), *_GENERATION, *_PROJECTION, "--efficiency", Degrees],
+        projecting.project_asked,
+        "projected time of one generation on a named GPU, on every GPU, or on several in the fastest way",
+        [
+            *["model", ("--gpu", {"required": True, "help": "e.g. a100-80gb; all is one row per GPU"}), "--best-of"],
+            *["--efficiency", "--step-cache", "--hit-rate", *_GENERATION, *_PROJECTION, Degrees],
+        ],
     ),
     "validate": Command(
         evidence.validate_rows,

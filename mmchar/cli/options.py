@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, get_args, get_origin, get_type_hints
 
 from mmchar.projection.evidence.calibration import LEFT_OUT
+from mmchar.projection.planning.step_caching import KINDS as STEP_CACHES
 from mmchar.projection.roofline import EXECUTIONS
 from mmchar.runs.slurm import SlurmOptions, check_slurm
 from mmchar.tracing.attention import BACKENDS
@@ -36,6 +37,13 @@ def _seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
 
 
+def _rate(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) < 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to below 1")
+
+
 _FLAG = {"action": "store_true"}
 OPTIONS: dict[str, dict[str, Any]] = {  # of all commands, but for the fields of dataclasses
     "model": {"metavar": "MODEL", "help": "a zoo name, a model file, a folder of configurations, or a hub id"},
@@ -46,6 +54,12 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of all commands, but for the fields of
     "--match": {"help": "only names that hold this text"},
     "--schema": {**_FLAG, "help": "the JSON Schema of a model file, for editors"},
     "--gpu": {"help": "e.g. a100-80gb, h100-sxm, t4"},
+    "--best-of": {"type": _whole, "metavar": "N", "help": "rank every way to share it among up to N of these GPUs"},
+    "--step-cache": {
+        "choices": STEP_CACHES,
+        "help": "steps that hit a cache run the first block, or its first norm, only",
+    },
+    "--hit-rate": {"type": _rate, "metavar": "SHARE", "help": "of the denoising steps, e.g. 0.4; yours to state"},
     "--dtype": {"default": "bfloat16", "help": "bfloat16, float16 or float32"},
     "--attention": {"choices": BACKENDS, "default": "flash", "help": "kernel, and how many bytes it moves"},
     "--execution": {"choices": EXECUTIONS, "default": "eager"},

@@ -46,9 +46,13 @@ def formatted(column: pd.Series, pattern: str) -> pd.Series:
 
 
 def stage_lines(rows: list[dict[str, Any]], key: str, unit: float, label: str) -> list[str]:
-    """A line per stage: its repeats and the value of ``key``, in a unit."""
+    """A line per stage: its repeats, the value of ``key``, in a unit, and its MFU where there is one."""
     width = max(len(row["stage"]) for row in rows)
-    return [f"  {row['stage']:<{width}}  {row['repeats']:>6} x {row[key] / unit:>14,.3f} {label}" for row in rows]
+    used = [f"  {row['mfu']:4.0%} MFU" if row.get("mfu") else "" for row in rows]
+    return [
+        f"  {row['stage']:<{width}}  {row['repeats']:>6} x {row[key] / unit:>14,.3f} {label}{mfu}"
+        for row, mfu in zip(rows, used, strict=True)
+    ]
 
 
 def save(table: pd.DataFrame, out: str | None, perfetto: str | None = None) -> None:

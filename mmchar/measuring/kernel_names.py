@@ -4,6 +4,7 @@ Names of CUDA 11 to 13 and ROCm 6 and 7: those of cuBLAS, cuDNN, CUTLASS, MIOpen
 and PyTorch, and as Inductor writes them, where the operators that a loop fuses are in its name.
 """
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -39,6 +40,8 @@ _KINDS = tuple(
     )
 )  # fmt: skip
 
+_CUTLASS = re.compile(r"(?:void )?cutlass\w*::Kernel\d*<(\w+)")
+
 
 class Kind(NamedTuple):
     """The kind of a kernel, finer than the category of an operator, and that category."""
@@ -47,6 +50,7 @@ class Kind(NamedTuple):
     category: str
 
 
+@functools.cache
 def kernel_kind(name: str, *, op: str = "", caller: str = "") -> Kind:
     """The kind of a kernel by its name and by what launched it: ``op`` of its row, and ``caller``, the innermost one.
 
@@ -73,7 +77,13 @@ def kernel_category(name: str) -> str:
     return kernel_kind(name).category
 
 
+@functools.cache
 def kernel_name(name: str) -> str:
-    """A kernel's name without template arguments and without the numbers that a compiler adds, so that equals meet."""
+    """A kernel's name without template arguments and without the numbers that a compiler adds, so that equals meet.
+
+    Of a kernel of CUTLASS the first argument is the name.
+    """
+    if own := _CUTLASS.match(name):
+        return own[1][:80]
     short = re.sub(r"^void ", "", name).replace("(anonymous namespace)::", "").split("<")[0].split("(")[0]
     return re.sub(r"^graph_\d+_|_\d+$", "", short.strip())[:80]

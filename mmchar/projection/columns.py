@@ -7,7 +7,7 @@ import pandas as pd
 
 from mmchar.counting.operator_table import OUTSIDE
 from mmchar.tracing.attention import ITEM_BYTES, kernels_per_call
-from mmchar.tracing.operators import MOVEMENT, WHOLE_NORMS
+from mmchar.tracing.operators import MOVEMENT, SOFTMAX, WHOLE_NORMS
 
 FUSED_BACKENDS = ("flash", "mem-efficient")
 POINTWISE = ("Normalization", "Elementwise", "Data movement")
@@ -15,6 +15,9 @@ HIDES = ("none", "attention", "stage")  # what a message between GPUs may hide b
 POINT_TO_POINT = ("send_recv", "all_to_all")  # collectives that are made of messages between pairs of GPUs
 SIZES = ("m", "n", "k")
 _NUMBERS = ("flop", "read_bytes", "write_bytes", "calls", "repeats", "batch", "heads", "q_len", "kv_len", "head_dim")
+_SCALAR_BYTES = 8
+_VECTOR = 8
+_IN_REGISTERS = 1024  # longest row whose softmax PyTorch computes without leaving registers
 # Two maps of numbers into one, which may have to repeat one of them.
 _BINARY = ("add", "sub", "mul", "div", "add_", "mul_", "sub_", "div_", "addcmul", "where", "maximum", "minimum")
 
@@ -46,8 +49,10 @@ class Columns:
     causal: np.ndarray
     convolution: np.ndarray
     spatial_kernel: np.ndarray  # convolutions of more than one position
+    aligned: np.ndarray  # products whose rows vectors can load
     depthwise: np.ndarray  # convolutions with a group for each channel
     group_norm: np.ndarray
+    slow_softmax: np.ndarray  # numbers of long rows that vectors cannot load, of which a softmax is taken
     one_by_one: np.ndarray  # kernels that handle one number at a time: they broadcast, change strides or normalize rows
     pointwise: np.ndarray  # rows that move bytes and compute next to nothing
     sent: np.ndarray  # messages to other GPUs
@@ -94,8 +99,10 @@ def columns_of(table: pd.DataFrame) -> Columns:
         convolution=convolution,
         **sizes,
         spatial_kernel=convolution & _has_spatial_kernel(numbers, sizes, item),
+        aligned=_aligned(numbers, sizes, core, convolution),
         depthwise=convolution & (sizes["n"] == 1),
         group_norm=holds(table, "op", "native_group_norm"),
+        slow_softmax=_slow_softmax(table, numbers, sizes, core),
         one_by_one=_one_by_one(table, numbers),
         pointwise=holds(table, "category", *POINTWISE),
         sent=sent,
@@ -161,11 +168,29 @@ def _has_spatial_kernel(numbers: dict[str, np.ndarray], sizes: dict[str, np.ndar
     return sizes["m"] * sizes["k"] > 1.5 * np.maximum(image, 1)
 
 
+def _aligned(
+    numbers: dict[str, np.ndarray], sizes: dict[str, np.ndarray], core: np.ndarray, convolution: np.ndarray
+) -> np.ndarray:
+    """Whether the rows of a product's operands are a multiple of eight numbers: 16 bytes in half precision."""
+    product = (sizes["n"] % _VECTOR == 0) & (sizes["k"] % _VECTOR == 0)
+    return np.where(core, numbers["kv_len"] % _VECTOR == 0, product | convolution | (sizes["n"] <= 1))
+
+
+def _slow_softmax(
+    table: pd.DataFrame, numbers: dict[str, np.ndarray], sizes: dict[str, np.ndarray], core: np.ndarray
+) -> np.ndarray:
+    """Numbers of which all calls of a row take a softmax where rows are neither aligned nor fit into registers."""
+    rows = numbers["batch"] * numbers["heads"] * numbers["q_len"] * (core & holds(table, "backend", "eager", "math"))
+    length = np.where(core, numbers["kv_len"], sizes["k"])
+    rows = np.where(holds(table, "op", *SOFTMAX), sizes["m"], rows)
+    return numbers["calls"] * rows * length * ((length % _VECTOR != 0) & (length > _IN_REGISTERS))
+
+
 def _one_by_one(table: pd.DataFrame, numbers: dict[str, np.ndarray]) -> np.ndarray:
     """Which rows are kernels that compute an index for each number, rather than stream whole vectors."""
     moves = holds(table, "op", *(MOVEMENT - {"_to_copy"}), *WHOLE_NORMS)
-    written = np.maximum(numbers["write_bytes"], 1)
-    broadcasts = holds(table, "op", *_BINARY) & (numbers["read_bytes"] % written != 0)
+    repeated = numbers["read_bytes"] % np.maximum(numbers["write_bytes"], 1)
+    broadcasts = holds(table, "op", *_BINARY) & (repeated > _SCALAR_BYTES * numbers["calls"])
     return moves | broadcasts
 
 

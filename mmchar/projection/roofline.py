@@ -123,8 +123,7 @@ def row_times(columns: Columns, gpu: Gpu, rates: Rates, *, execution: str) -> tu
         device_s += exposed_s(columns, device_s, message_s(columns, gpu, rates.messages))
         host_s = host_s + columns.sent * columns.launches * rates.messages.host_s
     wait_s = _host_wait_s(columns, device_s, host_s)
-    parts = [times.compute_s, times.memory_s + times.around_s, times.latency_s]
-    bound = np.where(wait_s > 0, 3, 1 + np.argmax(parts, axis=0))
+    bound = np.where(wait_s > 0, 3, 1 + np.argmax(times.parts, axis=0))
     bound[columns.sent & (wait_s == 0)] = 4
     bound[device_s + wait_s == 0] = 0
     return device_s, wait_s, bound

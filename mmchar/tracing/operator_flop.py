@@ -64,14 +64,14 @@ def has_sizes(name: str) -> bool:
     """Whether an operator has sizes ``m, n, k`` (`product_sizes`)."""
     name = operators.out_of_place(name)
     products = operators.PRODUCTS | operators.SUMS | operators.GROUPED
-    return name in products or name in operators.WHOLE_NORMS or name == "convolution"
+    return name in products or name in operators.WHOLE_NORMS | operators.SOFTMAX or name == "convolution"
 
 
 def product_sizes(name: str, args: tuple, flop: int) -> tuple[int, int, int]:
     """``(m, n, k)`` of a call: a product ``[m, k] @ [k, n]``, with m of all batches or groups together.
 
     A convolution is the product of its implicit form: n channels of output and k numbers under the kernel, of one
-    group. A normalization has m statistics of k numbers each, and n = 0. Other operators have zeros.
+    group. A normalization or softmax has m rows of k numbers each, and n = 0. Other operators have zeros.
     """
     name = operators.out_of_place(name)
     if name == "native_group_norm":  # (input, weight, bias, batch, channels, positions, groups, eps)
@@ -79,6 +79,9 @@ def product_sizes(name: str, args: tuple, flop: int) -> tuple[int, int, int]:
         return batch * groups, 0, channels * positions // groups
     if name in operators.WHOLE_NORMS:  # (input, shape of what is normalized, …)
         k = prod(args[1])
+        return args[0].numel() // max(k, 1), 0, k
+    if name in operators.SOFTMAX:  # (input, dimension, …)
+        k = args[0].shape[args[1]] if args[0].dim() else 1
         return args[0].numel() // max(k, 1), 0, k
     if not has_sizes(name):
         return 0, 0, 0

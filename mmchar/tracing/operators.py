@@ -23,6 +23,7 @@ _NORMALIZATION = words(
 )
 # Normalizations that one operator computes; others are written out in pointwise ones.
 WHOLE_NORMS = words("native_group_norm native_layer_norm _fused_rms_norm")
+SOFTMAX = words("_softmax _log_softmax _safe_softmax")
 # The second is HSTU's, without softmax.
 ATTENTION_CORES = ("scaled_dot_product_attention", "pointwise_attention", "flex_attention")
 # Products of rows with the weights of the expert that each row was given to.

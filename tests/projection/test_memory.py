@@ -7,8 +7,8 @@ from test_roofline import table
 import mmchar
 from mmchar.generation.recording import Subject
 from mmchar.projection.data_sheets import get_gpu
-from mmchar.projection.decoders import Generation
-from mmchar.projection.memory import first_to_fit, fit_in_memory, room, ways_to_hold
+from mmchar.projection.planning.decoders import Generation
+from mmchar.projection.planning.memory import first_to_fit, fit_in_memory, room, ways_to_hold
 
 T4 = get_gpu("t4")  # 16 GB, 16 GB/s to the host
 FLUX = "flux.1-dev"

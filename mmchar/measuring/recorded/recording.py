@@ -14,7 +14,6 @@ from mmchar.measuring.recorded.json_parts import EVENTS, read_parts
 Thread = tuple[Any, Any]  # process and thread
 _KERNELS = {"kernel", "gpu_memcpy", "gpu_memset", "memcpy", "memset"}  # the last two until PyTorch 1.12
 _OPERATORS = {"cpu_op", "operator"}
-_HOST = {"cuda_runtime", "cuda_driver", "hip_runtime", "hip_driver", "runtime"}
 _LAUNCHES = re.compile("launch|memcpy|memset", re.IGNORECASE)
 _MODULE = "nn.Module: "
 _STEP = "ProfilerStep#"
@@ -89,8 +88,8 @@ class Recording:
             self._add_kernel(event, name)
         elif kind in _OPERATORS:
             self._add_operator(event, name)
-        elif kind in _HOST and _LAUNCHES.search(name):
-            self.launched[event["args"]["correlation"]] = _thread(event), float(event["ts"])
+        elif kind.endswith(("runtime", "driver")) and _LAUNCHES.search(name):  # of CUDA, HIP, …
+            self.launched[event.get("args", {}).get("correlation", -1)] = _thread(event), float(event["ts"])
         elif kind == "python_function" and name.startswith(_MODULE):
             number = _number(self.modules, name.removeprefix(_MODULE))
             self.running.setdefault(_thread(event), Spans()).add(event, number)
@@ -135,8 +134,8 @@ def read_recording(path: str | Path) -> Recording:
     if not found.names:
         lacks = "no kernel of a GPU; record it with ProfilerActivity.CUDA" if seen else f"no {EVENTS}"
         raise ValueError(f"{path} is no trace of a GPU by torch.profiler: it holds {lacks}")
-    if not math.isfinite(sum(found.kernels.start) + sum(found.kernels.duration)):
-        raise ValueError(f"{path} is damaged: the time of a kernel is not a number")
+    if not (math.isfinite(sum(found.kernels.start)) and 0 < sum(found.kernels.duration) < math.inf):
+        raise ValueError(f"{path} is damaged: its kernels have no times, or times that are no numbers")
     return found
 
 

@@ -15,15 +15,15 @@ from mmchar.counting.operator_table import AMOUNTS, COLUMNS, as_categories, rows
 from mmchar.measuring.kernel_names import kernel_kind, kernel_name
 from mmchar.measuring.kernels import Kernel, idle_facts
 from mmchar.measuring.operator_times import ran_by
-from mmchar.measuring.recorded.attribution import Cause, category_of, causes, op_of
+from mmchar.measuring.recorded.attribution import Cause, category_of, causes, is_attention, op_of
 from mmchar.measuring.recorded.recording import Call, Recording, read_recording
-from mmchar.measuring.recorded.work import dtype_of, work_of
+from mmchar.measuring.recorded.work import dtype_of, shapes_of, work_of
 from mmchar.tracing.attention import use_backend
 from mmchar.tracing.trace import Row
 
 STAGE = "trace"
 _HOST_COPY = re.compile(r"(HtoD|DtoH|HostToDevice|DeviceToHost)")
-KERNEL_COLUMNS = ("kind", "op", "kernel", "launches", "time_s")
+KERNEL_COLUMNS = ("kind", "op", "shapes", "kernel", "launches", "time_s")
 
 
 @dataclass
@@ -74,9 +74,10 @@ def read_trace(path: str | Path) -> pd.DataFrame:
 
 
 def kernel_table(table: pd.DataFrame) -> pd.DataFrame:
-    """What the kernels of a trace took, by kind, operator and name: ``kind, op, kernel, launches, time_s, share``.
+    """What the kernels of a trace took, by kind and name, operator and its shapes, the longest first.
 
-    Copies between layouts and additions of a bias are kinds of their own, beside the convolutions that launch them.
+    Columns: ``kind, op, shapes, kernel, launches, time_s, share``. Copies between layouts and additions of a bias are
+    kinds of their own, beside the convolutions that launch them.
     """
     kernels = pd.DataFrame(table.attrs["kernels"], columns=list(KERNEL_COLUMNS))
     kernels["share"] = kernels["time_s"] / kernels["time_s"].sum()
@@ -96,9 +97,10 @@ def _kernels(recording: Recording) -> list[Kernel]:
 def _sites(
     recording: Recording, found: list[Cause], kernels: list[Kernel]
 ) -> tuple[dict[tuple, _Site], dict[tuple, list[float]]]:
-    """The sites in the order of their first kernels, and launches and seconds by kind, operator and name of kernel."""
+    """The sites in the order of their first kernels, and launches and seconds of `KERNEL_COLUMNS`."""
     sites: dict[tuple, _Site] = defaultdict(_Site)
     kinds: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0])
+    shapes = [*map(shapes_of, recording.call), ""]  # the last is of what has no operator
     for at in np.argsort(np.asarray(recording.kernels.start), kind="stable").tolist():
         cause, kernel = found[at], kernels[at]
         call = recording.call[cause.call] if cause.call >= 0 else None
@@ -111,7 +113,7 @@ def _sites(
         site.seconds[kernel.name] += seconds
         site.launches += 1
         site.events.add((cause.thread, cause.event) if call else at)
-        spent = kinds[kind.kind, op, short]
+        spent = kinds[kind.kind, op, shapes[cause.call], short]
         spent[0] += 1
         spent[1] += seconds
     return sites, kinds
@@ -124,7 +126,8 @@ def _rows(recording: Recording, sites: dict[tuple, _Site], own: torch.dtype) -> 
     for (module, module_type, number, detail), site in sites.items():
         longest, calls = max(site.seconds, key=site.seconds.__getitem__), len(site.events)
         if number < 0:
-            row = Row(module, "kernel", *detail, calls=calls)
+            name, category = detail
+            row = Row(module, "kernel", name, category, calls=calls)
             row.backend = ran_by(longest) if row.category == "Attention" else ""
         else:
             call = recording.call[number]
@@ -132,7 +135,7 @@ def _rows(recording: Recording, sites: dict[tuple, _Site], own: torch.dtype) -> 
                 done[number] = work_of(call, own)
             row = _row(call, None if detail is True else done[number], module, module_type, longest, calls)
         rows.append(row)
-        more["shapes"].append(_shapes(recording.call[number]) if number >= 0 else "")
+        more["shapes"].append(shapes_of(recording.call[number]) if number >= 0 else "")
         more["time_s"].append(sum(site.seconds.values()))
         more["kernels"].append(site.launches)
     return rows, more
@@ -140,7 +143,7 @@ def _rows(recording: Recording, sites: dict[tuple, _Site], own: torch.dtype) -> 
 
 def _row(call: Call, work: Row | None, module: str, module_type: str, longest: str, calls: int) -> Row:
     """The row of some calls of an operator; the category of one that counting does not know is that of its kernels."""
-    op, core = op_of(call.name), op_of(call.name) != call.name.removeprefix("aten::") or bool(work and work.q_len)
+    op, core = op_of(call.name), is_attention(call.name)
     category = "Attention" if core else category_of(call.name, module_type)
     if category == "Uncounted":
         category = kernel_kind(longest).category
@@ -149,7 +152,9 @@ def _row(call: Call, work: Row | None, module: str, module_type: str, longest: s
     row.calls, row.live_bytes = calls, 0
     for amount in AMOUNTS[1:]:
         setattr(row, amount, calls * getattr(row, amount))
-    row.backend = (ran_by(longest) or "math") if core else ""
+    if core:
+        taken_apart = kernel_kind(longest).kind in ("matrix product", "softmax", "elementwise", "copy")
+        row.backend = ran_by(longest) or ("math" if taken_apart else row.backend)
     return row
 
 
@@ -164,16 +169,6 @@ def _usual_type(recording: Recording) -> torch.dtype:
     known = ((dtype_of(name), many) for name, many in types.items())
     real = {dtype: many for dtype, many in known if dtype is not None and dtype.is_floating_point}
     return max(real, key=real.__getitem__, default=torch.float32)
-
-
-def _shapes(call: Call) -> str:
-    """The shapes of the tensors that a call was given, as ``4x197x768, 768x768``."""
-
-    def lists(argument: Any) -> Iterator[list[int]]:
-        yield from argument.shape if argument.type == "TensorList" else [argument.shape]
-
-    found = (shape for argument in call.arguments for shape in lists(argument))
-    return ", ".join("x".join(map(str, shape)) for shape in found if shape)
 
 
 def _as_it_ran(table: pd.DataFrame) -> pd.DataFrame:
@@ -219,7 +214,7 @@ def _doubts(recording: Recording, covered: dict[str, float], idle: dict[str, Any
     elif covered["of_operators"] < 0.95:
         yield f"operators explain {covered['of_operators']:.0%} of the kernels' time; the rest is by the kernels' names"
     if recording.operators and covered["with_sizes"] < 0.95:
-        yield f"FLOPs and bytes are known of {covered['with_sizes']:.0%} of the kernels' time (record_shapes=True)"
+        yield f"FLOPs and bytes are known of {covered['with_sizes']:.0%} of the kernels' time, as shapes were recorded"
     if len(recording.devices) > 1:
         yield f"kernels of {len(recording.devices)} GPUs are added up; busy is when any of them is"
     if recording.steps > 1:

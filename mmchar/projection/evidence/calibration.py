@@ -26,6 +26,7 @@ Priors = dict[str, tuple[float, float]]
 PRIORS: Priors = {
     "fed": (250.0, 0.15),
     "fed_convolution": (30.0, 0.4),
+    "fed_convolution_hopper": (110.0, 0.4),
     "fill_depth": (150.0, 0.3),
     "joules_12nm": (3.4e-12, 0.3),
     "joules_8nm": (2.2e-12, 0.3),
@@ -90,7 +91,7 @@ def fit(
     def latency_errors(values: dict[str, float]) -> np.ndarray:
         return np.log(together.seconds(_rates(values)) / measured_s)
 
-    values, spread = _least_squares(latency_errors, of_rates, _models(cases))
+    values, spread = _least_squares(latency_errors, of_rates, _settings(cases))
     rates = _rates(values)
     metered = [case for case in cases if "energy_j" in case.asked]
     if not metered:
@@ -100,7 +101,7 @@ def fit(
         errors = [predict(case, rates, replace(Power(), **values)) for case in metered]
         return np.log([(1 + error["energy_error"]) / (1 + error["latency_error"]) for error in errors])
 
-    powers, power_spread = _least_squares(energy_errors, of_powers, _models(metered))
+    powers, power_spread = _least_squares(energy_errors, of_powers, _settings(metered))
     return Fit(rates, replace(Power(), **powers), spread | power_spread)
 
 
@@ -134,8 +135,9 @@ def shipped_priors() -> tuple[Priors, Priors]:
     return rates, {name: (float(getattr(Power(), name)), spread) for name, (_, spread) in POWER_PRIORS.items()}
 
 
-def _models(cases: Sequence[Case]) -> list[str]:
-    return [case.asked["model"] for case in cases]
+def _settings(cases: Sequence[Case]) -> list[str]:
+    """What is measured once, however many rows there are of it: a model on a GPU in one execution."""
+    return [f"{case.asked['model']} {case.gpu.name} {case.execution}" for case in cases]
 
 
 def _rates(values: dict[str, float]) -> Rates:

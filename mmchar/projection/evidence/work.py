@@ -17,11 +17,11 @@ from tqdm import tqdm
 from mmchar.counting.operator_table import OUTSIDE, count, executions
 from mmchar.models.loading import get_spec
 from mmchar.projection.columns import Columns, columns_of, denoising, merge_equal
-from mmchar.projection.memory import component_bytes
 from mmchar.projection.parallel.layout import Degrees, parallelize
 from mmchar.projection.parallel.token_parts import resized, same_rows
 from mmchar.projection.roofline import prepare
 from mmchar.projection.scaling import BY_BATCH, count_batch
+from mmchar.projection.summary import weights_of
 from mmchar.projection.uncertainty import family_of
 from mmchar.request import Request
 
@@ -85,7 +85,7 @@ def _works(alone: Configuration, batches: list[int]) -> list[Work]:
     chosen = part_rows(whole, alone.part)
     if alone.degrees.gpus != 1:
         table = parallelize(whole, alone.degrees, count=counted, spec=spec)
-    weight_bytes = sum(component_bytes(table).values())
+    weight_bytes = sum(weights_of(table).values())
     live_bytes = table.groupby("lot")["live_bytes"].max()
     table = table[part_rows(table, alone.part)].reset_index(drop=True)
     table.attrs = {"dtype": alone.dtype}  # pandas copies them, deeply, with every step

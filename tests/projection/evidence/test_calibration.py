@@ -16,7 +16,7 @@ from mmchar.projection.evidence.cases import cases, predict, published_cases
 from mmchar.projection.evidence.rows import REQUIRED
 
 EXPECTED = calibration._rates({name: expected for name, (expected, _) in PRIORS.items()})
-TRUTH = replace(EXPECTED, kernels=replace(EXPECTED.kernels, pointwise=0.4, flash_mma=5.0, matmul_hopper=0.65))
+TRUTH = replace(EXPECTED, kernels=replace(EXPECTED.kernels, fill_depth=250.0, flash_mma=5.0, fed=200.0))
 
 
 def made_up(model: str, batch: int, gpus: int, **more: object) -> dict[str, object]:
@@ -44,7 +44,8 @@ def errors(made, found):
     return np.abs([predict(case, found.rates, found.power)["latency_error"] for case in made])
 
 
-def test_a_fit_explains_what_known_rates_made(made):
+def test_a_fit_explains_what_known_rates_made(made, monkeypatch):
+    monkeypatch.setattr(calibration, "NOISE", 0.03)  # with the usual one, two models weigh less than kernels do
     before = np.abs([predict(case, EXPECTED, Power())["latency_error"] for case in made])
     found = fit(made)
     after = errors(made, found)
@@ -55,10 +56,10 @@ def test_a_fit_explains_what_known_rates_made(made):
 
 def test_parameters_that_no_measurement_touches_stay_as_expected(made):
     found = fit(made)
-    for name in ("matmul", "flash", "convolution_3d"):  # no GPU before Hopper, no video
+    for name in ("joules_12nm", "flash", "fed_convolution"):  # no GPU before Hopper
         assert getattr(found.rates.kernels, name) == pytest.approx(PRIORS[name][0])
         assert found.spread[name] == pytest.approx(PRIORS[name][1])
-    assert found.spread["pointwise"] < PRIORS["pointwise"][1]
+    assert found.spread["fed"] < PRIORS["fed"][1]
 
 
 def test_a_model_left_out_is_predicted_by_the_others_only(made, monkeypatch):

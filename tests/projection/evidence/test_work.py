@@ -5,11 +5,10 @@ import pytest
 from mmchar import Request, count, get_spec, project
 from mmchar.projection.data_sheets import get_gpu
 from mmchar.projection.evidence.work import Configuration, works
-from mmchar.projection.memory import summarize_memory
 from mmchar.projection.parallel.layout import Degrees, parallelize
 from mmchar.projection.roofline import Rates, row_times
 from mmchar.projection.scaling import count_batch
-from mmchar.projection.summary import summarize
+from mmchar.projection.summary import summarize, summarize_memory
 
 
 def total_s(work, execution, gpu="a100-80gb"):

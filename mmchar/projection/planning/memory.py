@@ -9,32 +9,21 @@ of the memory on the data sheet.
 **Source**: huggingface/diffusers, docs/source/en/api/pipelines/cogvideox.md, "Memory optimization" (2024).
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mmchar.counting.operator_table import OUTSIDE, executions
+from mmchar.counting.operator_table import executions
 from mmchar.projection.data_sheets import Gpu, get_gpu
-from mmchar.projection.decoders import DECODERS, Generation, can
-from mmchar.tracing.attention import ITEM_BYTES
+from mmchar.projection.planning.decoders import DECODERS, Generation, can
+from mmchar.projection.summary import weights_of
 
 if TYPE_CHECKING:
     from torch import nn
 
 RESERVED, AS_BUILT = 1.25, 1.05
-
-
-def summarize_memory(table: pd.DataFrame, gpu: Gpu) -> dict[str, Any]:
-    """Bytes that one GPU holds: ``weight_bytes``, ``peak_bytes`` (with the most activations alive), and if it ``fits``.
-
-    Weights of all components stay; that they are there at all decides, so ``weight_bytes`` above the GPU's memory
-    cannot run without moving them in and out (`fit_in_memory`). The peak is a little pessimistic: it decodes a batch at
-    once, where libraries can decode one image after the other.
-    """
-    weight_bytes = sum(component_bytes(table).values())
-    peak_bytes = weight_bytes + int(table["live_bytes"].max())
-    return {"weight_bytes": weight_bytes, "peak_bytes": peak_bytes, "fits": peak_bytes <= gpu.memory_bytes}
 
 
 def fit_in_memory(model: Any, *inputs: Any, gpu: str | Gpu, **call: Any) -> pd.DataFrame:
@@ -49,10 +38,10 @@ def fit_in_memory(model: Any, *inputs: Any, gpu: str | Gpu, **call: Any) -> pd.D
     -------
     DataFrame
         ``offload, decoder``; ``peak_bytes`` = ``weight_bytes`` + ``live_bytes``, weights and activations at the peak,
-        and the ``stage`` and ``component`` where it is; ``room``: ``fits``, ``tight`` or ``none``; ``moved_bytes``
-        between host and GPU in one generation, and ``moved_s``, what that takes at least, at the full rate of the
-        host's link: weights go up and, with ``model``, down again once for each component; with ``sequential`` up in
-        every execution.
+        and the ``stage`` and ``component`` where it is; ``moved_bytes`` between host and GPU in one generation, and
+        ``moved_s``, what that takes at least, at the full rate of the host's link: weights go up and, with ``model``,
+        down again once for each component; with ``sequential`` up in every execution; ``room``: ``fits``, ``tight``
+        or ``none``.
     """
     sheet = get_gpu(gpu)
     return pd.DataFrame(ways_to_hold(Generation.of(model, *inputs, **call), sheet))
@@ -73,28 +62,29 @@ def first_to_fit(generation: Generation, gpu: Gpu) -> list[dict[str, Any]]:
 
 def ways_to_hold(generation: Generation, gpu: Gpu, *, only_if_it_helps: bool = False) -> Iterator[dict[str, Any]]:
     """The rows of `fit_in_memory`, one after the other."""
-    table = generation.table
-    several = sum(many > 0 for many in component_bytes(table).values()) > 1
+    several = sum(many > 0 for many in weights_of(generation.table).values()) > 1
     for offload in ("none", "model", "sequential") if several else ("none", "sequential"):
-        whole = _way(table, offload, "whole", generation, gpu)
-        yield whole
+        whole = _held(generation, offload, "whole")
+        yield _on(gpu, whole)
         for decoder in list(DECODERS)[1:]:
             if only_if_it_helps and not can(generation.subject().networks.get(whole["component"]), decoder):
                 continue
-            other = generation.decoded(decoder)
-            if len(other):
-                yield _way(other, offload, decoder, generation, gpu)
+            if held := _held(generation, offload, decoder):
+                yield _on(gpu, held)
 
 
-def _way(table: pd.DataFrame, offload: str, decoder: str, generation: Generation, gpu: Gpu) -> dict[str, Any]:
-    """One row of `fit_in_memory`."""
-    weights = component_bytes(table)
+@functools.lru_cache(maxsize=16)
+def _held(generation: Generation, offload: str, decoder: str) -> dict[str, Any]:
+    """What a row of `fit_in_memory` says of any GPU; nothing where no autoencoder decodes so."""
+    table = generation.table if decoder == "whole" else generation.decoded(decoder)
+    if table.empty:
+        return {}
+    weights = weights_of(table)
     if offload == "none":
         held, moved = pd.Series(sum(weights.values()), table.index), 0
     elif offload == "model":
         held = table["component"].astype(str).map(weights)
-        ran = set(table["component"].astype(str))
-        moved = 2 * sum(many for role, many in weights.items() if role in ran)
+        moved = 2 * sum(weights[role] for role in table["component"].astype(str).unique())
     else:
         held, moved = _one_by_one(table, generation.subject().networks)
     peak = held + table["live_bytes"]
@@ -107,10 +97,12 @@ def _way(table: pd.DataFrame, offload: str, decoder: str, generation: Generation
         "live_bytes": int(table["live_bytes"][at]),
         "stage": str(table["stage"][at]),
         "component": str(table["component"][at]),
-        "room": room(int(peak[at]), gpu),
         "moved_bytes": int(moved),
-        "moved_s": moved / gpu.host_link_bytes_s,
     }
+
+
+def _on(gpu: Gpu, held: dict[str, Any]) -> dict[str, Any]:
+    return {**held, "moved_s": held["moved_bytes"] / gpu.host_link_bytes_s, "room": room(held["peak_bytes"], gpu)}
 
 
 def room(peak_bytes: int, gpu: Gpu) -> str:
@@ -142,11 +134,3 @@ def _up(path: str) -> list[str]:
     """A module's path and those of the modules around it, to the root."""
     parts = path.split(".") if path else []
     return [".".join(parts[:many]) for many in range(len(parts) + 1)]
-
-
-def component_bytes(table: pd.DataFrame) -> dict[str, int]:
-    """Bytes of each component's weights; of a table of several GPUs, of one GPU's part."""
-    stored, params = table.attrs.get("weight_bytes"), table.attrs["params"]
-    if stored is None or "gpus" in table.attrs:
-        stored = {role: many * ITEM_BYTES[table.attrs["dtype"]] for role, many in params.items()}
-    return {role: int(many) for role, many in {**stored, OUTSIDE: 0}.items()}

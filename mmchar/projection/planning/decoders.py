@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 DECODERS = {"whole": (), "sliced": ("slicing",), "tiled": ("tiling", "slicing")}  # what is enabled of an autoencoder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Generation:
-    """A generation that was counted; its ``subject`` is made when it is asked for. Equal keys stand for equal ones."""
+    """A generation that was counted; its ``subject`` is made when it is asked for, its ``key`` is all it depends on."""
 
     table: pd.DataFrame
     subject: "Callable[[], Subject]"
