@@ -35,7 +35,7 @@ def time_range(table: pd.DataFrame, time_s: float) -> dict[str, Any]:
 
 
 def error_range(family: str, *, execution: str, gpu: str, several: bool = False) -> dict[str, Any]:
-    """Errors (predicted / measured - 1) that 80 % of a kind lie between: ``low, high, n, kind, why``."""
+    """Errors (predicted / measured - 1) that 80 % of a kind lie between, and 0: ``low, high, n, kind, why``."""
     errors = projection_errors()
     errors = errors[(errors["quantity"] == "latency") & (errors["n"] >= ENOUGH)]
     gpus = "several" if several else "one"
@@ -59,7 +59,7 @@ def _widest(errors: pd.DataFrame, family: str, asked: str) -> dict[str, Any]:
 
 
 def _said(low: float, high: float, n: int, kind: str, why: str) -> dict[str, Any]:
-    return {"low": float(low), "high": float(high), "n": n, "kind": kind, "why": why}
+    return {"low": min(float(low), 0.0), "high": max(float(high), 0.0), "n": n, "kind": kind, "why": why}
 
 
 def family_of(table: pd.DataFrame, part: str = "whole") -> str:
