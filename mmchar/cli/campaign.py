@@ -1,6 +1,7 @@
 """The shell's ways to measure more than one model: a grid, a machine's ceilings, packing, comparing two campaigns."""
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,7 +46,10 @@ def _grid(args: argparse.Namespace) -> Answer:
     if args.list:
         return _listed(args)
     rows = grid_run.run_campaign(args.grid, args.out, budget_s=args.budget, have=args.have, retry=args.retry)
-    statuses, keys = grid_run.counts(rows), ("id", "status", "reason", "asked", "hardware", "expect_s", "took_s")
+    statuses, keys = (
+        Counter(row["status"] for row in rows),
+        ("id", "status", "reason", "asked", "hardware", "expect_s", "took_s"),
+    )
     found = {"statuses": statuses, "points": [{key: row.get(key) for key in keys} for row in rows]}
     return Answer(found, _many(statuses), grid_run.exit_code(rows))
 

@@ -8,7 +8,6 @@ replaces when it is good, under a lock that the system lets go of when the batch
 import errno
 import os
 import shutil
-import threading
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from mmchar.locks import held, run_lock
 from mmchar.provenance import provenance
+from mmchar.runs.engine import Stop
 from mmchar.runs.identity import differences, notebook_identity, run_id
 from mmchar.runs.papermill_process import execute, relative_path, require_papermill
 from mmchar.runs.parameters import check_parameters, read_parameters
@@ -59,7 +59,7 @@ def run_notebook(
     parameters: dict[str, Any] | None = None,
     *,
     timeout_s: float = 1800,
-    stop: threading.Event | None = None,
+    stop: Stop | None = None,
     force: bool = False,
 ) -> RunStatus:
     """How one run of a notebook through papermill ended; never raises for what happens inside the notebook.
@@ -70,18 +70,18 @@ def run_notebook(
     ``<name>.latest.ipynb``. While another process works on `out_dir`, this one waits.
 
     The notebook is run in its own folder, with `parameters` and ``out_dir``, a path relative to that, for at most
-    `timeout_s`; when `stop` is set it ends as interrupted. ValueError for a parameter that it does not take, a missing
-    papermill, or a folder that cannot be written.
+    `timeout_s`; when `stop` has a reason it ends as interrupted. ValueError for a parameter that it does not take, a
+    missing papermill, or a folder that cannot be written.
     """
     notebook, out_dir = Path(notebook).resolve(), Path(out_dir).resolve()
     require_papermill()
     given = check_parameters(notebook, {**(parameters or {}), "out_dir": relative_path(out_dir, notebook.parent)})
     defaults = read_parameters(notebook)
     given = {k: v for k, v in given.items() if (v, type(v)) != (defaults[k].default, defaults[k].type)}
-    stop = stop or threading.Event()
+    stop = stop or Stop()
 
     def waits(_waited_s: float) -> None:
-        if stop.is_set():
+        if stop.reason:
             raise InterruptedError
 
     try:
@@ -98,9 +98,9 @@ def run_notebook(
         raise ValueError(f"cannot write to {out_dir}: {error.strerror}; choose another results folder") from error
 
 
-def run_one(run: Run, *, timeout_s: float, stop: threading.Event) -> RunStatus:
+def run_one(run: Run, *, timeout_s: float, stop: Stop) -> RunStatus:
     """As `run_notebook`, but a folder that cannot be written is a run that failed: the others of a batch go on."""
-    if stop.is_set():
+    if stop.reason:
         return RunStatus(run.notebook.stem, "interrupted", 0.0, message="not started")
     try:
         return run_notebook(run.notebook, run.out_dir, run.parameters, timeout_s=timeout_s, stop=stop, force=run.force)
@@ -141,7 +141,7 @@ def why_run(
     return f"last time it {ended}" + (f": {message}" if message else "")
 
 
-def _run(wanted: Run, why: str, timeout_s: float, stop: threading.Event) -> RunStatus:
+def _run(wanted: Run, why: str, timeout_s: float, stop: Stop) -> RunStatus:
     """How the run ended, after it was run in a new folder and that was filed."""
     notebook, out_dir, given = wanted.notebook, wanted.out_dir, wanted.parameters
     new, name, identity = attempt_folder(out_dir), notebook.stem, notebook_identity(notebook, given)

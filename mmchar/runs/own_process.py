@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -118,17 +118,6 @@ class OwnProcess:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return f"the worker ended ({how})" + (f": {' '.join(lines[-1].split())[:200]}" if lines else "")
-
-
-@contextlib.contextmanager
-def on_signals(act: Callable[[str], None], *numbers: signal.Signals) -> Iterator[None]:
-    """Within it, a signal calls ``act`` with its name instead of what it does else."""
-    before = {each: signal.signal(each, lambda number, _: act(signal.Signals(number).name)) for each in numbers}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def kill_marked(mark: str) -> None:

@@ -2,13 +2,12 @@
 
 import importlib.util
 import os
-import threading
-import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mmchar.runs.own_process import OwnProcess, kill_marked
+from mmchar.runs.engine import Stop
+from mmchar.runs.own_process import OwnProcess, ProcessDied, kill_marked
 
 
 def require_papermill() -> None:
@@ -29,7 +28,7 @@ def part_file(folder: Path, name: str) -> Path:
 
 
 def execute(
-    notebook: Path, new: Path, given: dict[str, Any], id_: str, timeout_s: float, stop: threading.Event
+    notebook: Path, new: Path, given: dict[str, Any], id_: str, timeout_s: float, stop: Stop
 ) -> tuple[int | None, str]:
     """Exit code of papermill, and "timed out" or "interrupted" where it was ended from here.
 
@@ -42,14 +41,17 @@ def execute(
     part = part_file(new, notebook.stem)
     process = OwnProcess(_papermill, notebook, part, given, log=new / "run.log", environment=environment)
     try:
-        ended = _watch(process, timeout_s, stop)
+        if stop.answer(process, timeout_s) is not None:
+            return 0, ""
+        return None, "interrupted" if stop.reason else "timed out"
+    except ProcessDied:
+        return process.exit_code(), ""
     finally:
         process.close()
         kill_marked(str(new))
-    return process.exit_code(), ended
 
 
-def _papermill(_pipe: Connection, notebook: Path, part: Path, given: dict[str, Any]) -> None:
+def _papermill(pipe: Connection, notebook: Path, part: Path, given: dict[str, Any]) -> None:
     import logging
 
     import papermill
@@ -59,14 +61,4 @@ def _papermill(_pipe: Connection, notebook: Path, part: Path, given: dict[str, A
     papermill.execute_notebook(
         notebook.name, relative_path(part, notebook.parent), given, kernel_name="python3", progress_bar=False
     )
-
-
-def _watch(process: OwnProcess, timeout_s: float, stop: threading.Event) -> str:
-    end = time.monotonic() + timeout_s
-    while process.exit_code() is None:
-        if stop.is_set():
-            return "interrupted"
-        if time.monotonic() > end:
-            return "timed out"
-        time.sleep(0.05)
-    return ""
+    pipe.send("done")

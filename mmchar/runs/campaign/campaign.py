@@ -7,20 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from mmchar.provenance import provenance
 from mmchar.runs.campaign.expected import correction, why_skipped
 from mmchar.runs.campaign.grids import Point, identity
 from mmchar.runs.campaign.measured import MEASURED, pack, write_point
 from mmchar.runs.campaign.worker import expect_point, measure_point
+from mmchar.runs.engine import Stop, run_all
 from mmchar.runs.own_process import ProcessDied
 
 NO_WORKER = "nothing can be measured here"
 UNWRITTEN = "cannot write results"
 START_S = 120.0  # for a worker to load PyTorch
 ATTEMPTS = 2  # a point that failed is tried once more, after all others; then only with retry
-_TICK_S = 0.2
 _LONGER = 1.5  # a point that was stopped at the end of a budget is expected to take this much longer than it got
 
 
@@ -32,7 +30,8 @@ def is_done(row: dict[str, Any] | None, *, retry: bool) -> bool:
     return row["status"] == "ok" or (gave_up and not retry)
 
 
-def _line(point: Point, row: dict[str, Any]) -> str:
+def _line(measured: tuple[Point, dict[str, Any]]) -> str:
+    point, row = measured
     parts = [row["reason"]] if row["reason"] else []
     if row["status"] in MEASURED:
         stages = ", ".join(f"{stage} {seconds:.4g} s" for stage, seconds in row["median_s"].items())
@@ -53,8 +52,7 @@ class Campaign:
     """What a campaign knows so far; ``have`` are the rows of earlier ones, ``rows`` are what it comes to."""
 
     out: Path
-    ends_s: float
-    clock: Callable[[], float]
+    stop: Stop
     start: Callable[[str], Any]
     device: str
     have: dict[str, dict[str, Any]]
@@ -63,46 +61,26 @@ class Campaign:
     machine: dict[str, Any] = field(default_factory=dict)
     worker: Any = None
     used: bool = False  # whether this worker has measured a point
-    stopped: str = ""
 
     def run(self, points: list[Point], *, retry: bool) -> None:
         """Measure what is missing, and pack what is there."""
-        bar = tqdm(total=len(points), desc="campaign", unit="point", file=sys.stderr)
-        with bar:
-            try:
-                self.start_worker()
-                queue = self.queue(points, retry=retry)
-                bar.update(len(points) - len(queue))
-                for name, point in queue:
-                    self.measure(name, point)
-                    self.say(_line(point, self.rows[name]))
-                    bar.update()
-            finally:
-                self.end_worker()
-                self.finish(points)
-
-    def say(self, line: str) -> None:
-        """Tell the user, beside the bar."""
-        tqdm.write(line, file=sys.stderr)
-
-    def stop(self, signal_name: str) -> None:
-        """End at the next tick."""
-        self.stopped = f"interrupted ({signal_name})"
-
-    def left_s(self) -> float:
-        """Seconds of the budget that are left."""
-        return self.ends_s - self.clock()
+        try:
+            self.start_worker()
+            missing = self.missing(points, retry=retry)
+            run_all(missing, self.measure, _line, of=len(points), name="campaign", unit="point")
+        finally:
+            self.end_worker()
+            self.pack()
 
     def start_worker(self) -> None:
         """Start a worker, and learn from the first one what this machine is."""
         self.worker, self.used = self.start(self.device), False
-        wait_s = min(START_S, max(self.left_s(), 1.0))
         try:
-            machine = self.worker.answer(wait_s)
+            machine = self.stop.answer(self.worker, START_S)
         except ProcessDied as died:
             raise ValueError(f"{NO_WORKER}: {died}") from died
         if machine is None:
-            raise ValueError(f"{NO_WORKER}: the worker said nothing for {wait_s:g} s")
+            raise KeyboardInterrupt if self.stop.reason else ValueError(f"{NO_WORKER}: the worker said nothing in time")
         self.machine = self.machine or machine
 
     def end_worker(self) -> None:
@@ -115,16 +93,17 @@ class Campaign:
         """The identity of a point on this machine."""
         return identity(point, self.machine["hardware"][point.device], self.machine["versions"])
 
-    def queue(self, points: list[Point], *, retry: bool) -> list[tuple[str, Point]]:
+    def missing(self, points: list[Point], *, retry: bool) -> list[Point]:
         """The points to measure, those that failed before last; the rows of the others are filled in."""
         named = {self.name(point): point for point in points}
         self.rows = {name: self.have[name] for name in named if is_done(self.have.get(name), retry=retry)}
-        missing = [(name, point) for name, point in named.items() if name not in self.rows]
-        return sorted(missing, key=lambda one: self._before(one[0]) in ("failed", "died", "partial"))
+        missing = [name for name in named if name not in self.rows]
+        missing.sort(key=lambda name: self._before(name) in ("failed", "died", "partial"))
+        return [named[name] for name in missing]
 
-    def measure(self, name: str, point: Point) -> None:
-        """Measure one point, or say why not; its row is in the rows and on disk afterwards."""
-        row = self._new_row(name, point)
+    def measure(self, point: Point) -> tuple[Point, dict[str, Any]]:
+        """Measure one point, or say why not; its row, which is on disk then."""
+        row = self._new_row(self.name(point), point)
         try:
             if reason := why_skipped(point, self.machine):
                 raise _LeftOut("skipped", reason)
@@ -135,6 +114,7 @@ class Campaign:
         except ProcessDied as died:
             self._keep(row | {"attempts": row["attempts"] + 1}, "died", str(died))
             self.end_worker()
+        return point, self.rows[row["id"]]
 
     def look(self, point: Point) -> dict[str, Any]:
         """What measuring a point would take; its ``state`` is have, missing or skipped."""
@@ -148,23 +128,15 @@ class Campaign:
         row |= {"expect_s": point.expect_s or guess.get("expect_s"), "need_bytes": guess.get("need_bytes")}
         return row | {"state": "skipped" if reason else "missing", "reason": reason}
 
-    def finish(self, points: list[Point]) -> None:
-        """Rows for what was not reached, and the packed files; what cannot be packed stays as it is."""
-        for point in points if self.machine else ():
-            name = self.name(point)
-            if name in self.rows:
-                continue
-            if self._before(name) in ("", "not reached"):
-                self._keep(self._new_row(name, point), "not reached", self.stopped or "the campaign ended before")
-            else:
-                self.rows[name] = self.have[name]  # it failed before, and its second attempt is still to come
+    def pack(self) -> None:
+        """Pack what is there; what cannot be packed stays as it is."""
         try:
             left = pack(self.out)
+            said = f"{len(left)} points did not fit the packed files; they stay" if left else ""
         except OSError as error:
-            self.say(f"not packed ({error.strerror or error}); the results stay under {self.out.name}/points")
-            return
-        if left:
-            self.say(f"{len(left)} points did not fit the packed files; they stay under {self.out.name}/points")
+            said = f"not packed ({error.strerror or error}); the results stay"
+        if said:
+            print(f"{said} under {self.out.name}/points", file=sys.stderr)
 
     @functools.cached_property
     def _made_by(self) -> dict[str, Any]:
@@ -186,7 +158,7 @@ class Campaign:
         try:
             write_point(self.out, row)
         except OSError as error:
-            self.stopped = f"{UNWRITTEN}: {error.strerror or error}"
+            self.stop.reason = f"{UNWRITTEN}: {error.strerror or error}"
 
     def _expect(self, point: Point, row: dict[str, Any]) -> None:
         """Leave the point out that cannot be measured here, or in the time that is left; sets ``expect_s``."""
@@ -203,20 +175,20 @@ class Campaign:
         self._check_time(max(least, row["expect_s"] * factor))
 
     def _check_time(self, expect_s: float) -> None:
-        left = self.left_s()
-        if self.stopped or left <= 0 or expect_s > left:
+        left = self.stop.left_s()
+        if self.stop.reason or left <= 0 or expect_s > left:
             why = f"expected {expect_s:.0f} s, and {max(left, 0):.0f} s were left"
-            raise _LeftOut("not reached", self.stopped or why)
+            raise _LeftOut("not reached", self.stop.reason or why)
 
     def _measure(self, point: Point, row: dict[str, Any]) -> None:
-        started, self.used = self.clock(), True
+        started, self.used = self.stop.clock(), True
         given = {**row, "attempts": row["attempts"] + 1, "made_by": self._made_by}
         answer = self._ask(measure_point, point, str(self.out), given)
         self.rows[row["id"]] = {**given, **answer}
         if answer["status"] == "ok" and row["expect_s"]:
-            self.ratios[point.device].append((self.clock() - started) / row["expect_s"])
+            self.ratios[point.device].append((self.stop.clock() - started) / row["expect_s"])
         if answer.get("unwritten"):
-            self.stopped = answer["reason"]
+            self.stop.reason = answer["reason"]
         if not answer["again"]:
             self.end_worker()
 
@@ -225,17 +197,16 @@ class Campaign:
         try:
             if self.worker is None:
                 self.start_worker()
-        except ValueError as error:
-            self.stopped = str(error)
-        started = self.clock()
-        if not self.stopped:
+        except (ValueError, KeyboardInterrupt) as error:
+            self.stop.reason = self.stop.reason or str(error)
+        started = self.stop.clock()
+        if not self.stop.reason:
             self.worker.ask((function, *given))
-        while not self.stopped and self.left_s() > 0:
-            answer = self.worker.answer(min(_TICK_S, max(self.left_s(), 0.01)))
-            if answer is not None:
-                return answer
+        answer = self.stop.answer(self.worker)
+        if answer is not None:
+            return answer
         self.end_worker()
-        took_s = round(self.clock() - started, 3)
-        measured = {"took_s": None if self.stopped else took_s} if function is measure_point else {}
+        took_s = round(self.stop.clock() - started, 3)
+        measured = {"took_s": None if self.stop.reason else took_s} if function is measure_point else {}
         why = f"stopped at the end of the budget after {took_s:.0f} s"
-        raise _LeftOut("not reached", self.stopped or why, **measured)
+        raise _LeftOut("not reached", self.stop.reason or why, **measured)

@@ -4,11 +4,8 @@ Every point gets a row. What was measured before is kept whatever happens, and t
 this machine or another.
 """
 
-import math
-import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,8 @@ from mmchar.runs.campaign.campaign import NO_WORKER, UNWRITTEN, Campaign
 from mmchar.runs.campaign.grids import Point, read_grid
 from mmchar.runs.campaign.measured import load_points, set_aside
 from mmchar.runs.campaign.worker import start_worker
-from mmchar.runs.own_process import ProcessDied, on_signals
+from mmchar.runs.engine import Stop
+from mmchar.runs.own_process import ProcessDied
 
 PACK_S = 5.0  # kept back for writing the packed files
 
@@ -56,9 +54,9 @@ def run_campaign(
     with held(run_lock(out), waits=refuse):
         for line in set_aside(out):
             print(f"{line}; set aside, what is missing is measured again", file=sys.stderr)
-        known, ends_s = _known_rows([*have, out]), began + budget_s - PACK_S
-        campaign = Campaign(out, ends_s, clock, start, _device_of(points), known)
-        with on_signals(campaign.stop, signal.SIGINT, signal.SIGTERM):
+        stop = Stop(ends_s=began + budget_s - PACK_S, clock=clock)
+        campaign = Campaign(out, stop, start, _device_of(points), _known_rows([*have, out]))
+        with stop.on_signals():
             campaign.run(points, retry=retry)
     return list(campaign.rows.values())
 
@@ -71,18 +69,13 @@ def exit_code(rows: list[dict[str, Any]]) -> int:
     return int(any(row["status"] in ("failed", "died", "partial") or row["reason"].startswith(bad) for row in rows))
 
 
-def counts(rows: list[dict[str, Any]]) -> dict[str, int]:
-    """How many points have each status."""
-    return dict(Counter(row["status"] for row in rows))
-
-
 def list_campaign(grid: str | Path, *, have: Sequence[str | Path] = ()) -> list[dict[str, Any]]:
     """What a campaign would do here, a row per point in its order: title, state, value, expect_s, need_bytes, reason.
 
     ``state`` is have, missing or skipped. Every model is counted, which takes seconds the first time.
     """
     points = read_grid(grid)
-    campaign = Campaign(Path(), math.inf, time.monotonic, start_worker, _device_of(points), _known_rows(have))
+    campaign = Campaign(Path(), Stop(), start_worker, _device_of(points), _known_rows(have))
     try:
         campaign.start_worker()
         return [campaign.look(point) for point in points]
