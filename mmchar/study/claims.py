@@ -148,12 +148,8 @@ def _project_published(row: dict[str, str]) -> float:
     return seconds if row["unit"] == "s/image" else table.attrs["request"]["batch"] / seconds
 
 
-def _convolution_share(flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:
-    return in_families(share_by_model(flash, flash["category"] == "Convolution"), DIFFUSION)
-
-
-def _linear_share(flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:
-    return in_families(share_by_model(flash, flash["category"] == "Linear"), TRANSFORMER)
+def _share_of(category: str, families: Sequence[str]) -> Callable[[pd.DataFrame, pd.DataFrame], pd.Series]:
+    return lambda flash, _eager: in_families(share_by_model(flash, flash["category"] == category), families)
 
 
 def _flash_gain_ratio(flash: pd.DataFrame, eager: pd.DataFrame) -> pd.Series:
@@ -188,8 +184,8 @@ _OF_GAIN = "median over pairs of end-to-end gain: diffusion over decode-like mod
 _OF_LENGTHS = "largest ratio of self-attention lengths between neighbouring levels of a U-Net"
 _OF_TEMPORAL = "median share of temporal in spatial and temporal attention cores"
 CLAIMS = (
-    Claim("c001", "up to 44", _near(44), "% of time", _OF_CONVOLUTION, _convolution_share),
-    Claim("c002", "up to 49", _near(49), "% of time", _OF_LINEAR, _linear_share),
+    Claim("c001", "up to 44", _near(44), "% of time", _OF_CONVOLUTION, _share_of("Convolution", DIFFUSION)),
+    Claim("c002", "up to 49", _near(49), "% of time", _OF_LINEAR, _share_of("Linear", TRANSFORMER)),
     Claim("c003", "1.1 to 2.5", (1.1, 2.5), "x", _OF_GAIN, _flash_gain_ratio),
     Claim("c004", "up to 4", _near(4), "x", _OF_LENGTHS, _length_variation),
     Claim("c005", "over 60", (60, 100), "% of attention time", _OF_TEMPORAL, _temporal_core),
