@@ -15,7 +15,7 @@ from mmchar.counting.planned_stages import stages
 from mmchar.files import canonical_json
 from mmchar.measuring.optimization import ladder as levers
 from mmchar.measuring.optimization.backends import MEASURED
-from mmchar.measuring.optimization.chosen_stages import choose_stages, split_guidance
+from mmchar.measuring.optimization.chosen_stages import chosen
 from mmchar.models.loading import DTYPES, ModelSpec, get_spec
 from mmchar.request import Request, from_mapping
 from mmchar.runs.identity import run_id
@@ -156,7 +156,5 @@ def plan_of(point: Point) -> "tuple[Stage, ...]":
 
 
 def _chosen(point: Point, spec: ModelSpec, full: Request) -> "tuple[Stage, ...]":
-    plan = choose_stages(stages(spec, full), point.stages, model=spec.name)
-    if levers.from_mapping(point.levers).cfg == "split":
-        split_guidance(plan, full, model=spec.name)
-    return plan
+    pulled = levers.from_mapping(point.levers)
+    return chosen(stages(spec, full), full, stages=point.stages, levers=pulled, model=spec.name)
