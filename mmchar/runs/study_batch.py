@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmchar.files import atomic_write
 from mmchar.projection.data_sheets import get_gpu
-from mmchar.runs.batch import KEPT, Run, RunStatus, plan_one, run_one
+from mmchar.runs.batch import KEPT, Run, RunStatus, plan_one, relative_path, require_papermill, run_one
 from mmchar.runs.engine import Stop, run_all
 from mmchar.runs.notebooks import render
-from mmchar.runs.papermill_process import relative_path, require_papermill
 from mmchar.runs.parameters import check_parameters, read_parameters
 from mmchar.runs.run_state import run_state
 from mmchar.runs.scorecard import write_scorecard

@@ -5,7 +5,6 @@ stand in ``measured-*.parquet``, with a column ``id``, and all rows in ``run.jso
 and is written last: whenever a campaign is cut off, what was measured before can be read.
 """
 
-import io
 import json
 import warnings
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from mmchar import files
 from mmchar.files import atomic_write, check_file_name, checksum, read_sealed, sealed
+from mmchar.tables import decode_parquet, encode_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,7 @@ def write_point(folder: str | Path, row: dict[str, Any], table: "pd.DataFrame | 
     if table is not None:
         plain = table.copy()
         plain.attrs = {}  # the row has them
-        data = _encode(plain)
+        data = encode_parquet(plain, compression="zstd")
         file = atomic_write(points / f"{row['id']}.parquet", data)
         row["table"] = {"file": file.name, "sha256": checksum(data), "rows": len(table)}
     return atomic_write(points / f"{row['id']}.json", json.dumps(sealed(row), indent=1, allow_nan=False) + "\n")
@@ -117,26 +117,25 @@ def load_points(folder: str | Path) -> "tuple[Points, dict[str, str]]":
         raise ValueError(f"no folder {str(folder)!r} with measurements")
     found: Points = {}
     problems: dict[str, str] = {}
-    packed = _read_rows(folder, "run.json", _Packed, problems)
-    if packed:
-        found |= _with_tables(folder, packed["points"], packed["files"], problems)
-    for path in sorted((folder / "points").glob("*.json")):
-        row = _read_rows(folder, f"points/{path.name}", _Row, problems)
-        if row:
-            table = row["table"]
-            files = {f"points/{table['file']}": table["sha256"]} if table else {}
-            found |= _with_tables(folder, {row["id"]: row}, files, problems)
+    for path in [folder / "run.json", *sorted((folder / "points").glob("*.json"))]:
+        file = path.relative_to(folder).as_posix()
+        try:
+            read = read_sealed(path, _Packed if file == "run.json" else _Row)
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            problems[file] = str(error)
+            continue
+        found |= _with_tables(folder, *_named_in(read), problems)
     return dict(sorted(found.items())), problems
 
 
-def _read_rows(folder: Path, file: str, kind: type, problems: dict[str, str]) -> dict[str, Any]:
-    try:
-        return read_sealed(folder / file, kind)
-    except FileNotFoundError:
-        pass
-    except ValueError as error:
-        problems[file] = str(error)
-    return {}
+def _named_in(read: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Rows by id, and the checksum of each file that holds tables of them, of packed points or of a single one."""
+    if "points" in read:
+        return read["points"], read["files"]
+    table = read["table"]
+    return {read["id"]: read}, {f"points/{table['file']}": table["sha256"]} if table else {}
 
 
 def _with_tables(folder: Path, rows: dict[str, Any], files: dict[str, str], problems: dict[str, str]) -> "Points":
@@ -153,7 +152,7 @@ def _with_tables(folder: Path, rows: dict[str, Any], files: dict[str, str], prob
         if checksum(data) != stored:
             problems[file] = f"{file} is damaged (its checksum does not agree)"
             continue
-        table = pd.read_parquet(io.BytesIO(data))
+        table = decode_parquet(data)
         if "id" in table:
             by_id = table.groupby("id", observed=True, sort=False)
             tables |= {str(name): _concat([part.drop(columns="id")]) for name, part in by_id}
@@ -205,7 +204,7 @@ def _fill(tables: "list[pd.DataFrame]", max_bytes: int) -> list[tuple[bytes, lis
     """Files, each with the names in it; one table that is alone larger than a file may be is left out."""
     if not tables:
         return []
-    data = _encode(_concat(tables))
+    data = encode_parquet(_concat(tables), compression="zstd")
     if len(data) <= max_bytes:
         return [(data, [table["id"].iloc[0] for table in tables])]
     half = len(tables) // 2
@@ -220,9 +219,3 @@ def _concat(tables: "list[pd.DataFrame]") -> "pd.DataFrame":
     plain = [table.astype(dict.fromkeys([c for c in TEXT if c in table], object)) for table in tables]
     both = pd.concat(plain, ignore_index=True)
     return both.astype(dict.fromkeys([c for c in (*TEXT, "id") if c in both], "category"))
-
-
-def _encode(table: "pd.DataFrame") -> bytes:
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, compression="zstd")
-    return buffer.getvalue()
