@@ -85,15 +85,17 @@ class OwnProcess:
         `ProcessDied` has the signal or exit code that it ended with, and the last line of its log.
         """
         end = time.monotonic() + wait_s
-        while not self._pipe.poll(max(0.0, min(_TICK_S, end - time.monotonic()))):
-            if self._process.poll() is not None:  # its children may still hold the pipe open
+        while True:
+            ended = self._process.poll() is not None  # asked before the pipe, which may hold its last answer
+            if self._pipe.poll(0 if ended else max(0.0, min(_TICK_S, end - time.monotonic()))):
+                try:
+                    return self._pipe.recv()
+                except (EOFError, OSError) as error:
+                    raise ProcessDied(self._last_words()) from error
+            if ended:  # its children may still hold the pipe open
                 raise ProcessDied(self._last_words())
             if time.monotonic() >= end:
                 return None
-        try:
-            return self._pipe.recv()
-        except (EOFError, OSError) as error:
-            raise ProcessDied(self._last_words()) from error
 
     def close(self) -> None:
         """End the process and its session, whatever they do."""

@@ -4,19 +4,18 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmchar.files import atomic_write
 from mmchar.projection.data_sheets import get_gpu
+from mmchar.runs import slurm as cluster
 from mmchar.runs.batch import KEPT, Run, RunStatus, plan_one, relative_path, require_papermill, run_one
 from mmchar.runs.engine import Stop, run_all
 from mmchar.runs.notebooks import render
 from mmchar.runs.parameters import check_parameters, read_parameters
 from mmchar.runs.run_state import run_state
 from mmchar.runs.scorecard import write_scorecard
-
-if TYPE_CHECKING:
-    from mmchar.runs.slurm import SlurmOptions
+from mmchar.runs.slurm import SlurmOptions
 
 
 def study(
@@ -32,7 +31,7 @@ def study(
     render_dir: str | Path | None = None,
     force: bool = False,
     dry_run: bool = False,
-    slurm: "SlurmOptions | None" = None,
+    slurm: SlurmOptions | None = None,
 ) -> list[RunStatus]:
     """How each ``NN_*.ipynb`` of a folder ended, in order; shows progress on stderr and prints one line per run.
 
@@ -120,30 +119,24 @@ def _plan_text(statuses: list[RunStatus]) -> str:
 
 
 def _run_missing(
-    runs: list[Run], plan: list[RunStatus], jobs: int, timeout_s: float, slurm: "SlurmOptions | None"
+    runs: list[Run], plan: list[RunStatus], jobs: int, timeout_s: float, slurm: SlurmOptions | None
 ) -> list[RunStatus]:
     """Statuses in the order of the runs, here or on a cluster; Ctrl-C ends what runs, and the rest does not start."""
     missing = [run for run, planned in zip(runs, plan, strict=True) if planned.message != KEPT]
     if slurm:
-        from mmchar.runs import slurm as cluster
-
         ended = cluster.run_all(missing, timeout_s=timeout_s, options=slurm)
     else:
         stop = Stop()
         with stop.on_signals():
             one = partial(run_one, timeout_s=timeout_s, stop=stop)
             ended = run_all(missing, one, _line, jobs=jobs, of=len(runs), name="study", unit="run")
-    left = iter(ended)
-    return [planned if planned.message == KEPT else next(left) for planned in plan]
+    by_name = {status.name: status for status in ended}
+    return [by_name.get(planned.name, planned) for planned in plan]
 
 
-def _line(run: RunStatus) -> str:
-    return f"{run.name}  {_ended(run)}"
-
-
-def _ended(run: RunStatus) -> str:
+def _line(run: RunStatus, width: int = 0) -> str:
     message = ": ".join(part for part in (f"cell {run.cell}" if run.cell else "", run.message) if part)
-    return f"{run.status:<12}  {run.seconds:7.1f}  {message}".rstrip()
+    return f"{run.name:<{width}}  {run.status:<12}  {run.seconds:7.1f}  {message}".rstrip()
 
 
 def _share_figures(out_dir: Path, figures: Path) -> None:
@@ -171,7 +164,7 @@ def _render(run: RunStatus, results_dir: Path, render_dir: Path) -> RunStatus:
 def _summary(statuses: list[RunStatus], results_dir: Path) -> str:
     width = max(len(run.name) for run in statuses)
     lines = [f"{'run':<{width}}  {'status':<12}  {'seconds':>7}  message"]
-    lines += [f"{run.name:<{width}}  {_ended(run)}" for run in statuses]
+    lines += [_line(run, width) for run in statuses]
     good = sum(run.status == "ok" for run in statuses)
     hint = "" if good == len(statuses) else f"; the logs are {results_dir}/<run>/run.log"
     return "\n".join([*lines, f"{good} of {len(statuses)} runs ok{hint}"])

@@ -259,7 +259,7 @@ class Campaign:
     def _check_time(self, expect_s: float) -> None:
         left = self.stop.left_s()
         if self.stop.reason or left <= 0 or expect_s > left:
-            why = f"expected {expect_s:.0f} s, and {max(left, 0):.0f} s were left"
+            why = f"expected {expect_s:.0f} s, and {left:.0f} s were left" if left > 0 else "the budget is spent"
             raise _LeftOut("not reached", self.stop.reason or why)
 
     def _measure(self, point: Point, row: dict[str, Any]) -> None:

@@ -8,16 +8,15 @@ and is written last: whenever a campaign is cut off, what was measured before ca
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict
+
+import pandas as pd
 
 from mmchar import files
 from mmchar.files import atomic_write, check_file_name, checksum, read_sealed, sealed
 from mmchar.tables import decode_parquet, encode_parquet
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    Points = dict[str, tuple[dict[str, Any], pd.DataFrame | None]]  # row and table by id
+Points = dict[str, tuple[dict[str, Any], pd.DataFrame | None]]  # row and table by id
 
 SCHEMA = 1
 MAX_BYTES = 16_000_000  # of one packed file
@@ -44,7 +43,7 @@ class _Packed(TypedDict):
     points: dict[str, dict[str, Any]]
 
 
-def write_point(folder: str | Path, row: dict[str, Any], table: "pd.DataFrame | None" = None) -> Path:
+def write_point(folder: str | Path, row: dict[str, Any], table: pd.DataFrame | None = None) -> Path:
     """Path of the row of one point, written after its table; an earlier row of the same point is replaced."""
     points = Path(folder) / "points"
     check_file_name(row["id"])
@@ -58,7 +57,7 @@ def write_point(folder: str | Path, row: dict[str, Any], table: "pd.DataFrame | 
     return atomic_write(points / f"{row['id']}.json", json.dumps(sealed(row), indent=1, allow_nan=False) + "\n")
 
 
-def read_measured(folder: str | Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
+def read_measured(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All points of a folder, one row each, and the operator tables of those that were measured, one below the other.
 
     The points have id, status, reason, what was asked (model, request, device, dtype, attention, tiny, levers, stages,
@@ -66,8 +65,6 @@ def read_measured(folder: str | Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
     ``facts`` (the ``attrs`` of the table, per stage), expect_s, took_s, utc; the tables the columns of
     ``data/README.md``, and ``id``. A damaged file is left out, with a warning. ValueError if there is no such folder.
     """
-    import pandas as pd
-
     found, problems = load_points(folder)
     for problem in problems.values():
         warnings.warn(f"{problem}; it is left out", stacklevel=2)
@@ -76,7 +73,7 @@ def read_measured(folder: str | Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
     return pd.DataFrame(flat, columns=_COLUMNS.split()), _concat(tables) if tables else pd.DataFrame()
 
 
-def _flat(row: dict[str, Any], table: "pd.DataFrame | None") -> dict[str, Any]:
+def _flat(row: dict[str, Any], table: pd.DataFrame | None) -> dict[str, Any]:
     facts, time_s = row["facts"], None
     if row["status"] == "ok" and table is not None:
         repeats = table.groupby("stage", observed=True)["repeats"].max()
@@ -86,14 +83,12 @@ def _flat(row: dict[str, Any], table: "pd.DataFrame | None") -> dict[str, Any]:
     return {**row["asked"], **same, "facts": facts, "time_s": time_s, "doubts": doubts}
 
 
-def stage_points(points: "pd.DataFrame") -> "pd.DataFrame":
+def stage_points(points: pd.DataFrame) -> pd.DataFrame:
     """One row per measured point and stage: id, model, request, settings, stage, and what its passes found.
 
     Columns beside those of the point: median_s, iqr_s, samples (their number), idle_share, launch_bound, energy_j,
     peak_bytes, coverage (of operators), doubts.
     """
-    import pandas as pd
-
     keep = ["id", "model", "request", "device", "dtype", "attention", "tiny", "levers", "hardware"]
     rows = []
     for point in points[points["status"].isin(MEASURED)].to_dict("records"):
@@ -107,7 +102,7 @@ def stage_points(points: "pd.DataFrame") -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def load_points(folder: str | Path) -> "tuple[Points, dict[str, str]]":
+def load_points(folder: str | Path) -> tuple[Points, dict[str, str]]:
     """Rows and tables of all points of a folder by id, sorted, and a line for each damaged file in it, by its name.
 
     A point that stands on its own replaces the packed one.
@@ -138,10 +133,8 @@ def _named_in(read: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str
     return {read["id"]: read}, {f"points/{table['file']}": table["sha256"]} if table else {}
 
 
-def _with_tables(folder: Path, rows: dict[str, Any], files: dict[str, str], problems: dict[str, str]) -> "Points":
+def _with_tables(folder: Path, rows: dict[str, Any], files: dict[str, str], problems: dict[str, str]) -> Points:
     """The rows with their tables; those whose table is in a damaged file are left out."""
-    import pandas as pd
-
     tables: dict[str, pd.DataFrame] = {}
     for file, stored in files.items():
         try:
@@ -200,7 +193,7 @@ def pack(folder: str | Path, *, max_bytes: int = MAX_BYTES, max_files: int = MAX
     return [name for name in found if name not in rows]
 
 
-def _fill(tables: "list[pd.DataFrame]", max_bytes: int) -> list[tuple[bytes, list[str]]]:
+def _fill(tables: list[pd.DataFrame], max_bytes: int) -> list[tuple[bytes, list[str]]]:
     """Files, each with the names in it; one table that is alone larger than a file may be is left out."""
     if not tables:
         return []
@@ -211,9 +204,7 @@ def _fill(tables: "list[pd.DataFrame]", max_bytes: int) -> list[tuple[bytes, lis
     return _fill(tables[:half], max_bytes) + _fill(tables[half:], max_bytes) if half else []
 
 
-def _concat(tables: "list[pd.DataFrame]") -> "pd.DataFrame":
-    import pandas as pd
-
+def _concat(tables: list[pd.DataFrame]) -> pd.DataFrame:
     from mmchar.counting.operator_table import TEXT
 
     plain = [table.astype(dict.fromkeys([c for c in TEXT if c in table], object)) for table in tables]
