@@ -102,7 +102,7 @@ def project_levers(model: str, *, gpu: str | Gpu, tiny: bool = False) -> pd.Data
         "graphs": (start._replace(levers=Levers(execution="graphs")), None),
     }
     if eight := next((kind for kind in ("fp8", "int8") if kind in sheet.peak_flop_s), None):
-        ways[f"linear layers in {eight}"] = (start._replace(levers=Levers(quantization=f"{eight}-dynamic")), None)
+        ways[f"linear layers in {eight}"] = (start._replace(levers=Levers(quantization=f"{eight}-dynamic")), None)  # type: ignore[arg-type]
     ways["batch 4"] = (start, Request(batch=4))
     ways["half the steps"] = (start, Request(steps=max(1, full.steps // 2)))
     rows = []
