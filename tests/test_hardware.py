@@ -12,7 +12,7 @@ import pytest
 import mmchar
 from mmchar import provenance as hardware
 from mmchar.projection import data_sheets
-from mmchar.projection.data_sheets import get_gpu, list_gpus
+from mmchar.projection.data_sheets import get_gpu, gpu_named, list_gpus
 from mmchar.provenance import doctor
 
 GPUS = list(list_gpus()["name"])
@@ -31,8 +31,10 @@ def test_every_gpu_has_a_dated_source_and_sane_numbers(name):
     assert gpu.peak_flop_s.get("tf32", 0) <= gpu.peak_flop_s["float16"] / 1.9
     assert 1e11 < gpu.bandwidth_bytes_s < 1e13
     assert gpu.link_bytes_s < gpu.bandwidth_bytes_s
+    assert gpu.host_link_bytes_s <= gpu.link_bytes_s
     assert gpu.l2_bytes < gpu.memory_bytes
-    assert 50 <= gpu.tdp_w <= 1200
+    assert 50 <= gpu.tdp_w <= 1400
+    assert gpu.device_names
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,11 @@ def test_every_gpu_has_a_dated_source_and_sane_numbers(name):
         ("l40s", "bfloat16", 362.05),
         ("rtx-4090", "bfloat16", 165.2),
         ("t4", "float16", 65),
+        ("rtx-3090", "float16", 71),  # GeForce boards accumulate in float32 at half the rate of float16
+        ("rtx-5090", "bfloat16", 209.5),
+        ("a10g", "float16", 70),
+        ("h100-pcie", "bfloat16", 756),
+        ("mi300x", "bfloat16", 1307.4),
     ],
 )
 def test_peaks_are_dense(name, dtype, tflop_s):
@@ -71,12 +78,37 @@ def test_tf32_only_where_asked_and_there():
 
 def test_unknown_gpu_names_what_comes_close():
     with pytest.raises(
-        ValueError, match=r"^unknown gpu 'h100'; did you mean 'h100-sxm'\? choose one of .*b200$"
+        ValueError, match=r"^unknown gpu 'h100'; did you mean 'h100-pcie' or .*'h100-sxm'\? choose one of .*mi355x$"
     ) as error:
         get_gpu("h100")
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="^unknown gpu 'abacus'; choose one of"):
         get_gpu("abacus")
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("amd instinct mi300x", "mi300x"),
+        ("rtx-4090", "rtx-4090"),
+    ],
+)
+def test_a_gpu_is_found_by_what_the_driver_calls_it(device, name):
+    assert gpu_named(device).name == name
+
+
+def test_no_name_of_a_device_is_two_gpus():
+    names = [name.casefold() for gpu in map(get_gpu, GPUS) for name in gpu.device_names]
+    assert len(names) == len(set(names))
+
+
+def test_a_device_without_a_data_sheet_is_one_line():
+    with pytest.raises(ValueError, match=r"^no data sheet of a device 'NVIDIA TITAN V'; choose one of .*gpus.json$"):
+        gpu_named("NVIDIA TITAN V")
 
 
 def test_missing_dtype_says_what_to_use():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from mmchar import __version__
-from mmchar.cli import batch, campaign, generation, reference
+from mmchar.cli import batch, campaign, generation, projecting, reference, trace
 from mmchar.cli.options import add_options
 from mmchar.cli.output import Answer
 from mmchar.measuring.optimization.backends import MEASURED
@@ -71,7 +71,7 @@ class Command(NamedTuple):
     options: list[Any]
 
 
-_GENERATION = [Request, "--call", "--tiny", "--cache", "--out", "--json"]
+_GENERATION = [Request, "--call", "--tiny", "--cache", "--out", "--perfetto", "--json"]
 _PROJECTION = ["--dtype", "--attention", "--execution"]
 COMMANDS = {
     "models": Command(reference.list_zoo, "list the zoo", ["--family", "--match", "--schema", "--json"]),
@@ -83,14 +83,17 @@ COMMANDS = {
         ["model", *_GENERATION, "--dtype", "--attention"],
     ),
     "project": Command(
-        generation.project_model,
-        "projected time of one generation on a named GPU",
-        ["model", ("--gpu", {"required": True}), *_GENERATION, *_PROJECTION, Degrees],
+        projecting.project_asked,
+        "projected time of one generation on a named GPU, on every GPU, or on several in the fastest way",
+        [
+            *["model", ("--gpu", {"required": True, "help": "e.g. a100-80gb; all is one row per GPU"}), "--best-of"],
+            *["--step-cache", "--hit-rate", *_GENERATION, *_PROJECTION, Degrees],
+        ],
     ),
     "validate": Command(
         reference.validate_rows,
         "projections beside measurements of others: errors by model",
-        ["rows", *_PROJECTION, "--leave-one-model-out", "--figure", "--out", "--json"],
+        ["rows", *_PROJECTION, "--leave-out", "--figure", "--out", "--json"],
     ),
     "measure": Command(
         campaign.measure_asked,
@@ -100,6 +103,11 @@ COMMANDS = {
             *[("--attention", {"choices": MEASURED}), "--samples", "--stages", Levers],
             *["--grid", "--ceilings", "--pack", "--compare", "--budget", "--have", "--list", "--retry"],
         ],
+    ),
+    "trace": Command(
+        trace.show_trace,
+        "a trace that someone recorded, by operator, beside the projection of its rows",
+        ["file", "--gpu", "--kernels", "--out", "--perfetto", "--json"],
     ),
     "claims": Command(
         reference.judge_claims,

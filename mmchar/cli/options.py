@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from mmchar.projection.evidence.calibration import LEFT_OUT
+from mmchar.projection.planning.step_caching import KINDS as STEP_CACHES
 from mmchar.projection.roofline import EXECUTIONS
 from mmchar.runs.slurm import SlurmOptions, check_slurm
 from mmchar.tracing.attention import BACKENDS
@@ -35,15 +37,29 @@ def _seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
 
 
+def _rate(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) < 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to below 1")
+
+
 _FLAG = {"action": "store_true"}
 OPTIONS: dict[str, dict[str, Any]] = {  # of all commands, but for the fields of dataclasses
     "model": {"metavar": "MODEL", "help": "a zoo name, a model file, a folder of configurations, or a hub id"},
     "rows": {"metavar": "ROWS.csv", "help": "one measurement a line; data/README.md names the columns"},
+    "file": {"metavar": "FILE", "help": "a trace of torch.profiler, .json or .json.gz"},
     "what": {"nargs": "*", "metavar": "show ID | diff A B", "help": "an id or the name of a run's folder"},
     "--family": {"help": "only this family"},
     "--match": {"help": "only names that hold this text"},
     "--schema": {**_FLAG, "help": "the JSON Schema of a model file, for editors"},
     "--gpu": {"help": "e.g. a100-80gb, h100-sxm, t4"},
+    "--best-of": {"type": _whole, "metavar": "N", "help": "rank every way to share it among up to N of these GPUs"},
+    "--step-cache": {
+        "choices": STEP_CACHES,
+        "help": "steps that hit a cache run the first block, or its first norm, only",
+    },
+    "--hit-rate": {"type": _rate, "metavar": "SHARE", "help": "of the denoising steps, e.g. 0.4; yours to state"},
     "--dtype": {"default": "bfloat16", "help": "bfloat16, float16 or float32"},
     "--attention": {"choices": BACKENDS, "default": "flash", "help": "kernel, and how many bytes it moves"},
     "--execution": {"choices": EXECUTIONS, "default": "eager"},
@@ -56,9 +72,11 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of all commands, but for the fields of
         "help": "what else the model's own call takes, e.g. guidance_scale=4; an image is WIDTHxHEIGHT",
     },
     "--out": {"help": "where to write: a table (.parquet or .csv), the zoo's page (.md), a folder of measurements"},
+    "--perfetto": {"metavar": "FILE", "help": "where to write a trace of the table for ui.perfetto.dev (.json)"},
     "--json": {**_FLAG, "help": "machine-readable output"},
-    "--leave-one-model-out": {**_FLAG, "help": "predict each model by a fit to the other models of the file"},
+    "--leave-out": {"choices": LEFT_OUT, "help": "predict each model, family or GPU by a fit to the others"},
     "--figure": {"metavar": "FILE", "help": "where to draw predicted against measured (.png or .svg)"},
+    "--kernels": {**_FLAG, "help": "show kernels by kind and name instead of operators"},
     "--device": {"choices": ("cpu", "cuda"), "default": "cpu"},
     "--samples": {"type": int, "default": 5, "help": "timed runs of each stage"},
     "--stages": {"help": "only these stages, e.g. denoise,decode_image"},

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from mmchar.counting.perfetto import write_perfetto
 from mmchar.tables import write_table
 
 
@@ -44,15 +45,21 @@ def formatted(column: pd.Series, pattern: str) -> pd.Series:
 
 
 def stage_lines(rows: list[dict[str, Any]], key: str, unit: float, label: str) -> list[str]:
-    """A line per stage: its repeats and the value of ``key``, in a unit."""
+    """A line per stage: its repeats, the value of ``key``, in a unit, and its MFU where there is one."""
     width = max(len(row["stage"]) for row in rows)
-    return [f"  {row['stage']:<{width}}  {row['repeats']:>6} x {row[key] / unit:>14,.3f} {label}" for row in rows]
+    used = [f"  {row['mfu']:4.0%} MFU" if row.get("mfu") else "" for row in rows]
+    return [
+        f"  {row['stage']:<{width}}  {row['repeats']:>6} x {row[key] / unit:>14,.3f} {label}{mfu}"
+        for row, mfu in zip(rows, used, strict=True)
+    ]
 
 
-def save(table: pd.DataFrame, out: str | None) -> None:
-    """Write a table, if a file was asked for."""
+def save(table: pd.DataFrame, out: str | None, perfetto: str | None = None) -> None:
+    """Write a table, and a trace of an operator table, if files were asked for."""
     if out:
         write_table(out, table)
+    if perfetto:
+        write_perfetto(perfetto, table)
 
 
 def check_out(out: str | None, suffixes: tuple[str, ...] = (".parquet", ".csv"), *, name: str = "--out") -> None:

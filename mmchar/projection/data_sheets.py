@@ -23,7 +23,8 @@ class Gpu:
     Parameters
     ----------
     compute_capability : float
-        Flash kernels need 8.0 (Ampere).
+        CUDA's; flash kernels need 8.0 (Ampere). Of another vendor's GPU that whose kernels a projection assumes for
+        want of its own, of which it has no evidence.
     year : int
         Year of announcement.
     peak_flop_s : dict of str to float
@@ -32,10 +33,12 @@ class Gpu:
         tensor cores on float32 inputs. A type that is missing is one the GPU has no fast path for.
     memory_bytes, l2_bytes : float
         Size of memory (decimal GB as sold) and of the last-level cache.
-    link_bytes_s : float
-        To other GPUs, one direction: half of what data sheets print. NVLink, else PCIe.
+    link_bytes_s, host_link_bytes_s : float
+        To other GPUs (NVLink, else PCIe) and to the host, one direction: half of what data sheets print.
     tdp_w : float
         Board power limit.
+    device_names : tuple of str
+        What CUDA or ROCm call it.
     """
 
     name: str
@@ -47,9 +50,12 @@ class Gpu:
     memory_bytes: float
     l2_bytes: float
     link_bytes_s: float
+    host_link_bytes_s: float
     tdp_w: float
     multiprocessors: int
     source: str
+    vendor: str = "NVIDIA"
+    device_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         numbers = {f.name: getattr(self, f.name) for f in fields(self) if f.type in (int, float)} | self.peak_flop_s
@@ -70,6 +76,12 @@ class Gpu:
             order = sorted(able, key=lambda name: name == "float32")
             raise ValueError(f"{self.name} has no {dtype or 'dtype without a name'}; use {' or '.join(order)}")
 
+    @property
+    def multiprocessor_clocks_s(self) -> float:
+        """Clocks per second of all multiprocessors together, from the rate of their plain cores (64 or 128 of each)."""
+        lanes = 64 if self.compute_capability < 8.6 else 128  # CUDA programming guide, arithmetic instructions
+        return self.peak_flop_s["float32"] / (2 * lanes)
+
     def ridge_flop_per_byte(self, dtype: str) -> float:
         """FLOP per byte at which this GPU turns from memory bound to compute bound, at data sheet peaks."""
         return self.peak(dtype) / self.bandwidth_bytes_s
@@ -79,8 +91,11 @@ class Gpu:
 def _gpus() -> dict[str, Gpu]:
     try:
         entries = json.loads((resources.files("mmchar.projection") / "gpus.json").read_text())
-        return {name: Gpu(name=name, **entry) for name, entry in entries.items()}
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        return {
+            name: Gpu(**{**entry, "name": name, "device_names": tuple(entry["device_names"])})
+            for name, entry in entries.items()
+        }
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"gpus.json cannot be read ({error}); restore it with git") from error
 
 
@@ -95,6 +110,17 @@ def get_gpu(name: str | Gpu) -> Gpu:
     close = [known for known in gpus if text and known.startswith(text)] or difflib.get_close_matches(text, gpus, n=2)
     hint = f"did you mean {' or '.join(repr(known) for known in close)}? " if close else ""
     raise ValueError(f"unknown gpu {name!r}; {hint}choose one of {', '.join(gpus)}")
+
+
+def gpu_named(device_name: str) -> Gpu:
+    """The data sheet of a GPU by what CUDA or ROCm call the device (``NVIDIA H100 80GB HBM3``), or by its name here."""
+    wanted = device_name.casefold().strip()
+    for gpu in _gpus().values():
+        if wanted in {gpu.name, *map(str.casefold, gpu.device_names)}:
+            return gpu
+    raise ValueError(
+        f"no data sheet of a device {device_name!r}; choose one of {', '.join(_gpus())}, or add it to gpus.json"
+    )
 
 
 def list_gpus() -> "pd.DataFrame":

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mmchar.counting.seqlen import similarity_memory
 from mmchar.models.loading import get_spec
-from mmchar.projection.data_sheets import list_gpus
+from mmchar.projection.data_sheets import gpu_named
 from mmchar.projection.roofline import project
 from mmchar.study.experiments import compare_attention, totals
 from mmchar.study.measured_runs import Run
@@ -28,12 +28,10 @@ def project_like(run: Run, *, gpu: str, dtype: str) -> pd.DataFrame:
 
 def sheet_name(hardware: str) -> str:
     """Our name of the data sheet of a GPU that calls itself ``NVIDIA H200`` or the like; "" for anything else."""
-    words = hardware.lower().replace("-", " ").split()
-    if "nvidia" not in words:
+    try:
+        return gpu_named(hardware).name
+    except ValueError:
         return ""
-    fitting = [name for name in list_gpus()["name"] if name.split("-")[0] in words or name.replace("-", " ") in words]
-    several = [name for name in fitting if name.split("-")[-1] in words]
-    return (several or fitting or [""])[-1]
 
 
 def beside(runs: Sequence[Run], *, by: str, gpu: str, dtype: str, cores: bool = False) -> pd.DataFrame:

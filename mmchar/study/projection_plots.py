@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from mmchar.files import atomic_write
-from mmchar.projection.validation import summary
+from mmchar.projection.evidence.validation import summary
 from mmchar.runs.figures import figure_bytes
 from mmchar.study.length_plots import curves
 from mmchar.study.look import (

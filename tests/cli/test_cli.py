@@ -77,6 +77,48 @@ def test_a_model_that_does_not_fit_the_gpu_says_so(capsys):
     assert "needs 138" in out and "does not fit" in out
 
 
+def test_what_makes_a_model_fit_is_said_with_its_cost(capsys):
+    argv = ("project", "flux.1-dev", "--gpu", "rtx-4090")
+    found = result(capsys, *argv)
+    assert [(way["offload"], way["room"]) for way in found["memory"]] == [("model", "tight"), ("sequential", "fits")]
+    out = run(capsys, *argv)[1]
+    assert "tight with model offload (24.3 GB, at least 2.1 s more); fits with sequential offload" in out
+    assert "does not fit" not in run(capsys, "project", SD, "--gpu", "rtx-4090")[1]
+
+
+def test_stages_say_their_mfu(capsys):
+    found = result(capsys, "project", SD, "--gpu", "a100-80gb")
+    flop = result(capsys, "count", SD)["flop"]
+    assert found["mfu"] == pytest.approx(flop / (found["time_s"] * 312e12))
+    assert all(0 < stage["mfu"] < 1 for stage in found["stages"] if stage["stage"] != "pipeline")
+    assert f"{found['mfu']:.0%} MFU" in run(capsys, "project", SD, "--gpu", "a100-80gb")[1]
+
+
+def test_every_gpu_is_a_row_and_one_of_another_vendor_is_marked(capsys):
+    rows = result(capsys, "project", SD, "--gpu", "all", "--tiny", "--dtype", "float16")
+    assert {"t4", "rtx-3090", "h100-sxm", "mi300x"} <= {row["gpu"] for row in rows}
+    assert [row["total_s"] for row in rows] == sorted(row["total_s"] for row in rows)
+    out = run(capsys, "project", SD, "--gpu", "all", "--tiny")[1]
+    assert "no GPU of AMD was validated" in out and "without bfloat16: t4, v100-32gb" in out
+    assert "no GPU of AMD was validated" in run(capsys, "project", SD, "--gpu", "mi300x", "--tiny")[1]
+
+
+def test_the_best_way_to_use_several_gpus(capsys):
+    argv = ("project", SD, "--gpu", "a100-80gb", "--best-of", "2", "--steps", "2")
+    found = result(capsys, *argv)
+    assert {"one GPU", "cfg 2"} <= {way["way"] for way in found["ways"]}
+    assert found["ways"][0]["time_s"] == min(way["time_s"] for way in found["ways"])
+    assert "U-Net" in " ".join(found["refused"].values()) or found["refused"]
+    assert "ways are refused, e.g." in run(capsys, *argv)[1]
+
+
+def test_cached_steps_are_a_stage_of_their_own(capsys):
+    argv = ("project", "flux.1-dev", "--gpu", "h100-sxm", "--step-cache", "first-block", "--hit-rate", "0.25")
+    repeats = {stage["stage"]: stage["repeats"] for stage in result(capsys, *argv)["stages"]}
+    assert (repeats["denoise"], repeats["denoise_cached"]) == (21, 7)
+    assert "first-block cache with 25% hits" in run(capsys, *argv)[1]
+
+
 def test_request_options_change_the_count(capsys):
     base = result(capsys, "count", SD)
     half = result(capsys, "count", SD, "--steps", "25", "--height", "256", "--guidance", "1")
@@ -142,7 +184,7 @@ def test_text_output_names_the_scaled_down_variant(capsys):
         (["count"], "the following arguments are required: MODEL"),
         (["cuont", SD], "invalid choice: 'cuont'"),
         (["project", SD], "the following arguments are required: --gpu"),
-        (["project", SD, "--gpu", "h100"], "unknown gpu 'h100'; did you mean 'h100-sxm'?"),
+        (["project", SD, "--gpu", "h100"], "unknown gpu 'h100'; did you mean 'h100-pcie'"),
         (["project", SD, "--gpu", "t4"], "t4 has no bfloat16; use float16"),
         (["project", SD, "--gpu", "t4", "--attention", "paged"], "invalid choice: 'paged'"),
         (["models", "--match", "gan-of-1999"], "no model's name holds 'gan-of-1999'"),

@@ -11,8 +11,9 @@ from mmchar.projection.communication import Interconnect, message_s
 from mmchar.projection.data_sheets import get_gpu
 from mmchar.projection.energy_model import Power, energy_j
 from mmchar.projection.parallel.layout import Degrees, parallelize
-from mmchar.projection.roofline import project, summarize, summarize_memory
+from mmchar.projection.roofline import project
 from mmchar.projection.scaling import count_batch
+from mmchar.projection.summary import summarize, summarize_memory
 
 PIXART, SD35, FLUX, SDXL, LLAMA = "pixart-sigma-1024", "sd3.5-medium", "flux.1-dev", "sdxl-base-1.0", "llama-2-7b"
 SUMS = ["flop", "read_bytes", "write_bytes"]

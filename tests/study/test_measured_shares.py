@@ -80,7 +80,8 @@ def test_a_run_on_a_gpu_is_projected_on_that_gpu_in_its_own_type(folder, tables)
         ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
         ("NVIDIA GeForce RTX 4090", "rtx-4090"),
         ("NVIDIA H100 80GB HBM3", "h100-sxm"),
-        ("Tesla T4", ""),
+        ("Tesla T4", "t4"),
+        ("NVIDIA TITAN V", ""),
         ("AMD EPYC 9454 48-Core Processor, 2 threads", ""),
     ],
 )

@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from mmchar.cli.main import main
 from mmchar.counting.operator_table import count
-from mmchar.projection.roofline import project, summarize
+from mmchar.projection.roofline import project
+from mmchar.projection.summary import summarize
 from mmchar.tracing import attention, operator_flop, operators
 from mmchar.tracing.operators import fft_flop, grouped_flop, recurrent_flop
 from mmchar.tracing.trace import trace
