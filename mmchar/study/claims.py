@@ -129,15 +129,15 @@ def statements() -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False)
 
 
-def published_beside_projected(models: Collection[str]) -> pd.DataFrame:
-    """Speeds that others published of these models, each beside our projection of the same configuration.
+def published_beside_projected(models: Collection[str] | None = None) -> pd.DataFrame:
+    """Speeds that others published, of these models or of all, each beside our projection of the same configuration.
 
     What a projection cannot express (`published_speeds`) is left out; a rate in tokens/s is that of the decode stage.
     Columns: ``model, gpu, gpus, family, dtype, attention, execution, part, setting, unit, published, projected,
     difference_percent, source``; values in the row's unit.
     """
     rows = []
-    for case in published_cases(models, everything=True):
+    for case in published_cases(models):
         told, published = predict(case, Rates(), Power()), case.asked["value"]
         ratio = 1 + told["latency_error"]
         projected = published / ratio if case.asked["unit"].endswith("/s") else published * ratio

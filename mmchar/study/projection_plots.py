@@ -31,17 +31,63 @@ from mmchar.study.plots import stacked_shares
 
 
 def beside_published(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Projected over published time of each configuration; whiskers are what the projection's kind is good for.
+    """Projected over published time of every configuration, a row for each family, execution and GPU.
 
-    Columns: ``label, ratio, low, high`` (projected over published; 1 is agreement).
+    Columns: ``family, execution, gpu, ratio`` (projected over published; 1 is agreement). Bars reach from the smallest
+    to the largest of a row, and its name says how many there are.
     """
-    ax = axes(ax, width=9.0, height=0.32 * len(table) + 1.2)
-    reach = [table["ratio"] - table["low"], table["high"] - table["ratio"]]
-    whiskers = {"ecolor": "0.2", "capsize": 2, "elinewidth": 1}
-    ax.barh(range(len(table)), table["ratio"], 0.7, xerr=reach, color=PALETTE[0], edgecolor="white", error_kw=whiskers)
+    kinds = ["family", "execution", "gpu"]
+    table = table.sort_values(kinds, kind="stable")
+    found = table.groupby(kinds, sort=False)["ratio"].agg(["min", "max", "size"]).reset_index()
+    ax = axes(ax, width=8.0, height=0.26 * len(found) + 1.4)
+    names = (found[kinds].agg(", ".join, axis=1) + found["size"].map(" ({})".format)).tolist()
+    row = table[kinds].merge(found[kinds].reset_index(), on=kinds)["index"].to_numpy()
+    ax.barh(range(len(found)), found["max"] - found["min"], 0.25, left=found["min"], color="0.85", zorder=1)
+    sns.scatterplot(
+        x=table["ratio"].to_numpy(), y=row, hue=table["family"].to_numpy(), palette="colorblind", s=28, ax=ax
+    )
+    ax.axvspan(1 / 1.15, 1.15, color="0.5", alpha=0.12, zorder=0, label="within 15 %")
     ax.axvline(1.0, color="0.3", linewidth=1)
-    rows_from_top(ax, table["label"].tolist(), fontsize=8)
-    ax.set_xlabel("projected / published time (1: agreement; whiskers: range of the projection)")
+    rows_from_top(ax, names, fontsize=8)
+    ax.set(xlabel="projected / published time", ylabel="", xscale="log")
+    ax.set_xticks([0.5, 0.7, 1.0, 1.4], ["0.5", "0.7", "1", "1.4"])
+    ax.minorticks_off()
+    legend_below(ax, ncols=3)
+    return ax
+
+
+def kernels_beside(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
+    """Projected against measured seconds of single kernels, both axes logarithmic, with the line of agreement.
+
+    The table is one from `kernels.kernels_beside_projected`.
+    """
+    ax = axes(ax, width=7.5, height=5.0)
+    shown = table.assign(measured_us=1e6 * table["measured_s"], projected_us=1e6 * table["projected_s"])
+    _scatter(shown, x="measured_us", y="projected_us", hue="kind", style="gpu", ax=ax)
+    ends = _diagonal(shown["measured_us"], label="projected = measured", ax=ax)
+    ax.fill_between(ends, ends / 1.5, 1.5 * ends, color="0.5", alpha=0.12, label="within 1.5 times")
+    ax.set(ylim=ends, xlabel="measured by others (us)", ylabel="projected (us)")
+    legend_beside(ax)
+    return ax
+
+
+def decoder_by_kernel(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
+    """Milliseconds of each kind of kernel in an image decoder: measured by others (hatched) and projected.
+
+    The table is one from `kernels.decoder_beside_projected`.
+    """
+    ax = axes(ax, width=8.0, height=4.2)
+    place = np.arange(len(table))
+    for shift, column, label in ((-0.2, "measured_s", "measured by others"), (0.2, "projected_s", "projected")):
+        width = 1e3 * table[column]
+        hatch = HATCH if column == "measured_s" else ""
+        bars = ax.barh(place + shift, width, 0.38, color=PALETTE[0], edgecolor="white", label=label, hatch=hatch)
+        names = [f"{ms:.1f} ms, {share:.0f} %" for ms, share in zip(width, 100 * width / width.sum(), strict=True)]
+        ax.bar_label(bars, names, padding=3, fontsize=7)
+    rows_from_top(ax, table["kind"].tolist())
+    ax.margins(x=0.15)
+    ax.set_xlabel("time (ms)")
+    legend_below(ax, ncols=2)
     return ax
 
 

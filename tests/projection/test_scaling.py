@@ -49,5 +49,9 @@ def test_figures_take_the_tables_as_they_are(everywhere, ways):
     assert not any(patch.get_hatch() for patch in bars.patches)  # hatching is for what was measured
     lines = draw.speed_up(good, y="time_s", unit="s").get_lines()
     assert sorted(line.get_label() for line in lines) == ["Ulysses", "one GPU", "ring"]
-    published = everywhere.assign(ratio=1.1, low=1.0, high=1.2, label=everywhere["gpu"])
-    assert len(draw.beside_published(published).patches) == 2
+    published = everywhere.assign(ratio=[1.1, 1.2], family="U-Net image", execution="eager")
+    ax = draw.beside_published(published)
+    assert [text.get_text() for text in ax.get_yticklabels()] == [
+        f"U-Net image, eager, {gpu} (1)" for gpu in everywhere["gpu"]
+    ]
+    assert sorted(ax.collections[0].get_offsets()[:, 0]) == [1.1, 1.2]
