@@ -14,9 +14,10 @@ from mmchar.runs.records import save_measured
 def count_model(args: argparse.Namespace) -> Answer:
     """Count one generation."""
     check_out(args.out)
+    check_out(args.perfetto, (".json",), name="--perfetto")
     same = {name: getattr(args, name) for name in ("dtype", "attention", "tiny", "cache")}
     table = count(args.model, Request(**given(Request, args)), **same, **call_given(args, count))
-    save(table, args.out)
+    save(table, args.out, args.perfetto)
     found = summarize_count(table)
     moved = found["read_bytes"] + found["write_bytes"]
     lines = [
@@ -33,6 +34,7 @@ def measure_model(args: argparse.Namespace) -> Answer:
     """Measure one generation on this machine."""
     from mmchar.measuring.profiling import measure, summarize_measured
 
+    check_out(args.perfetto, (".json",), name="--perfetto")
     same = {name: getattr(args, name) for name in ("device", "dtype", "attention", "tiny", "samples")}
     stages = args.stages.split(",") if args.stages else None
     request, levers = Request(**given(Request, args)), Levers(**given(Levers, args))
@@ -40,6 +42,7 @@ def measure_model(args: argparse.Namespace) -> Answer:
     table = measure(args.model, request, levers=levers, stages=stages, **same, **more)
     if args.out:
         save_measured(args.out, table)
+    save(table, None, args.perfetto)
     found = summarize_measured(table)
     if device := ((found["machine"] or {}).get("before") or {}).get("name"):  # a GPU
         counted = count(args.model, request, dtype=found["dtype"], tiny=args.tiny, **more)

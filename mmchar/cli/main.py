@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from mmchar import __version__
-from mmchar.cli import batch, campaign, generation, projecting, reference
+from mmchar.cli import batch, campaign, generation, projecting, reference, trace
 from mmchar.cli.options import add_options
 from mmchar.cli.output import Answer
 from mmchar.measuring.optimization.backends import MEASURED
@@ -71,7 +71,7 @@ class Command(NamedTuple):
     options: list[Any]
 
 
-_GENERATION = [Request, "--call", "--tiny", "--cache", "--out", "--json"]
+_GENERATION = [Request, "--call", "--tiny", "--cache", "--out", "--perfetto", "--json"]
 _PROJECTION = ["--dtype", "--attention", "--execution"]
 COMMANDS = {
     "models": Command(reference.list_zoo, "list the zoo", ["--family", "--match", "--schema", "--json"]),
@@ -103,6 +103,11 @@ COMMANDS = {
             *[("--attention", {"choices": MEASURED}), "--samples", "--stages", Levers],
             *["--grid", "--ceilings", "--pack", "--compare", "--budget", "--have", "--list", "--retry"],
         ],
+    ),
+    "trace": Command(
+        trace.show_trace,
+        "a trace that someone recorded, by operator, beside the projection of its rows",
+        ["file", "--gpu", "--kernels", "--out", "--perfetto", "--json"],
     ),
     "claims": Command(
         reference.judge_claims,

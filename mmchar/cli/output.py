@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from mmchar.counting.perfetto import write_perfetto
 from mmchar.tables import write_table
 
 
@@ -53,10 +54,12 @@ def stage_lines(rows: list[dict[str, Any]], key: str, unit: float, label: str) -
     ]
 
 
-def save(table: pd.DataFrame, out: str | None) -> None:
-    """Write a table, if a file was asked for."""
+def save(table: pd.DataFrame, out: str | None, perfetto: str | None = None) -> None:
+    """Write a table, and a trace of an operator table, if files were asked for."""
     if out:
         write_table(out, table)
+    if perfetto:
+        write_perfetto(perfetto, table)
 
 
 def check_out(out: str | None, suffixes: tuple[str, ...] = (".parquet", ".csv"), *, name: str = "--out") -> None:

@@ -29,17 +29,17 @@ Change = Callable[[pd.DataFrame], pd.DataFrame]
 def project_asked(args: argparse.Namespace) -> Answer:
     """Project one generation in the way that was asked for; options of another way are refused."""
     check_out(args.out)
+    check_out(args.perfetto, (".json",), name="--perfetto")
+    many = "--best-of" if args.best_of is not None else "--gpu all" if args.gpu == "all" else ""
+    if many and args.perfetto:
+        raise ValueError(f"--perfetto writes one generation, and {many} projects several; leave out one of them")
     shared = [name for name in given(Degrees, args) if getattr(args, name) != 1]
-    if shared and (args.best_of is not None or args.gpu == "all"):
-        way = (
-            "--best-of tries every way to share" if args.best_of is not None else "--gpu all projects onto one GPU each"
-        )
-        raise ValueError(f"--{shared[0]} is given, but {way}; leave out one of them")
-    if args.best_of is not None:
-        if args.gpu == "all":
-            raise ValueError("--best-of needs one kind of GPU; name it with --gpu")
-        return _best_of(args, _step_cache(args))
-    return (_everywhere if args.gpu == "all" else _on_one_kind)(args, _step_cache(args))
+    if many and shared:
+        does = {"--best-of": "tries every way to share", "--gpu all": "projects onto one GPU each"}[many]
+        raise ValueError(f"--{shared[0]} is given, but {many} {does}; leave out one of them")
+    if args.best_of is not None and args.gpu == "all":
+        raise ValueError("--best-of needs one kind of GPU; name it with --gpu")
+    return {"": _on_one_kind, "--gpu all": _everywhere, "--best-of": _best_of}[many](args, _step_cache(args))
 
 
 def _on_one_kind(args: argparse.Namespace, change: Change) -> Answer:
@@ -50,7 +50,7 @@ def _on_one_kind(args: argparse.Namespace, change: Change) -> Answer:
     table = change(_shared(args, generation.table, degrees))
     memory = summarize_memory(table, gpu)
     projected = project(table, gpu=args.gpu, attention=args.attention, execution=args.execution)
-    save(projected, args.out)
+    save(projected, args.out, args.perfetto)
     found = summarize(projected, whole=change(generation.table))
     found |= {name: memory[name] for name in ("peak_bytes", "fits")}
     found["vendor"] = gpu.vendor

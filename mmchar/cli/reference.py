@@ -8,7 +8,7 @@ from mmchar.cli.output import Answer, aligned, check_out, formatted, records, sa
 from mmchar.models.loading import list_models
 from mmchar.models.specs import schema
 from mmchar.projection.data_sheets import get_gpu, list_gpus
-from mmchar.projection.validation import figures, read_rows, summary, validate
+from mmchar.projection.evidence.validation import figures, read_rows, summary, validate
 from mmchar.provenance import doctor
 from mmchar.study.claims import projected_suite, scorecard
 from mmchar.study.zoo_page import write_page, zoo_table

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from mmchar.tracing.trace import Row
 
 COLUMNS = ("model", "stage", "step", "repeats", "component", "module", "module_type", "op", "category", "attention",
-           "batch", "heads", "q_len", "kv_len", "head_dim", "calls", "flop", "read_bytes", "write_bytes", "mask_bytes",
-           "live_bytes", "dtype", "backend", "time_s", "time_kind", "kernels")  # fmt: skip
+           "batch", "heads", "q_len", "kv_len", "head_dim", "m", "n", "k", "calls", "flop", "read_bytes", "write_bytes",
+           "mask_bytes", "live_bytes", "dtype", "backend", "time_s", "time_kind", "kernels")  # fmt: skip
 TEXT = ("model", "stage", "component", "module", "module_type", "op", "category", "attention", "dtype", "backend",
         "time_kind")  # fmt: skip
 AMOUNTS = ("calls", "flop", "read_bytes", "write_bytes", "mask_bytes")
 OUTSIDE = "pipeline"  # stage and component of what ran outside the networks
-_LENGTHS = ("batch", "heads", "q_len", "kv_len", "head_dim")
+LENGTHS = ("batch", "heads", "q_len", "kv_len", "head_dim", "m", "n", "k")
 
 
 def count(
@@ -151,7 +151,7 @@ def _frame(network: "nn.Module", stage: "Stage", rows: "list[Row] | None") -> pd
 
     if not stage.grows:
         return rows_at(0).assign(step=0, repeats=stage.repeats)
-    return steps_table(stage, rows_at, [*_LENGTHS, *AMOUNTS])
+    return steps_table(stage, rows_at, [*LENGTHS, *AMOUNTS])
 
 
 def _labelled(frame: pd.DataFrame, model: str, stage: str, component: str) -> pd.DataFrame:

@@ -6,7 +6,6 @@ the pass from which idle time is read, and the one that attributes compiled exec
 
 import itertools
 import os
-import re
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -136,39 +135,3 @@ def idle_facts(executions: list[list[Kernel]]) -> dict[str, Any] | None:
         "kernels": len(executions[0]),
         "launch_bound": share > LAUNCH_BOUND,
     }
-
-
-# In this order: the first pattern that a kernel's name holds says its category. Names as in CUDA 12 and 13 (cuBLAS,
-# cuDNN, CUTLASS, PyTorch) and as Inductor writes them: the operators that a loop fuses are in its name.
-_CATEGORIES = tuple(
-    (re.compile(pattern, re.IGNORECASE), category)
-    for pattern, category in (
-        (r"(cpp_fused|triton_(poi|red|per)_fused).*(norm|rsqrt)", "Normalization"),
-        (r"(cpp_fused|triton_(poi|red|per)_fused).*(embedding|index_select|gather)", "Embedding"),
-        (r"cpp_fused|triton_(poi|red|per)_fused", "Elementwise"),  # also where named after the attention it feeds
-        (r"flash|fmha|sdpa|scaled_dot_product|attention", "Attention"),
-        (r"nchwtonhwc|nhwctonchw", "Data movement"),
-        (r"conv|fprop|winograd|implicit_gemm", "Convolution"),
-        (r"_tem_fused|gemm|gemv|nvjet|cublas|splitkreduce|aten::(add)?(b?mm|linear|baddbmm)|aten::_(int|scaled)_mm|"
-         r"triton_mm|aten::addmm|aten::matmul|mkldnn_linear|aten::_weight_int8pack_mm", "Linear"),
-        (r"norm|rowwisemoments|rsqrt", "Normalization"),
-        (r"embedding|indexselect|index_select|gather", "Embedding"),
-        (r"memcpy|memset|copy|catarray|transpose|aten::(cat|clone|contiguous|fill_|zero_|to)$", "Data movement"),
-        (r"aten::(view|reshape|empty|as_strided|permute|unsqueeze|slice|select|expand|t|split|chunk)", "Data movement"),
-        (r"elementwise|reduce_kernel|softmax|topk|sort|scan|index|arange|aten::", "Elementwise"),
-    )
-)  # fmt: skip
-
-
-def kernel_category(name: str) -> str:
-    """The operator category of a kernel, by its name; ``Uncounted`` where the name says nothing.
-
-    A loop that fuses several operators belongs to Normalization where it holds one, and is Elementwise otherwise.
-    """
-    return next((category for pattern, category in _CATEGORIES if pattern.search(name)), "Uncounted")
-
-
-def kernel_name(name: str) -> str:
-    """A kernel's name without template arguments and without the numbers that a compiler adds, so that equals meet."""
-    short = re.sub(r"^void ", "", name).replace("(anonymous namespace)::", "").split("<")[0].split("(")[0]
-    return re.sub(r"^graph_\d+_|_\d+$", "", short.strip())[:80]

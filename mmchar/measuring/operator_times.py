@@ -13,7 +13,8 @@ from typing import Any
 from torch.autograd import DeviceType
 from torch.profiler import record_function
 
-from mmchar.measuring.kernels import Kernel, kernel_category, kernel_name, launch_head, profiler, span_s, without_head
+from mmchar.measuring.kernel_names import kernel_category, kernel_name
+from mmchar.measuring.kernels import Kernel, launch_head, profiler, span_s, without_head
 from mmchar.measuring.timing import Work, measure_time
 from mmchar.tracing.trace import Row, trace
 
@@ -26,7 +27,13 @@ _RAN = {
     "aten::_scaled_dot_product_attention_math": "math",
     "mmchar::scaled_dot_product_attention": "flash-attn",
 }
-_KERNELS = (("flash_attn", "flash-attn"), ("cudnn", "cudnn"), ("flash", "flash"), ("fmha", "mem-efficient"))
+_KERNELS = (
+    ("flash_attn", "flash-attn"),
+    ("cudnn", "cudnn"),
+    ("flash", "flash"),
+    ("fmha", "mem-efficient"),
+    ("attn_fwd", "flash"),  # of AOTriton, on AMD
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ def kernel_profiles(passes: list[list[Kernel]], *, on_gpu: bool) -> list[Profile
     unknown = [found.pop(("", "Uncounted"), []) for found in spent]
     sites = list(dict.fromkeys(site for found in spent for site in found))
     rows = [Row("", "kernel", *site, calls=len(spent[0].get(site, ()))) for site in sites]
-    ran = [_kernel_backend(name) if category == "Attention" else "" for name, category in sites]
+    ran = [ran_by(name) if category == "Attention" else "" for name, category in sites]
     profiles = []
     for kernels, found, others in zip(passes, spent, unknown, strict=True):
         times = [sum(found.get(site, ())) for site in sites]
@@ -131,7 +138,8 @@ def _by_site(kernels: list[Kernel]) -> dict[tuple[str, str], list[float]]:
     return found
 
 
-def _kernel_backend(name: str) -> str:
+def ran_by(name: str) -> str:
+    """The backend of attention whose kernel has this name, or ""."""
     return next((backend for part, backend in _KERNELS if part in name.lower()), "")
 
 

@@ -5,14 +5,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from mmchar.counting.operator_table import OUTSIDE
 from mmchar.tracing.attention import ITEM_BYTES, kernels_per_call
+from mmchar.tracing.operators import MOVEMENT, SOFTMAX, WHOLE_NORMS
 
 FUSED_BACKENDS = ("flash", "mem-efficient")
-WHOLE_NORMS = ("native_group_norm", "native_layer_norm", "_fused_rms_norm")
 POINTWISE = ("Normalization", "Elementwise", "Data movement")
 HIDES = ("none", "attention", "stage")  # what a message between GPUs may hide behind: see `communication`
 POINT_TO_POINT = ("send_recv", "all_to_all")  # collectives that are made of messages between pairs of GPUs
+SIZES = ("m", "n", "k")
 _NUMBERS = ("flop", "read_bytes", "write_bytes", "calls", "repeats", "batch", "heads", "q_len", "kv_len", "head_dim")
+_SCALAR_BYTES = 8
+_VECTOR = 8
+_IN_REGISTERS = 1024  # longest row whose softmax PyTorch computes without leaving registers
+# Two maps of numbers into one, which may have to repeat one of them.
+_BINARY = ("add", "sub", "mul", "div", "add_", "mul_", "sub_", "div_", "addcmul", "where", "maximum", "minimum")
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,11 @@ class Columns:
     q_len: np.ndarray
     kv_len: np.ndarray
     head_dim: np.ndarray
+    m: np.ndarray  # sizes of a product; of one whose table does not say, what follows from its bytes
+    n: np.ndarray
+    k: np.ndarray
     launches: np.ndarray  # kernels that the host issues for all calls
+    outside: np.ndarray  # what runs between the networks, which no execution compiles
     stage: np.ndarray  # a number for each
     dtype: np.ndarray  # index into dtypes
     core: np.ndarray  # attention cores with lengths
@@ -37,8 +48,12 @@ class Columns:
     flash: np.ndarray  # cores whose backend is the flash kernel
     causal: np.ndarray
     convolution: np.ndarray
-    volume: np.ndarray  # convolutions over frames as well
-    whole_norm: np.ndarray  # normalizations that one operator computes; others are written out in pointwise ones
+    spatial_kernel: np.ndarray  # convolutions of more than one position
+    aligned: np.ndarray  # products whose rows vectors can load
+    depthwise: np.ndarray  # convolutions with a group for each channel
+    group_norm: np.ndarray
+    slow_softmax: np.ndarray  # numbers of long rows that vectors cannot load, of which a softmax is taken
+    one_by_one: np.ndarray  # kernels that handle one number at a time: they broadcast, change strides or normalize rows
     pointwise: np.ndarray  # rows that move bytes and compute next to nothing
     sent: np.ndarray  # messages to other GPUs
     pairs: np.ndarray  # messages that go from pair to pair
@@ -69,9 +84,12 @@ def columns_of(table: pd.DataFrame) -> Columns:
         peers = table["peers"].to_numpy().astype("int64")
         step = _numbered(table, "model", "stage", "step")
     dtypes = table["dtype"].astype("category").cat
+    item = np.array([ITEM_BYTES.get(str(name), 2) for name in dtypes.categories] or [2])[dtypes.codes]
+    sizes = _product_sizes(table, numbers, item)
     return Columns(
         **numbers,
         launches=launches(table),
+        outside=holds(table, "stage", OUTSIDE),
         stage=stage,
         dtype=_codes(table["dtype"]),
         core=core,
@@ -79,8 +97,13 @@ def columns_of(table: pd.DataFrame) -> Columns:
         flash=core & holds(table, "backend", "flash"),
         causal=core & holds(table, "attention", "causal"),
         convolution=convolution,
-        volume=convolution & table["module_type"].astype(str).str.contains("3d").to_numpy(),
-        whole_norm=holds(table, "category", "Normalization") & holds(table, "op", *WHOLE_NORMS),
+        **sizes,
+        spatial_kernel=convolution & _has_spatial_kernel(numbers, sizes, item),
+        aligned=_aligned(numbers, sizes, core, convolution),
+        depthwise=convolution & (sizes["n"] == 1),
+        group_norm=holds(table, "op", "native_group_norm"),
+        slow_softmax=_slow_softmax(table, numbers, sizes, core),
+        one_by_one=_one_by_one(table, numbers),
         pointwise=holds(table, "category", *POINTWISE),
         sent=sent,
         pairs=sent & holds(table, "op", *POINT_TO_POINT),
@@ -115,6 +138,60 @@ def launches(table: pd.DataFrame) -> np.ndarray:
         each[here & masked] = kernels_per_call(backend, True)
     works = (table["flop"] + table["read_bytes"] + table["write_bytes"]).to_numpy() > 0
     return table["calls"].to_numpy() * each * works
+
+
+def _product_sizes(table: pd.DataFrame, numbers: dict[str, np.ndarray], item: np.ndarray) -> dict[str, np.ndarray]:
+    """``m, n, k`` of each row, in agreement with its FLOP and bytes, of which several GPUs each do a part.
+
+    Of a product without sizes, those of one that does as much: ``[m, k] @ [k, n]`` reads k (m + n) numbers and writes
+    m n, which is enough to solve for all three.
+    """
+    known = {name: table[name].to_numpy().astype("int64") for name in SIZES if name in table}
+    m, n, k = (known.get(name, np.zeros(len(table), dtype="int64")) for name in SIZES)
+    calls = np.maximum(numbers["calls"], 1)
+    each = numbers["flop"] / (2 * calls)  # multiply-adds
+    written = np.maximum(numbers["write_bytes"] / (calls * item), 1.0)
+    norm = (n == 0) & (m > 0)
+    m, k = np.where(n > 0, each / np.maximum(n * k, 1), m), np.where(norm, written / np.maximum(m, 1), k)
+    depth = np.maximum(each / written, 1.0)
+    half = numbers["read_bytes"] / (calls * item) / depth / 2  # of m + n
+    larger = np.clip(half + np.sqrt(np.maximum(half**2 - written, 0.0)), np.sqrt(written), written)
+    unknown = (each > 0) & (n == 0)
+    found = (larger, written / larger, depth)
+    return {name: np.where(unknown, new, old) for name, new, old in zip(SIZES, found, (m, n, k), strict=True)}
+
+
+def _has_spatial_kernel(numbers: dict[str, np.ndarray], sizes: dict[str, np.ndarray], item: np.ndarray) -> np.ndarray:
+    """Whether a convolution's products need more numbers than its input has: those of neighbours."""
+    weight = sizes["n"] * sizes["k"]
+    image = numbers["read_bytes"] / np.maximum(numbers["calls"] * item, 1) - weight - sizes["n"]
+    return sizes["m"] * sizes["k"] > 1.5 * np.maximum(image, 1)
+
+
+def _aligned(
+    numbers: dict[str, np.ndarray], sizes: dict[str, np.ndarray], core: np.ndarray, convolution: np.ndarray
+) -> np.ndarray:
+    """Whether the rows of a product's operands are a multiple of eight numbers: 16 bytes in half precision."""
+    product = (sizes["n"] % _VECTOR == 0) & (sizes["k"] % _VECTOR == 0)
+    return np.where(core, numbers["kv_len"] % _VECTOR == 0, product | convolution | (sizes["n"] <= 1))
+
+
+def _slow_softmax(
+    table: pd.DataFrame, numbers: dict[str, np.ndarray], sizes: dict[str, np.ndarray], core: np.ndarray
+) -> np.ndarray:
+    """Numbers of which all calls of a row take a softmax where rows are neither aligned nor fit into registers."""
+    rows = numbers["batch"] * numbers["heads"] * numbers["q_len"] * (core & holds(table, "backend", "eager", "math"))
+    length = np.where(core, numbers["kv_len"], sizes["k"])
+    rows = np.where(holds(table, "op", *SOFTMAX), sizes["m"], rows)
+    return numbers["calls"] * rows * length * ((length % _VECTOR != 0) & (length > _IN_REGISTERS))
+
+
+def _one_by_one(table: pd.DataFrame, numbers: dict[str, np.ndarray]) -> np.ndarray:
+    """Which rows are kernels that compute an index for each number, rather than stream whole vectors."""
+    moves = holds(table, "op", *(MOVEMENT - {"_to_copy"}), *WHOLE_NORMS)
+    repeated = numbers["read_bytes"] % np.maximum(numbers["write_bytes"], 1)
+    broadcasts = holds(table, "op", *_BINARY) & (repeated > _SCALAR_BYTES * numbers["calls"])
+    return moves | broadcasts
 
 
 def item_bytes(columns: Columns) -> np.ndarray:

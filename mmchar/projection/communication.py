@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mmchar.counting.operator_table import LENGTHS
 from mmchar.projection.columns import HIDES, Columns
 from mmchar.projection.data_sheets import Gpu
 
@@ -49,7 +50,7 @@ def message_rows(
 
 def extra_rows(sites: pd.DataFrame, op: str, category: str, *, calls: pd.Series, moved: pd.Series) -> pd.DataFrame:
     """Rows of an operator that each of ``sites`` calls as well; it reads ``moved`` bytes and writes as many."""
-    zeros = dict.fromkeys(("batch", "heads", "q_len", "kv_len", "head_dim", "flop", "mask_bytes", "kernels"), 0)
+    zeros = dict.fromkeys((*LENGTHS, "flop", "mask_bytes", "kernels"), 0)
     return sites.assign(
         op=op, category=category, attention="", backend="", overlap="none", peers=0, live_bytes=0,
         calls=calls, read_bytes=moved, write_bytes=moved, **zeros,

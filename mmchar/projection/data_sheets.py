@@ -76,6 +76,12 @@ class Gpu:
             order = sorted(able, key=lambda name: name == "float32")
             raise ValueError(f"{self.name} has no {dtype or 'dtype without a name'}; use {' or '.join(order)}")
 
+    @property
+    def multiprocessor_clocks_s(self) -> float:
+        """Clocks per second of all multiprocessors together, from the rate of their plain cores (64 or 128 of each)."""
+        lanes = 64 if self.compute_capability < 8.6 else 128  # CUDA programming guide, arithmetic instructions
+        return self.peak_flop_s["float32"] / (2 * lanes)
+
     def ridge_flop_per_byte(self, dtype: str) -> float:
         """FLOP per byte at which this GPU turns from memory bound to compute bound, at data sheet peaks."""
         return self.peak(dtype) / self.bandwidth_bytes_s

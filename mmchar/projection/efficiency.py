@@ -2,60 +2,98 @@
 
 from dataclasses import dataclass, fields
 
+from mmchar.projection.data_sheets import Gpu
+
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Shares of a GPU's peaks, and times, that hold for every model.
+    """What kernels reach per clock, of bandwidth and of power, and times that a launch takes: the same for every model.
 
-    *Fitted* is by `calibration` to the published speeds of ``data/reference`` and to 222 configurations of five
-    diffusion transformers that the ML.ENERGY leaderboard (v3, December 2025) measured on one to eight H100.
+    *Kernels* are times of single kernels in ``data/reference/kernel_times.csv``; *fitted* is by `calibration` to whole
+    generations, those of ``data/reference/published_speeds.csv`` and 222 configurations of five diffusion transformers
+    that the ML.ENERGY leaderboard (v3, December 2025) measured on one to eight H100, with the kernels as priors.
     """
 
-    # Share of peak of endless matrix products, before Hopper and from Hopper on, whose tensor cores draw more power
-    # than the board may take, so that clocks fall. Source: fitted; FlashAttention-2, arXiv 2307.08691, section 1 has
-    # 80 to 90 % on an A100.
-    matmul: float = 0.89
-    matmul_hopper: float = 0.75
-    # Share of peak of cuDNN convolutions on PyTorch's own layout: of feature maps that fit into the last-level cache,
-    # of the part of a map beyond it, as in image decoders, and of maps over frames too, as in decoders of video.
-    # Source: fitted; the last two are far from what the hardware could do.
-    convolution: float = 0.443
-    convolution_large: float = 0.114
-    convolution_3d: float = 0.054
+    # Bytes of operands per clock and multiprocessor that a matrix product is fed with beside its arithmetic. Source:
+    # kernels (89 % of an A100's peak, 80 % of an H100's); fitted.
+    fed: float = 238.0
+    # The same of cuDNN's convolutions before Hopper, which gather their operands from feature maps number by number;
+    # from Hopper on a copy engine does (78 % of peak in FLUX's decoder on an H200). Source: fitted, on V100, T4, A100.
+    fed_convolution: float = 23.4
     # Multiply-adds that a tile of a matrix product loses to filling its pipeline and writing its result: a sum of
-    # ``depth`` takes as long as ``depth + fill_depth``. Source: fitted.
-    fill_depth: float = 287.0
-    # Speed of a matrix product in 64 x 64 tiles against 128 x 128 ones, which read operands half as often. Assumed.
-    small_tile: float = 0.6
+    # ``depth`` takes as long as ``depth + fill_depth``. Source: kernels (products of A100 and H100 by k).
+    fill_depth: float = 145.0
+    # Speed of products in half precision whose rows vectors cannot load (77, 197, 3,137 tokens), against those that
+    # they can. Source: kernels (0.28 to 0.40 in eager attention on an H100).
+    unaligned: float = 0.36
+    # Share of the plain float32 cores' peak that depthwise convolutions reach, of which tensor cores have no use.
+    # Assumed.
+    plain: float = 0.3
+    # Joules per FLOP of tensor cores in half precision, by manufacturing process: what a board's power limit allows
+    # decides where it is tight, as on T4 and A10. Source: fitted (12 and 8 nm); 7 and 4 nm: the prior, below which
+    # sustained products of an A100 PCIe and an H200 would draw more than their limits.
+    joules_12nm: float = 4.2e-12
+    joules_8nm: float = 2.6e-12
+    joules_7nm: float = 1.2e-12
+    joules_4nm: float = 0.75e-12
     # Share of peak of a FlashAttention-2 forward on full tiles of endless head_dim, before Hopper. Source: fitted with
     # a prior from arXiv 2307.08691, figure 5 (A100: 190 TFLOP/s at head_dim 64, 225 at 128).
-    flash: float = 0.842
+    flash: float = 0.86
     # The same kernel from Hopper on, which it runs with Ampere's warp-level products: FLOP per FLOP of the plain
     # float32 cores, whose rate stands for multiprocessors x clock. Source: fitted with a prior from FlashAttention-3,
     # arXiv 2407.08608, figure 5 (H100: 324 TFLOP/s at head_dim 64, 370 at 128). That Blackwell runs these products no
     # faster per multiprocessor and clock is assumed.
-    flash_mma: float = 5.86
+    flash_mma: float = 5.45
     # What the exponential and the bookkeeping of one pair of query and key cost, in columns of head_dim. Source: fitted
     # with a prior from the same figures.
-    softmax_depth: float = 23.8
+    softmax_depth: float = 26.0
+    # Keys whose time a block of queries takes to start and to end. Source: kernels (causal attention of an A100 by
+    # length; 2307.08691, figure 5 by length).
+    fill_keys: float = 96.0
+    # Speed of the same kernels under a causal mask, where blocks have unequal work, on the tiles that they compute.
+    # Source: kernels (A100).
+    causal: float = 0.88
     # Speed of PyTorch's memory-efficient kernel against FlashAttention-2; it also serves masks, float32 and GPUs before
-    # Ampere. Source: arXiv 2307.08691, abstract (FlashAttention-2 is twice as fast as kernels before it).
-    mem_efficient: float = 0.5
-    # Share of memory bandwidth that matrix products, and fused pointwise kernels, reach. Source: NVIDIA developer forum
-    # 339083 (2025): 88 to 90 % is the most any kernel gets on an A100; fitted a little below.
-    bandwidth: float = 0.857
-    # The same of PyTorch's own pointwise kernels, normalizations and copies, which mix number types, broadcast and step
-    # through strides. Source: fitted.
-    pointwise: float = 0.461
-    # What every kernel takes to start, fill the GPU and drain it, on top of its work. Source: fitted.
-    kernel_s: float = 3.2e-6
+    # Ampere. Source: fitted with a prior from arXiv 2307.08691, abstract (FlashAttention-2 is twice as fast as kernels
+    # before it).
+    mem_efficient: float = 0.44
+    # Share of memory bandwidth that kernels reach which stream whole vectors. Source: kernels (85 to 92 % on H100).
+    bandwidth: float = 0.868
+    # The same of matrix products of few rows before Ada, as in a decoding step. Source: kernels (A100, all sizes above
+    # 100 MB; 73 % with their launch).
+    product: float = 0.775
+    # The same of copies between channels first and channels last. Source: kernels (56 % on H100, 51 % on H200).
+    layout: float = 0.548
+    # Numbers per clock and multiprocessor of kernels that compute an index for each number: they broadcast (the bias of
+    # a convolution, the scale of a norm), change strides, or normalize rows. Source: kernels (1.2 to 1.4 on H100).
+    one_by_one: float = 1.2
+    # The same of the statistics of a group norm, of which each sample and group is one block on one multiprocessor.
+    # Source: kernels (H200: 1.29e9 numbers per second and block).
+    statistics: float = 0.614
+    # Bytes per clock and multiprocessor from the last-level cache, and the share of it that still holds what the row
+    # before has written. Source: fitted with a prior of 5 TB/s on an RTX 4090; the share is assumed.
+    cache_bytes: float = 14.4
+    cache_share: float = 0.5
+    # What every kernel takes to start, fill the GPU and drain it, on top of its work, in eager mode and in a graph,
+    # where kernels follow each other without gaps. Source: fitted; kernels (2.4 us for the smallest product).
+    kernel_s: float = 3.3e-6
+    kernel_compiled_s: float = 2.6e-6
     # Host time per operator of PyTorch in eager mode, with its share of Python modules, views and allocations. Source:
     # fitted to small batches on eight H100; slower hosts take longer (25.5 tokens/s of a LLaMA-7B on an A100, PyTorch
     # blog "Accelerating Generative AI with PyTorch II", 2023-11-30, are 30 us for each of the 1,300 operators counted
     # in transformers' LLaMA-2 7B).
-    dispatch_s: float = 22.4e-6
+    dispatch_s: float = 23.3e-6
     # Per kernel of a compiled graph: assumed.
     dispatch_compiled_s: float = 3e-6
+
+    def product_bandwidth(self, gpu: Gpu) -> float:
+        """Share of memory bandwidth that matrix products of few rows reach on a GPU."""
+        return self.bandwidth if gpu.compute_capability >= 8.9 else self.product
+
+    def sustained_flop_s(self, gpu: Gpu) -> float:
+        """FLOP/s in half precision that a board's power limit allows."""
+        at_least = ((8.9, self.joules_4nm), (8.6, self.joules_8nm), (8.0, self.joules_7nm), (0, self.joules_12nm))
+        return gpu.tdp_w / next(joules for first, joules in at_least if gpu.compute_capability >= first)
 
     def __post_init__(self) -> None:
         bad = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if not _is_number(getattr(self, f.name))]

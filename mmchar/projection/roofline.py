@@ -1,17 +1,15 @@
 """Project an operator table onto a GPU: how long would each row take, and what holds it back.
 
-Device time of a row is the largest of three: the arithmetic it really does over the rate a kernel reaches, the bytes it
-moves over the bandwidth a kernel reaches, and the shortest time a kernel can take. What it really does differs from its
-FLOPs where kernels compute whole tiles: 16 frames attending to 16 frames fill 1/64 of a flash kernel's tile, and the
-kernel computes all of it. That is why temporal attention is slow although it has few FLOPs.
+Device time of a row is that of its kernels (`kernel_times`): the longer of the arithmetic they really do and the bytes
+they move, and what neither explains. What they really do differs from the row's FLOPs where kernels compute whole
+tiles: 16 frames attending to 16 frames fill 1/64 of a flash kernel's tile, and the kernel computes all of it. That is
+why temporal attention is slow although it has few FLOPs.
 
 The host hands kernels to the device and runs ahead of it. Only where a whole stage has more host time than device time
 does the device wait; the wait then falls on the rows that are shorter than their own dispatch.
 
 A table of several GPUs (`layout.parallelize`) has Communication rows; their time is what their messages keep
 the link busy, less what hides behind other work.
-
-Not in this version: reuse in the L2 cache, channels-last models.
 """
 
 from dataclasses import dataclass, field
@@ -20,13 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmchar.counting.operator_table import count
+from mmchar.counting.operator_table import OUTSIDE, count
 from mmchar.projection.columns import POINTWISE, Columns, columns_of, holds, launches
 from mmchar.projection.communication import Interconnect, exposed_s, message_s
 from mmchar.projection.data_sheets import TORCH_DTYPES, Gpu, get_gpu
 from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.energy_model import BOUNDS
-from mmchar.projection.tiles import filled_by_matmul, kernel_head_dim, padded_attention_flop, product_sizes, runs_flash
+from mmchar.projection.kernel_times import kernel_times
 from mmchar.tracing.attention import ITEM_BYTES, use_backend
 
 EXECUTIONS = ("eager", "compiled")
@@ -113,17 +111,17 @@ def row_times(columns: Columns, gpu: Gpu, rates: Rates, *, execution: str) -> tu
     for dtype in set(TORCH_DTYPES) & set(columns.dtypes) - set(gpu.peak_flop_s):
         if (columns.of_dtype(dtype) & (columns.flop > 0)).any():
             gpu.check_dtype(dtype)  # which the GPU lacks
-    kernels = rates.kernels
-    compute_s, memory_s, copies_s = _compute_s(columns, gpu, kernels), *_memory_s(columns, gpu, kernels, execution)
-    shortest_s = columns.launches * kernels.kernel_s
-    device_s = np.maximum(compute_s, memory_s) + copies_s + shortest_s
-    host_s = columns.launches * (kernels.dispatch_s if execution == "eager" else kernels.dispatch_compiled_s)
+    times, kernels = kernel_times(columns, gpu, rates.kernels, execution=execution), rates.kernels
+    device_s = times.device_s
+    eager = columns.outside | (execution == "eager")
+    host_s = columns.launches * np.where(eager, kernels.dispatch_s, kernels.dispatch_compiled_s)
     if columns.sent.any():  # the link works beside the kernels: a message takes the time that nothing hides
         device_s = np.where(columns.sent, 0.0, device_s)
         device_s += exposed_s(columns, device_s, message_s(columns, gpu, rates.messages))
         host_s = host_s + columns.sent * columns.launches * rates.messages.host_s
     wait_s = _host_wait_s(columns, device_s, host_s)
-    bound = np.where(wait_s > 0, 3, 1 + np.argmax([compute_s, memory_s + copies_s, shortest_s], axis=0))
+    parts = [times.compute_s, times.memory_s + times.around_s, times.latency_s]
+    bound = np.where(wait_s > 0, 3, 1 + np.argmax(parts, axis=0))
     bound[columns.sent & (wait_s == 0)] = 4
     bound[device_s + wait_s == 0] = 0
     return device_s, wait_s, bound
@@ -138,6 +136,7 @@ def fuse_pointwise(table: pd.DataFrame) -> pd.DataFrame:
     float32. Fusion across modules, and into matrix products, is left out.
     """
     pointwise = holds(table, "category", *POINTWISE) & (table["kernels"].to_numpy() > 0)
+    pointwise &= ~holds(table, "stage", OUTSIDE)
     rows = table[pointwise].reset_index(drop=True)
     moved = (rows["read_bytes"] + rows["write_bytes"]).rename("moved")
     modules = [rows[column] for column in ("model", "stage", "step", "component", "module")]
@@ -157,65 +156,6 @@ def _times_wider(table: pd.DataFrame) -> np.ndarray:
     own = ITEM_BYTES.get(str(table.attrs.get("dtype")), max(ITEM_BYTES.values()))
     item = table["dtype"].astype(str).map(ITEM_BYTES).fillna(own).to_numpy().astype("int64")
     return np.maximum(item // own, 1)
-
-
-def _compute_s(columns: Columns, gpu: Gpu, rates: Efficiency) -> np.ndarray:
-    """Seconds of arithmetic: real FLOP over peak x efficiency x share of multiprocessors that have work.
-
-    float32 follows PyTorch's defaults: convolutions go through TF32, matrix products and attention do not.
-    """
-    flop = columns.flop.astype(float)
-    filled = filled_by_matmul(columns, gpu, rates.small_tile)
-    peak = np.full(len(columns), gpu.peak("float32"))
-    peak[columns.convolution] = gpu.peak("float32", tf32=True)
-    for dtype in ("float16", "bfloat16"):
-        if dtype in gpu.peak_flop_s:
-            peak[columns.of_dtype(dtype)] = gpu.peak(dtype)
-    matmul = rates.matmul if gpu.compute_capability < 9 else rates.matmul_hopper
-    _, depth = product_sizes(columns)
-    maps = np.maximum(columns.read_bytes, columns.write_bytes) / np.maximum(columns.calls, 1)
-    large = np.where(columns.volume, rates.convolution_3d, rates.convolution_large)
-    cached = np.minimum(1.0, gpu.l2_bytes / np.maximum(maps, 1))
-    convolution = cached * rates.convolution + (1 - cached) * large
-    reached = np.where(columns.convolution, convolution, matmul)
-    speed = peak * reached * depth / (depth + rates.fill_depth)
-    if columns.core.any():
-        padded, share = padded_attention_flop(columns, gpu)
-        flop, filled = np.where(columns.core, padded, flop), np.where(columns.core, share, filled)
-        speed = np.where(columns.fused, _fused_attention_flop_s(columns, gpu, rates, peak), speed)
-    return np.divide(flop, speed * filled, out=np.zeros(len(columns)), where=flop > 0)
-
-
-def _fused_attention_flop_s(columns: Columns, gpu: Gpu, rates: Efficiency, peak: np.ndarray) -> np.ndarray:
-    """FLOP/s of fused attention kernels on full tiles.
-
-    Every pair of a query and a key costs ``head_dim`` multiply-adds twice, and an exponential that takes as long as
-    ``softmax_depth`` more. From Hopper on, kernels built of warp-level products reach what a multiprocessor does per
-    clock with these, whatever its tensor cores could do; the rate of the plain float32 cores stands for
-    multiprocessors x clock.
-    """
-    depth = kernel_head_dim(columns.head_dim)
-    half = ~columns.of_dtype("float32")
-    most = rates.flash * peak
-    if gpu.compute_capability >= 9:
-        most = np.where(half, np.minimum(most, rates.flash_mma * gpu.peak("float32")), most)
-    kernel = np.where(runs_flash(columns, gpu), 1.0, rates.mem_efficient)
-    return most * kernel * depth / (depth + rates.softmax_depth)
-
-
-def _memory_s(columns: Columns, gpu: Gpu, rates: Efficiency, execution: str) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of memory traffic of the kernel itself, and of the copies around it.
-
-    A fused normalization reads its input twice: for the statistics, then to scale it. Convolutions on tensor cores want
-    channels last and PyTorch's tensors are channels first, so cuDNN copies input, weight and output to the other
-    layout: each is read and written once more.
-    """
-    streamed = columns.read_bytes * np.where(columns.whole_norm, 2.0, 1.0) + columns.write_bytes
-    copied = 2.0 * (columns.read_bytes + columns.write_bytes) * columns.convolution
-    reached = gpu.bandwidth_bytes_s * np.where(
-        columns.pointwise & (execution == "eager"), rates.pointwise, rates.bandwidth
-    )
-    return streamed / reached, copied / reached
 
 
 def _host_wait_s(columns: Columns, device_s: np.ndarray, host_s: np.ndarray) -> np.ndarray:

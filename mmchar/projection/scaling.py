@@ -35,7 +35,7 @@ def count_batch(model: str, request: Request, *, dtype: str = "bfloat16") -> pd.
     two = _counted(model, Request(**request.given() | {"batch": 2}), dtype)
     found = same_rows(one, two)
     # a batch changes what a call does, not how often it happens
-    columns = [*(name for name in AMOUNTS if name != "calls"), "batch", "live_bytes", "repeats"]
+    columns = [*(name for name in AMOUNTS if name != "calls"), "batch", "m", "live_bytes", "repeats"]
     gain = np.where((found >= 0)[:, None], two[columns].to_numpy()[found] - one[columns].to_numpy(), 0)
     out = one.assign(**(one[columns] + gain * (batch - 1)))
     out.attrs = {**one.attrs, "request": {**one.attrs["request"], "batch": batch}}

@@ -15,11 +15,12 @@ MMA_DEPTH = 16  # tensor cores take the inner dimension of a product in steps of
 _BUILT = np.array([32, 64, 96, 128, 192, 256])  # head_dim that fused kernels are built for
 
 
-def padded_attention_flop(columns: Columns, gpu: Gpu) -> tuple[np.ndarray, np.ndarray]:
+def padded_attention_flop(columns: Columns, gpu: Gpu, fill_keys: float) -> tuple[np.ndarray, np.ndarray]:
     """FLOP that attention kernels really do for all calls of each row, and the share of multiprocessors they fill.
 
     A fused kernel gives each block 128 queries (64 if memory-efficient), walks over tiles of keys, and pads head_dim to
-    the size it was built for; with a causal mask it skips tiles above the diagonal. When blocks do not fill the GPU,
+    the size it was built for; with a causal mask it skips tiles above the diagonal. Before the first tile and after the
+    last it waits as long as ``fill_keys`` more keys would take. When blocks do not fill the GPU,
     the flash kernel also splits the keys, with 64 queries per block. Eager attention is two batched matrix products,
     padded to ``SMALL_TILE`` in their outputs and ``MMA_DEPTH`` in depth.
 
@@ -37,7 +38,8 @@ def padded_attention_flop(columns: Columns, gpu: Gpu) -> tuple[np.ndarray, np.nd
     q_pad, kv_pad = _tiles(q, q_tile) * q_tile, _tiles(kv, kv_tile) * kv_tile
     causal = columns.causal & (q > 1)
     visible = np.where(causal, 1 - (q_pad - q_tile) / np.maximum(2 * kv_pad, 1), 1.0)
-    fused_flop = 4.0 * pairs * q_pad * kv_pad * kernel_head_dim(d) * visible
+    walked = kv_pad * visible + np.where(split, 0.0, fill_keys)
+    fused_flop = 4.0 * pairs * q_pad * walked * kernel_head_dim(d)
     fused_blocks = pairs * _tiles(q, q_tile) * np.where(split, _tiles(kv, kv_tile), 1)
 
     q_gemm, kv_gemm, d_gemm = (_tiles(x, SMALL_TILE) * SMALL_TILE for x in (q, kv, d))
@@ -50,22 +52,31 @@ def padded_attention_flop(columns: Columns, gpu: Gpu) -> tuple[np.ndarray, np.nd
     return flop, np.minimum(1.0, np.where(columns.fused, fused_blocks, eager_blocks) / gpu.multiprocessors)
 
 
-def filled_by_matmul(columns: Columns, gpu: Gpu, small_tile: float) -> np.ndarray:
-    """Share of multiprocessor time that a matrix product or convolution uses, with the better of two tile sizes.
+def product_share(columns: Columns, gpu: Gpu, flop_s: np.ndarray, fed: np.ndarray) -> np.ndarray:
+    """Share of ``flop_s``, the peak of each row, that a product or convolution reaches, with the best of four tiles.
 
-    One block per output tile, one tile per multiprocessor at a time: 109 tiles on 108 multiprocessors take two waves.
+    One block per output tile, one tile per multiprocessor at a time: 109 tiles on 108 multiprocessors take two waves,
+    and what of a tile lies beyond the output is computed in vain. A product with few tiles is split along its depth;
+    tiles of few rows are as many rows high as tensor cores take at once. A tile of h x w reads h + w operands for each
+    h w multiply-adds, and what a multiprocessor is fed with, ``fed`` bytes per clock, comes on top of its arithmetic:
+    so the faster tensor cores are, the smaller the share that they reach, and the more they need large tiles.
     """
-    outputs, depth = product_sizes(columns)
-    large = np.ceil(outputs / LARGE_TILE**2)
-    small = np.ceil(outputs / SMALL_TILE**2) * np.ceil(depth / SPLIT_DEPTH)
-    waves = [blocks / (np.ceil(blocks / gpu.multiprocessors) * gpu.multiprocessors) for blocks in (large, small)]
-    return np.maximum(waves[0], small_tile * waves[1])
-
-
-def product_sizes(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers in the result of a matrix product or convolution, and length of the sum behind each (at least 1)."""
-    outputs = np.maximum(columns.write_bytes / np.maximum(columns.calls * item_bytes(columns), 1), 1.0)
-    return outputs, np.maximum(columns.flop / np.maximum(2 * outputs * columns.calls, 1), 1.0)
+    rows = np.clip(-(-columns.m // MMA_DEPTH) * MMA_DEPTH, MMA_DEPTH, SMALL_TILE)
+    wide = np.clip(-(-columns.n // MMA_DEPTH) * MMA_DEPTH, MMA_DEPTH, SMALL_TILE)
+    per_clock = flop_s / gpu.multiprocessor_clocks_s
+    shares = []
+    for high, across, parts in (
+        (LARGE_TILE, LARGE_TILE, 1),
+        (LARGE_TILE, SMALL_TILE, 1),
+        (SMALL_TILE, SMALL_TILE, 1),
+        (rows, wide, np.ceil(columns.k / SPLIT_DEPTH)),
+    ):
+        blocks = np.ceil(columns.m / high) * np.ceil(columns.n / across) * parts
+        waves = np.maximum(np.ceil(blocks / gpu.multiprocessors), 1)
+        useful = columns.m * columns.n * parts / (waves * gpu.multiprocessors * high * across)
+        needed = per_clock * item_bytes(columns) * (high + across) / (2 * high * across)  # bytes per clock
+        shares.append(useful * fed / (fed + needed))
+    return np.maximum(np.max(shares, axis=0), 1e-9)
 
 
 def kernel_head_dim(head_dim: np.ndarray) -> np.ndarray:

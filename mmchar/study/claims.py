@@ -13,7 +13,7 @@ from tqdm import tqdm
 from mmchar.counting.operator_table import count
 from mmchar.counting.seqlen import variation
 from mmchar.models.loading import get_spec, zoo_names
-from mmchar.projection.cases import count_published, published_speeds
+from mmchar.projection.evidence.cases import count_published, published_speeds
 from mmchar.projection.roofline import project
 from mmchar.provenance import REFERENCE
 from mmchar.study.experiments import PAPER, per_unit_s, totals

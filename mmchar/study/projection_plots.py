@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 
 from mmchar.files import atomic_write
-from mmchar.projection.validation import summary
+from mmchar.projection.evidence.validation import summary
 from mmchar.runs.figures import figure_bytes
 from mmchar.study.length_plots import curves
 from mmchar.study.look import (

@@ -60,6 +60,48 @@ def _rare_flop(name: str, args: tuple, outputs: list[Tensor]) -> int:
     return 0
 
 
+def has_sizes(name: str) -> bool:
+    """Whether an operator has sizes ``m, n, k`` (`product_sizes`)."""
+    name = operators.out_of_place(name)
+    products = operators.PRODUCTS | operators.SUMS | operators.GROUPED
+    return name in products or name in operators.WHOLE_NORMS | operators.SOFTMAX or name == "convolution"
+
+
+def product_sizes(name: str, args: tuple, flop: int) -> tuple[int, int, int]:
+    """``(m, n, k)`` of a call: a product ``[m, k] @ [k, n]``, with m of all batches or groups together.
+
+    A convolution is the product of its implicit form: n channels of output and k numbers under the kernel, of one
+    group. A normalization or softmax has m rows of k numbers each, and n = 0. Other operators have zeros.
+    """
+    name = operators.out_of_place(name)
+    if name == "native_group_norm":  # (input, weight, bias, batch, channels, positions, groups, eps)
+        batch, channels, positions, groups = args[3:7]
+        return batch * groups, 0, channels * positions // groups
+    if name in operators.WHOLE_NORMS:  # (input, shape of what is normalized, …)
+        k = prod(args[1])
+        return args[0].numel() // max(k, 1), 0, k
+    if name in operators.SOFTMAX:  # (input, dimension, …)
+        k = args[0].shape[args[1]] if args[0].dim() else 1
+        return args[0].numel() // max(k, 1), 0, k
+    if not has_sizes(name):
+        return 0, 0, 0
+    n, k = _weight_sizes(name, args)
+    return flop // max(2 * n * k, 1), n, k
+
+
+def _weight_sizes(name: str, args: tuple) -> tuple[int, int]:
+    """``(n, k)`` of a product or convolution."""
+    if name == "convolution":
+        weight = args[1].shape  # (out, in / groups, *kernel), or transposed (in, out / groups, *kernel)
+        if args[6]:
+            return prod(weight[1:]), weight[0] // args[8]
+        return weight[0] // args[8], prod(weight[1:])
+    a, b = args[1:3] if name in operators.SUMS else args[:2]
+    if name == "linear":
+        return b.shape[0], b.shape[-1]
+    return b.shape[-1] if b.dim() > 1 else 1, a.shape[-1]
+
+
 def read_bytes(name: str, args: tuple, inputs: list[Tensor], written: int, size: Size) -> int:
     """Bytes that one call reads; of a table or of experts' weights only what is picked."""
     if name in operators.GATHER:

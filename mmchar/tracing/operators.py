@@ -18,8 +18,12 @@ def words(text: str) -> frozenset[str]:
 
 _NORMALIZATION = words(
     "native_group_norm native_layer_norm native_batch_norm _native_batch_norm_legit"
-    " _native_batch_norm_legit_no_training _fused_rms_norm cudnn_batch_norm _weight_norm_interface renorm"
+    " _native_batch_norm_legit_no_training _fused_rms_norm cudnn_batch_norm miopen_batch_norm"
+    " _weight_norm_interface renorm"
 )
+# Normalizations that one operator computes; others are written out in pointwise ones.
+WHOLE_NORMS = words("native_group_norm native_layer_norm _fused_rms_norm")
+SOFTMAX = words("_softmax _log_softmax _safe_softmax")
 # The second is HSTU's, without softmax.
 ATTENTION_CORES = ("scaled_dot_product_attention", "pointwise_attention", "flex_attention")
 # Products of rows with the weights of the expert that each row was given to.
@@ -55,7 +59,7 @@ RESIZING = words(
     " _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d"
     " _upsample_bilinear2d_aa _upsample_bicubic2d_aa _upsample_lanczos2d_aa"
 )
-_MOVEMENT = RESIZING | words(
+MOVEMENT = RESIZING | words(
     "clone copy_ copy _to_copy contiguous cat stack repeat repeat_interleave roll flip rot90 constant_pad_nd"
     " reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d"
     " slice_scatter select_scatter diagonal_scatter as_strided_scatter index_put index_copy put scatter masked_scatter"
@@ -100,7 +104,7 @@ def category(op: str, *, pointwise: bool, module_type: str = "") -> str:
         return "Attention"
     if op in _EMBEDDING:
         return "Embedding"
-    moves = op in _MOVEMENT or op in _FACTORY or op in GATHER
+    moves = op in MOVEMENT or op in _FACTORY or op in GATHER
     computes = pointwise or op in _REDUCTION or op in _POINTWISE
     if op in _NORMALIZATION or ("Norm" in module_type and (moves or computes)):
         return "Normalization"

@@ -23,7 +23,7 @@ from mmchar.tracing.token_sources import CONTEXT, IMAGE, TokenSources
 
 aten = torch.ops.aten
 # Operators that GPUs run as one kernel, though torch could take them apart.
-_WHOLE = {"linear", "_fused_rms_norm", *operators.ATTENTION_CORES, *operators.RESIZING}
+WHOLE = {"linear", "_fused_rms_norm", *operators.ATTENTION_CORES, *operators.RESIZING}
 _DROPOUT = {"dropout", "feature_dropout", "alpha_dropout"}
 
 
@@ -41,6 +41,9 @@ class Row:
     q_len: int = 0
     kv_len: int = 0
     head_dim: int = 0
+    m: int = 0
+    n: int = 0
+    k: int = 0
     dtype: str = ""
     backend: str = ""
     calls: int = 0
@@ -60,8 +63,10 @@ class Row:
     ) -> None:
         """Add one call, of which ``size`` gives the bytes of a tensor."""
         written = sum(size(tensor) for tensor in outputs)
+        flop = costs.flop(name, args, outputs)
         self.calls += 1
-        self.flop += costs.flop(name, args, outputs)
+        self.flop += flop
+        self.m, self.n, self.k = costs.product_sizes(name, args, flop)
         self.write_bytes += written
         self.read_bytes += costs.read_bytes(name, args, inputs, written, size)
 
@@ -123,7 +128,7 @@ class Recorder(TorchDispatchMode):
         if name == "copy_" and args[0].is_meta and not any(args[1].stride()):
             name = "fill_"  # x[...] = number: real tensors fill, meta expands the number and copies it
         inputs = costs.tensors(args) + costs.tensors(kwargs.values())
-        if name not in _WHOLE and func.namespace == "aten" and func._can_decompose():
+        if name not in WHOLE and func.namespace == "aten" and func._can_decompose():
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
@@ -165,7 +170,8 @@ class Recorder(TorchDispatchMode):
         path, module = self._stack[-1]
         dtype = costs.dtype_of(inputs, kwargs.get("dtype"))
         core = self._attention(path, module, args, kwargs) if name in operators.ATTENTION_CORES else {}
-        key = (id(module), path, name, dtype, *core.values())
+        shapes = [tensor.shape for tensor in inputs[:2]] if costs.has_sizes(name) else []
+        key = (id(module), path, name, dtype, *core.values(), *shapes)
         if key not in self._index:
             pointwise, module_type = torch.Tag.pointwise in func.tags, type(module).__name__
             kind = operators.category(name, pointwise=pointwise, module_type=module_type)

@@ -7,14 +7,13 @@ import json
 import pytest
 import torch
 
+from mmchar.measuring.kernel_names import kernel_category, kernel_name
 from mmchar.measuring.kernels import (
     LAUNCH_BOUND,
     Kernel,
     busy_s,
     idle_facts,
     idle_share,
-    kernel_category,
-    kernel_name,
     launch_head,
     run_kernels,
     span_s,

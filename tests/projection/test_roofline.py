@@ -16,15 +16,16 @@ from mmchar.projection.summary import summarize
 from mmchar.projection.tiles import padded_attention_flop
 
 PERFECT = Efficiency(
-    matmul=1.0, matmul_hopper=1.0, convolution=1.0, convolution_large=1.0, convolution_3d=1.0, fill_depth=0.0,
-    small_tile=1.0, flash=1.0, flash_mma=1e9, softmax_depth=0.0, mem_efficient=1.0, bandwidth=1.0, pointwise=1.0,
-    kernel_s=0.0, dispatch_s=0.0, dispatch_compiled_s=0.0,
+    fed=1e12, fed_convolution=1e12, fill_depth=0.0, unaligned=1.0, plain=1.0, joules_12nm=1e-30, joules_8nm=1e-30,
+    joules_7nm=1e-30, joules_4nm=1e-30, flash=1.0, flash_mma=1e9, softmax_depth=0.0, fill_keys=0.0, causal=1.0,
+    mem_efficient=1.0, bandwidth=1.0, product=1.0, layout=1.0, one_by_one=1e9, statistics=1e9, cache_share=0.0,
+    kernel_s=0.0, kernel_compiled_s=0.0, dispatch_s=0.0, dispatch_compiled_s=0.0,
 )  # fmt: skip
 RATES = Efficiency()
 BLANK = {
     "model": "m", "stage": "s", "step": 0, "repeats": 1, "component": "c", "module": "", "module_type": "", "op": "",
     "category": "Elementwise", "attention": "", "batch": 0, "heads": 0, "q_len": 0, "kv_len": 0, "head_dim": 0,
-    "calls": 1, "flop": 0, "read_bytes": 0, "write_bytes": 0, "mask_bytes": 0, "live_bytes": 0, "dtype": "bfloat16",
+    "m": 0, "n": 0, "k": 0, "calls": 1, "flop": 0, "read_bytes": 0, "write_bytes": 0, "mask_bytes": 0, "live_bytes": 0, "dtype": "bfloat16",
     "backend": "", "time_s": np.nan, "time_kind": "", "kernels": 0,
 }  # fmt: skip
 
@@ -35,7 +36,21 @@ def table(*rows):
 
 def linear(m, n, k, *, calls=1, **more):
     sizes = {"flop": 2 * m * n * k * calls, "read_bytes": 2 * (m * k + n * k) * calls, "write_bytes": 2 * m * n * calls}
-    return {"category": "Linear", "op": "linear", "calls": calls, **sizes, **more}
+    return {"category": "Linear", "op": "linear", "calls": calls, "m": m, "n": n, "k": k, **sizes, **more}
+
+
+def convolution(side, channels, out, *, taps=9, batch=1, **more):
+    """One on square maps, with as many outputs as inputs."""
+    m, k = batch * side**2, channels * taps
+    read = 2 * (m * channels + out * k)
+    sizes = {"flop": 2 * m * out * k, "read_bytes": read, "write_bytes": 2 * m * out, "m": m, "n": out, "k": k}
+    return {"category": "Convolution", "op": "convolution", **sizes, **more}
+
+
+def group_norm(samples, groups, each, **more):
+    moved = 2 * samples * groups * each
+    sizes = {"m": samples * groups, "k": each, "read_bytes": moved, "write_bytes": moved}
+    return {"category": "Normalization", "op": "native_group_norm", **sizes, **more}
 
 
 def pointwise(numbers, **more):
@@ -58,27 +73,82 @@ def core(q_len, kv_len, *, batch=1, heads=8, head_dim=64, backend="flash", atten
 def test_large_linear_is_compute_bound():
     # 6912 x 8192 outputs = 54 x 64 tiles of 128 x 128 = 3456 = 32 full waves of 108
     # 2 * 6912 * 8192 * 4096 = 463_856_467_968 FLOP at 312e12 take 1.5 ms, and longer for filling the pipeline of each
-    # tile; 2 * (6912 * 4096 + 8192 * 4096 + 6912 * 8192) = 236_978_176 B at 2039e9 take 0.1 ms
-    reached = 312e12 * RATES.matmul * 4096 / (4096 + RATES.fill_depth)
+    # tile and for its operands: 2048 FLOP per clock want 2 B * 256 / (2 * 128 * 128) each = 32 B;
+    # 2 * (6912 * 4096 + 8192 * 4096 + 6912 * 8192) = 236_978_176 B at 2039e9 take 0.1 ms
+    needed = 2 * 256 / (2 * 128**2) * 312e12 / (19.5e12 / 128)
+    assert needed == pytest.approx(32, rel=1e-3)
+    reached = 312e12 * 4096 / (4096 + RATES.fill_depth) * RATES.fed / (RATES.fed + needed)
     out = project(table(linear(6912, 8192, 4096)), gpu="a100-80gb")
     assert out["bound"].item() == "compute"
     assert out["time_s"].item() == pytest.approx(463_856_467_968 / reached + RATES.kernel_s)
 
 
+def test_sizes_that_a_table_does_not_say_follow_from_its_bytes():
+    known = linear(6912, 8192, 4096)
+    unknown = known | {"m": 0, "n": 0, "k": 0}
+    one, other = project(table(known), gpu="a100-80gb"), project(table(unknown), gpu="a100-80gb")
+    assert other["time_s"].item() == pytest.approx(one["time_s"].item())
+
+
 def test_one_tile_too_many_takes_another_wave():
     full, spilled = table(linear(128, 108 * 128, 64)), table(linear(128, 109 * 128, 64))
-    small_off = replace(PERFECT, small_tile=1e-9)
     slow = replace(get_gpu("a100-80gb"), bandwidth_bytes_s=1e18)
+    small_off = replace(PERFECT, fed=1e-3)  # only the largest tiles are fed well enough
     one = project(full, gpu=slow, efficiency=small_off)["time_s"].item()
     two = project(spilled, gpu=slow, efficiency=small_off)["time_s"].item()
-    assert two == pytest.approx(2 * one)
+    # tiles of 128 x 64 take half as long and read 3/4 as many operands: 218 of them are three waves of 108
+    assert two / one == pytest.approx(min(2, 3 / 2 * 1.5))
+
+
+def test_the_faster_tensor_cores_are_the_smaller_is_the_share_that_they_reach():
+    rows = table(linear(2**14, 2**14, 2**14, dtype="float16"))
+    names = ("rtx-4090", "v100-32gb", "a100-80gb", "h100-sxm")  # 512, 1024, 2048 and 4096 FLOP per clock
+    unlimited = replace(RATES, joules_12nm=1e-30)
+    times = [project(rows, gpu=name, efficiency=unlimited)["time_s"].item() for name in names]
+    shares = [2 * 2**42 / (s * get_gpu(name).peak("float16")) for name, s in zip(names, times, strict=True)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.9 and shares[-1] < 0.85
+
+
+def test_a_tight_power_limit_holds_tensor_cores_back():
+    rows = table(linear(2**13, 2**13, 2**13, dtype="float16"))
+    board = get_gpu("a100-80gb")
+    times = [project(rows, gpu=replace(board, tdp_w=w))["time_s"].item() for w in (1000, 400, 200)]
+    assert times[0] == times[1] < times[2]
+    assert times[2] == pytest.approx(2 * 2**39 * RATES.joules_7nm / 200 + RATES.kernel_s)
+
+
+def test_rows_that_vectors_cannot_load_are_slow():
+    even, odd = linear(96 * 3136, 3136, 64, op="bmm"), linear(96 * 3136, 3137, 64, op="bmm")
+    even_s, odd_s = project(table(even, odd), gpu="h100-sxm")["time_s"]
+    assert even_s / odd_s == pytest.approx(RATES.unaligned, rel=0.02)
 
 
 def test_large_elementwise_is_memory_bound():
-    # 6 B * 1e8 at 2039e9 B/s take 294 us
-    out = project(table(pointwise(100_000_000)), gpu="a100-80gb")
+    # 6 B * 1e8 at 2039e9 B/s take 294 us; the last-level cache of 40 MiB holds half of its size
+    out = project(table(pointwise(100_000_000)), gpu="a100-80gb", efficiency=replace(RATES, cache_share=0.0))
     assert out["bound"].item() == "memory"
-    assert out["time_s"].item() == pytest.approx(6e8 / (2039e9 * RATES.pointwise) + RATES.kernel_s)
+    assert out["time_s"].item() == pytest.approx(6e8 / (2039e9 * RATES.bandwidth) + RATES.kernel_s)
+
+
+def test_small_maps_are_still_in_the_cache():
+    # 3e6 numbers, 18 MB: of the 72 MB of an RTX 4090's cache half still holds what was written before
+    board = get_gpu("rtx-4090")
+    quick_host = replace(RATES, dispatch_s=0.0)
+    kernel_s = project(table(pointwise(3_000_000)), gpu=board, efficiency=quick_host)["time_s"].item() - RATES.kernel_s
+    assert kernel_s == pytest.approx(18e6 / (RATES.cache_bytes * board.peak("float32") / 256))
+    assert kernel_s < 18e6 / 1008e9
+
+
+def test_a_broadcast_computes_an_index_for_each_number():
+    # one number of 2 B for each row of 1536 is read beside 2 B per number; clocks: 66.9e12 / 256
+    rows = [pointwise(50_331_648, op="mul"), pointwise(50_331_648, op="mul", read_bytes=2 * 50_331_648 + 65536)]
+    whole_s, broadcast_s = project(table(*rows), gpu="h100-sxm")["time_s"] - RATES.kernel_s
+    assert broadcast_s == pytest.approx(50_331_648 / (RATES.one_by_one * 66.9e12 / 256))
+    scalar = pointwise(50_331_648, op="mul", read_bytes=2 * 50_331_648 + 4)
+    scalar_s = project(table(scalar), gpu="h100-sxm")["time_s"].item() - RATES.kernel_s
+    assert scalar_s < whole_s < broadcast_s * 1.5
+    assert scalar_s == pytest.approx(whole_s * 2 / 3, rel=0.05)  # 4 of 6 B
 
 
 def test_tiny_row_is_launch_bound():
@@ -93,35 +163,69 @@ def test_row_that_does_nothing_costs_nothing():
     assert (out["time_s"].item(), out["bound"].item(), out["kernels"].item()) == (0.0, "", 0)
 
 
-def test_convolution_pays_for_its_layout_copies():
-    # 280 full waves of 108 tiles of 128 x 128 numbers: 2 * 280 * 108 * 16384 = 990_904_320 B written
-    size = {"flop": 10**12, "read_bytes": 10**9, "write_bytes": 990_904_320}
-    out = project(table({"category": "Convolution", "op": "convolution", **size}), gpu="a100-80gb", efficiency=PERFECT)
-    # 1e12 / 312e12 = 3.205 ms, then both read and written once more: 2 * 1.991e9 / 2039e9 = 1.953 ms
-    assert out["time_s"].item() == pytest.approx(1e12 / 312e12 + 2 * (10**9 + 990_904_320) / 2039e9)
+def test_convolution_pays_for_its_layout_copies_and_its_bias():
+    row = convolution(1024, 128, 128)
+    out = project(table(row), gpu="a100-80gb", efficiency=PERFECT)
+    copied, bias = 2 * (row["read_bytes"] + row["write_bytes"]), 2 * row["write_bytes"]
+    waves = np.ceil(8192 / 108) * 108 / 8192  # 1024 * 1024 / 128 tiles
+    assert out["time_s"].item() == pytest.approx(row["flop"] / 312e12 * waves + (copied + bias) / 2039e9, rel=1e-3)
 
 
-def test_group_norm_reads_twice_and_a_written_out_norm_does_not():
-    rows = [{"category": "Normalization", "op": op, "read_bytes": 10**9, "write_bytes": 10**9} for op in
+def test_a_compiled_convolution_is_channels_last_and_so_is_one_of_a_single_position():
+    row, single = convolution(1024, 128, 128), convolution(1024, 128, 128, taps=1)
+    compiled, eager = (
+        project(table(row), gpu="a100-80gb", execution=e)["time_s"].item() for e in ("compiled", "eager")
+    )
+    copied = 2 * (row["read_bytes"] + row["write_bytes"])
+    assert eager - compiled > copied / 2039e9
+    columns = columns_of(table(row, single))
+    assert columns.spatial_kernel.tolist() == [True, False]
+
+
+def test_a_depthwise_convolution_runs_on_the_plain_cores():
+    row = convolution(64, 1024, 1024) | {"m": 64 * 64 * 1024, "n": 1, "k": 9, "flop": 2 * 64 * 64 * 1024 * 9}
+    out = project(table(row), gpu="a100-80gb", efficiency=replace(PERFECT, bandwidth=1e9, layout=1e9, product=1e9))
+    assert out["time_s"].item() == pytest.approx(row["flop"] / 19.5e12)
+
+
+def test_a_group_norm_of_one_image_is_as_slow_as_its_32_blocks():
+    # 32 blocks on 132 multiprocessors take as long as 128: each adds up numbers on its own multiprocessor
+    one, four = group_norm(1, 32, 2**22), group_norm(4, 32, 2**22)
+    one_s, four_s = project(table(one, four), gpu="h100-sxm")["time_s"]
+    statistics_s = 2**22 / (RATES.statistics * 66.9e12 / 256 / 132)
+    assert statistics_s < one_s < four_s < 2 * statistics_s
+    assert project(table(one), gpu="h100-sxm")["bound"].item() == "launch"
+    compiled = project(table(one), gpu="h100-sxm", execution="compiled")["time_s"].item()
+    assert compiled < one_s / 5
+
+
+def test_a_compiled_group_norm_reads_twice_and_a_written_out_norm_does_not():
+    rows = [{"category": "Normalization", "op": op, "module": op, "read_bytes": 10**9, "write_bytes": 10**9} for op in
             ("native_group_norm", "mul")]  # fmt: skip
-    out = project(table(*rows), gpu="a100-80gb", efficiency=PERFECT)
+    out = project(table(*rows), gpu="a100-80gb", efficiency=PERFECT, execution="compiled")
     assert out["time_s"].tolist() == pytest.approx([3e9 / 2039e9, 2e9 / 2039e9])
 
 
+def test_what_runs_between_the_networks_is_never_compiled():
+    rows = table(pointwise(16), pointwise(16, stage="pipeline", module="p"))
+    out = project(rows, gpu="a100-80gb", execution="compiled")
+    assert out["time_s"].tolist() == pytest.approx([RATES.dispatch_compiled_s, RATES.dispatch_s])
+
+
 def test_float32_convolution_uses_tf32_and_linear_does_not():
-    size = {"flop": 10**14, "write_bytes": 4 * 108 * 128**2 * 100, "dtype": "float32"}
-    rows = table(*({"category": category, **size} for category in ("Convolution", "Linear")))
+    size = linear(108 * 128 * 10, 1280, 2000, dtype="float32")
+    rows = table(*(size | {"category": category} for category in ("Convolution", "Linear")))
     unlimited = replace(get_gpu("a100-80gb"), bandwidth_bytes_s=1e18)
     convolution_s, linear_s = project(rows, gpu=unlimited, efficiency=PERFECT)["time_s"]
-    assert convolution_s == pytest.approx(1e14 / 156e12, rel=1e-6)
-    assert linear_s == pytest.approx(1e14 / 19.5e12, rel=1e-6)
+    assert convolution_s == pytest.approx(size["flop"] / 156e12, rel=1e-6)
+    assert linear_s == pytest.approx(size["flop"] / 19.5e12, rel=1e-6)
 
 
 # attention: whole tiles
 
 
 def real_flop(row, gpu="a100-80gb"):
-    flop, filled = padded_attention_flop(columns_of(table(row)), get_gpu(gpu))
+    flop, filled = padded_attention_flop(columns_of(table(row)), get_gpu(gpu), 0.0)
     return flop[0], filled[0]
 
 
@@ -133,12 +237,15 @@ def test_temporal_attention_computes_tiles_that_are_mostly_empty():
     assert filled == 1.0
 
 
-def test_temporal_attention_takes_as_long_as_spatial_attention_of_64_times_the_flop():
+def test_temporal_attention_takes_longer_than_spatial_attention_of_64_times_the_flop():
     # 65536 tokens, attending within 64 sequences of 1024 (spatial) or within 4096 sequences of 16 (temporal)
     spatial, temporal = core(1024, 1024, batch=64, attention="spatial"), core(16, 16, batch=4096, attention="temporal")
     assert spatial["flop"] == 64 * temporal["flop"]
-    spatial_s, temporal_s = project(table(spatial, temporal), gpu="a100-80gb")["time_s"]
-    assert temporal_s == pytest.approx(spatial_s)
+    spatial_s, temporal_s = project(table(spatial, temporal), gpu="a100-80gb")["time_s"] - RATES.kernel_s
+    # blocks of 128 queries: 64 * 8 * 8 of them walk over 1024 keys, 4096 * 8 over one tile of 128; each starts and ends
+    blocks, keys = (64 * 8 * 8, 4096 * 8), (1024 + RATES.fill_keys, 128 + RATES.fill_keys)
+    assert temporal_s / spatial_s == pytest.approx(blocks[1] * keys[1] / (blocks[0] * keys[0]))
+    assert temporal_s > 1.5 * spatial_s
 
 
 @pytest.mark.parametrize(("head_dim", "computed"), [(32, 32), (40, 64), (64, 64), (80, 96), (160, 192), (300, 300)])
@@ -409,7 +516,7 @@ def test_bad_input_is_one_line(wrong, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("wrong", [{"matmul": -0.1}, {"flash": float("nan")}, {"kernel_s": "3us"}])
+@pytest.mark.parametrize("wrong", [{"fed": -0.1}, {"flash": float("nan")}, {"kernel_s": "3us"}])
 def test_an_efficiency_that_is_no_number_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Efficiency(**wrong)

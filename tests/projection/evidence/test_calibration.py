@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmchar.projection import calibration
-from mmchar.projection.calibration import PRIORS, fit, leave_one_model_out
-from mmchar.projection.cases import predict, published_cases
 from mmchar.projection.communication import Interconnect
 from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.energy_model import Power
-from mmchar.projection.validation import REQUIRED, cases
+from mmchar.projection.evidence import calibration
+from mmchar.projection.evidence.calibration import PRIORS, fit, leave_one_model_out
+from mmchar.projection.evidence.cases import predict, published_cases
+from mmchar.projection.evidence.validation import REQUIRED, cases
 
 EXPECTED = calibration._rates({name: expected for name, (expected, _) in PRIORS.items()})
-TRUTH = replace(EXPECTED, kernels=replace(EXPECTED.kernels, pointwise=0.4, flash_mma=5.0, matmul_hopper=0.65))
+TRUTH = replace(EXPECTED, kernels=replace(EXPECTED.kernels, fill_depth=400.0, kernel_s=6e-6, fed=200.0))
 
 
 def made_up(model: str, batch: int, gpus: int, **more: object) -> dict[str, object]:
@@ -54,10 +54,10 @@ def test_a_fit_explains_what_known_rates_made(made):
 
 def test_parameters_that_no_measurement_touches_stay_as_expected(made):
     found = fit(made)
-    for name in ("matmul", "flash", "convolution_3d"):  # no GPU before Hopper, no video
+    for name in ("joules_12nm", "flash", "fed_convolution"):  # no GPU before Hopper
         assert getattr(found.rates.kernels, name) == pytest.approx(PRIORS[name][0])
         assert found.spread[name] == pytest.approx(PRIORS[name][1])
-    assert found.spread["pointwise"] < PRIORS["pointwise"][1]
+    assert found.spread["fed"] < PRIORS["fed"][1]
 
 
 def test_a_model_left_out_is_predicted_by_the_others_only(made, monkeypatch):

@@ -13,27 +13,36 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmchar.projection.cases import Case, predict
 from mmchar.projection.communication import Interconnect
 from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.energy_model import Power
+from mmchar.projection.evidence.cases import Case, predict
 from mmchar.projection.roofline import Rates
 
 # Expected value and spread (of its logarithm: 0.1 is about 10 %). Sources: see `Efficiency`, `Interconnect`, `Power`.
 PRIORS: dict[str, tuple[float, float]] = {
-    "matmul": (0.88, 0.08),
-    "matmul_hopper": (0.75, 0.12),
-    "fill_depth": (250.0, 0.7),
-    "convolution": (0.45, 0.2),
-    "convolution_large": (0.2, 0.6),
-    "convolution_3d": (0.05, 0.7),
-    "flash": (0.84, 0.1),
-    "flash_mma": (6.0, 0.15),
-    "softmax_depth": (25.0, 0.4),
-    "bandwidth": (0.85, 0.05),
-    "pointwise": (0.65, 0.25),
-    "kernel_s": (3e-6, 0.4),
-    "dispatch_s": (20e-6, 0.4),
+    "fed": (250.0, 0.15),
+    "fed_convolution": (30.0, 0.4),
+    "fill_depth": (150.0, 0.3),
+    "joules_12nm": (3.4e-12, 0.3),
+    "joules_8nm": (2.2e-12, 0.3),
+    "joules_7nm": (1.2e-12, 0.2),
+    "joules_4nm": (0.75e-12, 0.15),
+    "flash": (0.84, 0.08),
+    "flash_mma": (5.6, 0.08),
+    "softmax_depth": (25.0, 0.3),
+    "fill_keys": (100.0, 0.4),
+    "causal": (0.88, 0.05),
+    "mem_efficient": (0.5, 0.3),
+    "bandwidth": (0.87, 0.04),
+    "product": (0.77, 0.04),
+    "layout": (0.55, 0.08),
+    "one_by_one": (1.25, 0.1),
+    "statistics": (0.65, 0.1),
+    "cache_bytes": (16.0, 0.4),
+    "kernel_s": (3e-6, 0.3),
+    "kernel_compiled_s": (2.5e-6, 0.2),
+    "dispatch_s": (20e-6, 0.3),
     "messages.pair": (0.3, 0.4),
     "messages.latency_s": (20e-6, 0.5),
     "messages.host_s": (50e-6, 0.5),

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mmchar.cli.main import main
-from mmchar.projection.validation import REQUIRED, as_engine, read_rows, summary, validate
+from mmchar.projection.evidence.validation import REQUIRED, as_engine, read_rows, summary, validate
 
 PIXART = "pixart-sigma-1024"
 GOOD = {

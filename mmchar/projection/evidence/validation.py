@@ -12,11 +12,11 @@ from msgspec import Meta
 from tqdm import tqdm
 
 from mmchar.models.loading import get_spec
-from mmchar.projection.calibration import leave_one_model_out
-from mmchar.projection.cases import Case, predict, published_cases
 from mmchar.projection.columns import columns_of, denoising, merge_equal
 from mmchar.projection.data_sheets import Gpu, get_gpu
 from mmchar.projection.energy_model import Power
+from mmchar.projection.evidence.calibration import leave_one_model_out
+from mmchar.projection.evidence.cases import Case, predict, published_cases
 from mmchar.projection.parallel.layout import Degrees, parallelize
 from mmchar.projection.roofline import Rates, prepare
 from mmchar.projection.scaling import count_batch

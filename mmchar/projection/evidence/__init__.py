@@ -1,0 +1,1 @@
+"""What others measured, held against projections: read, compared, fitted to. May use all of `projection`."""
