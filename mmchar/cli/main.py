@@ -93,7 +93,7 @@ COMMANDS = {
     "validate": Command(
         reference.validate_rows,
         "projections beside measurements of others: errors by model",
-        ["rows", *_PROJECTION, "--leave-one-model-out", "--figure", "--out", "--json"],
+        ["rows", *_PROJECTION, "--leave-out", "--figure", "--out", "--json"],
     ),
     "measure": Command(
         campaign.measure_asked,

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, get_args, get_origin, get_type_hints
 
+from mmchar.projection.evidence.calibration import LEFT_OUT
 from mmchar.projection.planning.step_caching import KINDS as STEP_CACHES
 from mmchar.projection.roofline import EXECUTIONS
 from mmchar.runs.slurm import SlurmOptions, check_slurm
@@ -73,7 +74,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of all commands, but for the fields of
     "--out": {"help": "where to write: a table (.parquet or .csv), the zoo's page (.md), a folder of measurements"},
     "--perfetto": {"metavar": "FILE", "help": "where to write a trace of the table for ui.perfetto.dev (.json)"},
     "--json": {**_FLAG, "help": "machine-readable output"},
-    "--leave-one-model-out": {**_FLAG, "help": "predict each model by a fit to the other models of the file"},
+    "--leave-out": {"choices": LEFT_OUT, "help": "predict each model, family or GPU by a fit to the others"},
     "--figure": {"metavar": "FILE", "help": "where to draw predicted against measured (.png or .svg)"},
     "--kernels": {**_FLAG, "help": "show kernels by kind and name instead of operators"},
     "--device": {"choices": ("cpu", "cuda"), "default": "cpu"},

@@ -8,7 +8,8 @@ from mmchar.cli.output import Answer, aligned, check_out, formatted, records, sa
 from mmchar.models.loading import list_models
 from mmchar.models.specs import schema
 from mmchar.projection.data_sheets import get_gpu, list_gpus
-from mmchar.projection.evidence.validation import figures, read_rows, summary, validate
+from mmchar.projection.evidence.rows import read_rows
+from mmchar.projection.evidence.validation import by_kind, figures, summary, validate
 from mmchar.provenance import doctor
 from mmchar.study.claims import projected_suite, scorecard
 from mmchar.study.zoo_page import write_page, zoo_table
@@ -72,7 +73,7 @@ def validate_rows(args: argparse.Namespace) -> Answer:
     check_out(args.out)
     check_out(args.figure, (".png", ".svg"), name="--figure")
     how = {name: getattr(args, name) for name in ("attention", "execution", "dtype")}
-    table = validate(read_rows(args.rows), **how, leave_out=args.leave_one_model_out, progress=not args.json)
+    table = validate(read_rows(args.rows), **how, leave_out=args.leave_out, progress=not args.json)
     problems = table.attrs.pop("problems")
     for problem in problems:
         print(f"mmchar: {problem}", file=sys.stderr)
@@ -83,10 +84,12 @@ def validate_rows(args: argparse.Namespace) -> Answer:
             from mmchar.study.projection_plots import save_predicted_against_measured
 
             save_predicted_against_measured(table, args.figure)
-        lines = [aligned(summary(table).round(1))]
-    fitted = "; each model by a fit to the others" if args.leave_one_model_out else ""
+        lines = [aligned(errors.round(1)) + "\n" for errors in (summary(table), by_kind(table))]
+    fitted = f"; each {args.leave_out} by a fit to the others" if args.leave_out else ""
     lines.append(f"{len(table)} rows, errors in percent: (predicted - measured) / measured{fitted}")
-    found = {"rows": len(table), "problems": problems, "summary": figures(table)}
+    tables = {"summary": summary, "by_kind": by_kind}
+    errors = {name: figures(make(table)) if len(table) else [] for name, make in tables.items()}
+    found = {"rows": len(table), "problems": problems, **errors}
     return Answer(found, "\n".join(lines), 1 if problems else 0)
 
 

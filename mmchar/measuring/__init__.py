@@ -1,5 +1,5 @@
 """Time, memory and energy of real runs: stages and whole generations, timed and profiled on this machine.
 
-May use `counting` and below, and nothing of `projection`. Others use :mod:`~mmchar.measuring.profiling` (`measure`) and
-:mod:`~mmchar.measuring.timing`.
+May use `counting` and below, and nothing of `projection`. Others use :mod:`~mmchar.measuring.profiling` (`measure`),
+:mod:`~mmchar.measuring.timing` and :mod:`~mmchar.measuring.recorded.table` (`read_trace`).
 """

@@ -4,6 +4,7 @@ Names of CUDA 11 to 13 and ROCm 6 and 7: those of cuBLAS, cuDNN, CUTLASS, MIOpen
 and PyTorch, and as Inductor writes them, where the operators that a loop fuses are in its name.
 """
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ class Kind(NamedTuple):
     category: str
 
 
+@functools.cache
 def kernel_kind(name: str, *, op: str = "", caller: str = "") -> Kind:
     """The kind of a kernel by its name and by what launched it: ``op`` of its row, and ``caller``, the innermost one.
 
@@ -73,6 +75,7 @@ def kernel_category(name: str) -> str:
     return kernel_kind(name).category
 
 
+@functools.cache
 def kernel_name(name: str) -> str:
     """A kernel's name without template arguments and without the numbers that a compiler adds, so that equals meet."""
     short = re.sub(r"^void ", "", name).replace("(anonymous namespace)::", "").split("<")[0].split("(")[0]

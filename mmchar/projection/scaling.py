@@ -19,6 +19,8 @@ from mmchar.projection.summary import summarize, summarize_memory
 from mmchar.projection.uncertainty import time_range
 from mmchar.request import Request
 
+# What grows with the batch: it changes what a call does, not how often it happens.
+BY_BATCH = [*(name for name in AMOUNTS if name != "calls"), "batch", "m", "live_bytes", "repeats"]
 _METHODS = {"patch": "DistriFusion", "pipefusion": "PipeFusion", "ulysses": "Ulysses", "ring": "ring", "cfg": "CFG"}
 
 
@@ -34,10 +36,8 @@ def count_batch(model: str, request: Request, *, dtype: str = "bfloat16") -> pd.
         return one
     two = _counted(model, Request(**request.given() | {"batch": 2}), dtype)
     found = same_rows(one, two)
-    # a batch changes what a call does, not how often it happens
-    columns = [*(name for name in AMOUNTS if name != "calls"), "batch", "m", "live_bytes", "repeats"]
-    gain = np.where((found >= 0)[:, None], two[columns].to_numpy()[found] - one[columns].to_numpy(), 0)
-    out = one.assign(**(one[columns] + gain * (batch - 1)))
+    gain = np.where((found >= 0)[:, None], two[BY_BATCH].to_numpy()[found] - one[BY_BATCH].to_numpy(), 0)
+    out = one.assign(**(one[BY_BATCH] + gain * (batch - 1)))
     out.attrs = {**one.attrs, "request": {**one.attrs["request"], "batch": batch}}
     return out
 

@@ -1,5 +1,11 @@
-"""How far a projection may be off: as far as projections of its kind were off from what others measured."""
+"""How far a projection may be off: as far as projections of its kind were off from what others measured.
 
+A kind is a family of models, an execution, a GPU, and whether there are several of it. Each was predicted by a fit that
+had not seen its model; kinds on any GPU by one that had not seen the GPU. The most specific kind that enough was
+measured of is taken.
+"""
+
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -7,35 +13,93 @@ import pandas as pd
 from mmchar.projection.columns import denoising
 from mmchar.provenance import REFERENCE
 
-ON_ONE, ON_SEVERAL = "diffusion transformer on one GPU", "diffusion transformer on several GPUs"
-U_NET = "U-Net"
+U_NET_IMAGE, U_NET_VIDEO = "U-Net image", "U-Net video"
+TRANSFORMER, AUTOREGRESSIVE, DECODER, OTHER = "diffusion transformer", "autoregressive", "image decoder", "other"
 CONVOLUTIONAL = 0.05  # share of a denoiser's FLOPs above which it is no transformer
+ENOUGH = 5  # measurements, of which the 10th and 90th percentile say something
+ANY = "any"
+KIND = ("family", "execution", "gpu", "gpus")
 
 
 def time_range(table: pd.DataFrame, time_s: float) -> dict[str, Any]:
-    """``low_s`` and ``high_s`` around the projected time of a table, and the ``kind`` whose errors they are of.
+    """``low_s`` and ``high_s`` around the time of a projected table, the ``kind`` whose errors they are of, and why.
 
-    80 % of the validated configurations of the kind were measured within the range. Kinds that nobody measured for us
-    (autoregressive models, cascades with both kinds of denoiser) get the widest that we know.
+    80 % of the ``n`` validated configurations of the kind were measured within the range. ``why`` says what was not
+    measured where the kind is wider than the table's own.
     """
+    several = table.attrs.get("gpus", 1) > 1
+    execution, gpu = (str(table.attrs.get(name, ANY)) for name in ("execution", "gpu"))
+    found = error_range(family_of(table), execution=execution, gpu=gpu, several=several)
+    low, high = found.pop("low"), found.pop("high")
+    return {"low_s": time_s / (1 + high), "high_s": time_s / (1 + low), **found}
+
+
+def error_range(family: str, *, execution: str, gpu: str, several: bool = False) -> dict[str, Any]:
+    """Errors (predicted / measured - 1) that 80 % of a kind lie between: ``low, high, n, kind, why``."""
     errors = projection_errors()
-    errors = errors[errors["quantity"] == "latency"].set_index("kind")
-    kind = kind_of(table)
-    known = errors.loc[kind] if kind in errors.index else errors.iloc[(errors["high"] - errors["low"]).argmax()]
-    said = str(known.name) if kind in errors.index else f"{known.name}, the widest, as nothing like it was measured"
-    return {"low_s": time_s / (1 + known["high"]), "high_s": time_s / (1 + known["low"]), "kind": said}
+    errors = errors[(errors["quantity"] == "latency") & (errors["n"] >= ENOUGH)]
+    gpus = "several" if several else "one"
+    for way in ((execution, gpu), (ANY, gpu), (execution, ANY), (ANY, ANY)):
+        asked = dict(zip(KIND, (family, *way, gpus), strict=True))
+        same = errors[(errors[list(KIND)] == pd.Series(asked)).all(axis=1)]
+        if len(same):
+            most = same.loc[same["n"].idxmax()]
+            return _said(
+                most["low"], most["high"], int(most["n"]), _name(asked), _why_wider(family, way, execution, gpu)
+            )
+    return _widest(errors, family, execution, gpu, gpus)
 
 
-def kind_of(table: pd.DataFrame) -> str:
-    """The kind of projection whose errors say how far this one may be off; "" for one that was never validated."""
-    work = (table["flop"] * table["repeats"])[denoising(table)]
-    if not work.sum():
-        return ""
-    if work[table["category"] == "Convolution"].sum() > CONVOLUTIONAL * work.sum():
-        return U_NET
-    return ON_SEVERAL if table.attrs.get("gpus", 1) > 1 else ON_ONE
+def _widest(errors: pd.DataFrame, family: str, execution: str, gpu: str, gpus: str) -> dict[str, Any]:
+    """The range that holds those of all kinds of the family, and of any family on a GPU that no fit had seen."""
+    near = errors[errors["family"].isin((family, ANY))]
+    known = (near["family"] == family).any()
+    near = near if known else errors
+    on = gpu if gpus == "one" else f"several {gpu}"
+    lacks = f"{family} in {execution} mode on {on} was not measured" if known else f"nothing like {family} was measured"
+    kind = f"all of {family}, and what no fit had seen" if known else "all that was measured"
+    return _said(near["low"].min(), near["high"].max(), int(near["n"].sum()), kind, f"{lacks}: the widest range")
 
 
+def _said(low: float, high: float, n: int, kind: str, why: str) -> dict[str, Any]:
+    return {"low": float(low), "high": float(high), "n": n, "kind": kind, "why": why}
+
+
+def _name(kind: dict[str, str]) -> str:
+    on = {ANY: "any GPU"}.get(kind["gpu"], kind["gpu"])
+    mode = {ANY: "any execution"}.get(kind["execution"], kind["execution"])
+    return f"{kind['family']}, {mode}, {'several ' if kind['gpus'] == 'several' else ''}{on}"
+
+
+def _why_wider(family: str, way: tuple[str, str], execution: str, gpu: str) -> str:
+    missing = [f"in {execution} mode"] * (way[0] == ANY != execution) + [f"on {gpu}"] * (way[1] == ANY != gpu)
+    return f"too little of {family} was measured {' or '.join(missing)}" if missing else ""
+
+
+def family_of(table: pd.DataFrame, part: str = "whole") -> str:
+    """Which family of models, or of parts of them, a counted table is of: those that hold the same kernels.
+
+    A denoiser says it, by how much of it is convolution and by whether there are frames; else a decode stage. A
+    decoder of images or video alone is a family of its own; of another part alone, the part is.
+    """
+    if part.startswith(("decode_image", "decode_video")):
+        return DECODER
+    if part not in ("whole", "denoising loop") and not part.startswith(("denoise", "decode", "prefill")):
+        return part
+    own = denoising(table)
+    work = (table["flop"] * table["repeats"])[own]
+    if work.sum() and not part.startswith(("decode", "prefill")):
+        if work[table["category"] == "Convolution"].sum() <= CONVOLUTIONAL * work.sum():
+            return TRANSFORMER
+        frames = (table.attrs.get("request") or {}).get("frames") or 1
+        return U_NET_VIDEO if frames > 1 else U_NET_IMAGE
+    return AUTOREGRESSIVE if table["stage"].astype(str).str.startswith("decode").any() and not own.any() else OTHER
+
+
+@cache
 def projection_errors() -> pd.DataFrame:
-    """Errors of projections, as fractions, by kind and quantity, each with what it was compared with."""
-    return pd.read_csv(REFERENCE / "projection_errors.csv")
+    """Errors of projections, as fractions, by kind and quantity: what was left out of the fit, and what was measured.
+
+    ``mmchar validate --published --write-errors FILE`` makes them.
+    """
+    return pd.read_csv(REFERENCE / "projection_errors.csv", keep_default_na=False)

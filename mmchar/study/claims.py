@@ -13,10 +13,11 @@ from tqdm import tqdm
 from mmchar.counting.operator_table import count
 from mmchar.counting.seqlen import variation
 from mmchar.models.loading import get_spec, zoo_names
-from mmchar.projection.evidence.cases import count_published, published_speeds
-from mmchar.projection.roofline import project
+from mmchar.projection.energy_model import Power
+from mmchar.projection.evidence.cases import predict, published_cases
+from mmchar.projection.roofline import Rates, project
 from mmchar.provenance import REFERENCE
-from mmchar.study.experiments import PAPER, per_unit_s, totals
+from mmchar.study.experiments import PAPER, totals
 from mmchar.tracing.attention import BACKENDS
 
 DIFFUSION = ("latent_diffusion", "cascaded_diffusion")
@@ -131,21 +132,20 @@ def published_beside_projected(models: Collection[str]) -> pd.DataFrame:
     """Speeds that others published of these models, each beside our projection of the same configuration.
 
     What a projection cannot express (`published_speeds`) is left out; a rate in tokens/s is that of the decode stage.
-    Columns: ``model, gpu, dtype, attention, execution, setting, unit, published, projected, difference_percent,
-    source``; values in the row's unit.
+    Columns: ``model, gpu, gpus, family, dtype, attention, execution, part, setting, unit, published, projected,
+    difference_percent, source``; values in the row's unit.
     """
-    rows = published_speeds(models).rename(columns={"value": "published"})
-    projected = pd.Series([_project_published(row) for row in rows.to_dict("records")], dtype=float)
-    rows = rows.assign(projected=projected, difference_percent=100 * (projected / rows["published"] - 1))
-    columns = "model gpu dtype attention execution setting unit published projected difference_percent source"
-    return rows[columns.split()]
-
-
-def _project_published(row: dict[str, str]) -> float:
-    table = count_published(row)
-    timed = project(table, gpu=row["gpu"], attention=row["attention"] or "flash", execution=row["execution"])
-    seconds = per_unit_s(timed)
-    return seconds if row["unit"] == "s/image" else table.attrs["request"]["batch"] / seconds
+    rows = []
+    for case in published_cases(models, everything=True):
+        told, published = predict(case, Rates(), Power()), case.asked["value"]
+        ratio = 1 + told["latency_error"]
+        projected = published / ratio if case.asked["unit"].endswith("/s") else published * ratio
+        rows.append(case.asked | {"published": published, "projected": projected})
+    columns = "model gpu gpus family dtype attention execution part setting unit published projected"
+    table = pd.DataFrame(rows, columns=[*columns.split(), "source"])
+    difference = 100 * (table["projected"].astype(float) / table["published"].astype(float) - 1)
+    table.insert(len(table.columns) - 1, "difference_percent", difference)
+    return table
 
 
 def _convolution_share(flash: pd.DataFrame, _eager: pd.DataFrame) -> pd.Series:

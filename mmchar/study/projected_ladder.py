@@ -128,7 +128,8 @@ def published_rungs(model: str, *, gpu: str, steps: int | None = None) -> pd.Dat
     rows = pd.read_csv(REFERENCE / "published_speeds.csv", dtype=str, keep_default_na=False)
     rows = rows[(rows["model"] == model) & (rows["gpu"] == gpu) & (rows["gpus"] == "1")]
     rows = rows[rows["batch"].isin(["", "1"]) & rows["execution"].isin(["eager", "compiled"])]
-    rows = rows[~rows["setting"].str.contains("int4") & rows["unit"].isin(["s/image", "tokens/s"])]
+    rows = rows[(rows["execution"] == "eager") | (rows["dtype"] != "float32")]  # no rung compiles in float32
+    rows = rows[(rows["weights"] != "int4") & rows["unit"].isin(["s/image", "tokens/s"])]
     if steps is not None:
         rows = rows[rows["steps"] == str(steps)]
     value = rows["value"].astype(float)
@@ -190,7 +191,7 @@ def _with_peak(sheet: Gpu, name: str, dtype: str) -> Gpu:
 
 
 def _rung_of(row: dict[str, str]) -> str:
-    if "int8" in row["setting"] or "fp8" in row["setting"]:
+    if row["weights"]:
         return "quantized"
     if row["execution"] == "compiled":
         return "graphs" if "static cache" in row["setting"] else "compile"

@@ -1,11 +1,11 @@
 """The same generation on every GPU, and on several in every way: sorted, with what fits and what was refused."""
 
 import pytest
-from mmchar.projection.planning.choices import best_ways, on_every_gpu, ways_up_to
 
 import mmchar
 from mmchar.projection.data_sheets import get_gpu, list_gpus
 from mmchar.projection.parallel.layout import Degrees
+from mmchar.projection.planning.choices import best_ways, on_every_gpu, ways_up_to
 from mmchar.projection.planning.decoders import Generation
 from mmchar.projection.planning.step_caching import cache_steps
 from mmchar.projection.summary import summarize

@@ -25,8 +25,8 @@ RATES = Efficiency()
 BLANK = {
     "model": "m", "stage": "s", "step": 0, "repeats": 1, "component": "c", "module": "", "module_type": "", "op": "",
     "category": "Elementwise", "attention": "", "batch": 0, "heads": 0, "q_len": 0, "kv_len": 0, "head_dim": 0,
-    "m": 0, "n": 0, "k": 0, "calls": 1, "flop": 0, "read_bytes": 0, "write_bytes": 0, "mask_bytes": 0, "live_bytes": 0, "dtype": "bfloat16",
-    "backend": "", "time_s": np.nan, "time_kind": "", "kernels": 0,
+    "m": 0, "n": 0, "k": 0, "calls": 1, "flop": 0, "read_bytes": 0, "write_bytes": 0, "mask_bytes": 0, "live_bytes": 0,
+    "dtype": "bfloat16", "backend": "", "time_s": np.nan, "time_kind": "", "kernels": 0,
 }  # fmt: skip
 
 

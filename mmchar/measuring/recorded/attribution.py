@@ -63,7 +63,8 @@ def _points(recording: Recording) -> dict[Thread, list[tuple[int, float]]]:
     """The kernels whose launch, or else whose operator, is known: by thread the kernel and when it was launched."""
     points: dict[Thread, list[tuple[int, float]]] = defaultdict(list)
     for kernel, (launch, operator) in enumerate(zip(recording.correlation, recording.external, strict=True)):
-        point = recording.launched.get(launch) or (recording.recorded.get(operator) if operator > 0 else None)
+        point = recording.launched.get(launch) if launch >= 0 else None
+        point = point or (recording.recorded.get(operator) if operator > 0 else None)
         if point:
             points[point[0]].append((kernel, point[1]))
     return points

@@ -82,9 +82,12 @@ class _Text:
 
     def items(self, end: str) -> Iterator[None]:
         """Before each item of a list or an object whose first bracket is taken; the last one is ``end``."""
+        first = True
         while (mark := self.mark()) != end:
-            if mark != ",":
-                self._at -= 1
+            if (mark == ",") == first:
+                raise ValueError(f"Expecting ',' or {end!r} at character {self._before + self._at - 1}")
+            self._at -= first
+            first = False
             yield
 
     def _more(self) -> bool:

@@ -14,7 +14,6 @@ from mmchar.measuring.recorded.json_parts import EVENTS, read_parts
 Thread = tuple[Any, Any]  # process and thread
 _KERNELS = {"kernel", "gpu_memcpy", "gpu_memset", "memcpy", "memset"}  # the last two until PyTorch 1.12
 _OPERATORS = {"cpu_op", "operator"}
-_HOST = {"cuda_runtime", "cuda_driver", "hip_runtime", "hip_driver", "runtime"}
 _LAUNCHES = re.compile("launch|memcpy|memset", re.IGNORECASE)
 _MODULE = "nn.Module: "
 _STEP = "ProfilerStep#"
@@ -89,8 +88,8 @@ class Recording:
             self._add_kernel(event, name)
         elif kind in _OPERATORS:
             self._add_operator(event, name)
-        elif kind in _HOST and _LAUNCHES.search(name):
-            self.launched[event["args"]["correlation"]] = _thread(event), float(event["ts"])
+        elif kind.endswith(("runtime", "driver")) and _LAUNCHES.search(name):  # of CUDA, HIP, …
+            self.launched[event.get("args", {}).get("correlation", -1)] = _thread(event), float(event["ts"])
         elif kind == "python_function" and name.startswith(_MODULE):
             number = _number(self.modules, name.removeprefix(_MODULE))
             self.running.setdefault(_thread(event), Spans()).add(event, number)

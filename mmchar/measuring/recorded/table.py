@@ -15,7 +15,7 @@ from mmchar.counting.operator_table import AMOUNTS, COLUMNS, as_categories, rows
 from mmchar.measuring.kernel_names import kernel_kind, kernel_name
 from mmchar.measuring.kernels import Kernel, idle_facts
 from mmchar.measuring.operator_times import ran_by
-from mmchar.measuring.recorded.attribution import Cause, category_of, causes, op_of
+from mmchar.measuring.recorded.attribution import Cause, category_of, causes, is_attention, op_of
 from mmchar.measuring.recorded.recording import Call, Recording, read_recording
 from mmchar.measuring.recorded.work import dtype_of, work_of
 from mmchar.tracing.attention import use_backend
@@ -124,7 +124,8 @@ def _rows(recording: Recording, sites: dict[tuple, _Site], own: torch.dtype) -> 
     for (module, module_type, number, detail), site in sites.items():
         longest, calls = max(site.seconds, key=site.seconds.__getitem__), len(site.events)
         if number < 0:
-            row = Row(module, "kernel", op=detail[0], category=detail[1], calls=calls)
+            name, category = detail
+            row = Row(module, "kernel", name, category, calls=calls)
             row.backend = ran_by(longest) if row.category == "Attention" else ""
         else:
             call = recording.call[number]
@@ -140,7 +141,7 @@ def _rows(recording: Recording, sites: dict[tuple, _Site], own: torch.dtype) -> 
 
 def _row(call: Call, work: Row | None, module: str, module_type: str, longest: str, calls: int) -> Row:
     """The row of some calls of an operator; the category of one that counting does not know is that of its kernels."""
-    op, core = op_of(call.name), op_of(call.name) != call.name.removeprefix("aten::") or bool(work and work.q_len)
+    op, core = op_of(call.name), is_attention(call.name)
     category = "Attention" if core else category_of(call.name, module_type)
     if category == "Uncounted":
         category = kernel_kind(longest).category
@@ -149,7 +150,9 @@ def _row(call: Call, work: Row | None, module: str, module_type: str, longest: s
     row.calls, row.live_bytes = calls, 0
     for amount in AMOUNTS[1:]:
         setattr(row, amount, calls * getattr(row, amount))
-    row.backend = (ran_by(longest) or "math") if core else ""
+    if core:
+        taken_apart = kernel_kind(longest).kind in ("matrix product", "softmax", "elementwise", "copy")
+        row.backend = ran_by(longest) or ("math" if taken_apart else row.backend)
     return row
 
 

@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from mmchar.projection.communication import Interconnect
 from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.energy_model import Power
-from mmchar.projection.evidence.cases import Case, predict
+from mmchar.projection.evidence.cases import Case, predict, total_s
 from mmchar.projection.roofline import Rates
 
+Priors = dict[str, tuple[float, float]]
 # Expected value and spread (of its logarithm: 0.1 is about 10 %). Sources: see `Efficiency`, `Interconnect`, `Power`.
-PRIORS: dict[str, tuple[float, float]] = {
+PRIORS: Priors = {
     "fed": (250.0, 0.15),
     "fed_convolution": (30.0, 0.4),
     "fill_depth": (150.0, 0.3),
@@ -47,7 +49,7 @@ PRIORS: dict[str, tuple[float, float]] = {
     "messages.latency_s": (20e-6, 0.5),
     "messages.host_s": (50e-6, 0.5),
 }
-POWER_PRIORS: dict[str, tuple[float, float]] = {
+POWER_PRIORS: Priors = {
     "compute": (0.98, 0.03),
     "memory": (0.85, 0.15),
     "launch": (0.30, 0.3),
@@ -55,6 +57,7 @@ POWER_PRIORS: dict[str, tuple[float, float]] = {
     "attention_j_per_flop": (2.0e-12, 0.2),
 }
 NOISE = 0.1  # spread of log(predicted / measured) of a model that the projection describes well
+LEFT_OUT = ("model", "family", "gpu")  # what can be left out of a fit, to be predicted by it
 STEP = 0.02  # of a parameter's logarithm, for the derivative
 
 
@@ -67,15 +70,25 @@ class Fit:
     spread: dict[str, float]
 
 
-def fit(cases: Sequence[Case]) -> Fit:
-    """Rates from the latencies of the cases, then powers from their energies; parameters without data stay expected."""
+def fit(
+    cases: Sequence[Case],
+    *,
+    priors: Priors | None = None,
+    power_priors: Priors | None = None,
+) -> Fit:
+    """Rates from the latencies of the cases, then powers from their energies; parameters without data stay expected.
+
+    Cases whose ``fitted`` is ``no`` or ``host`` take no part. The priors are `PRIORS` and `POWER_PRIORS`, or others.
+    """
+    cases = [case for case in cases if case.asked.get("fitted", "yes") == "yes"]
     if not cases:
         raise ValueError("nothing to fit to: no measurement can be used")
 
     def latency_errors(values: dict[str, float]) -> np.ndarray:
-        return np.log([1 + predict(case, _rates(values), Power())["latency_error"] for case in cases])
+        rates = _rates(values)
+        return np.log([total_s(case, rates) / case.asked["latency_s"] for case in cases])
 
-    values, spread = _least_squares(latency_errors, PRIORS, _models(cases))
+    values, spread = _least_squares(latency_errors, priors or PRIORS, _models(cases))
     rates = _rates(values)
     metered = [case for case in cases if "energy_j" in case.asked]
     if not metered:
@@ -85,21 +98,33 @@ def fit(cases: Sequence[Case]) -> Fit:
         errors = [predict(case, rates, replace(Power(), **values)) for case in metered]
         return np.log([(1 + error["energy_error"]) / (1 + error["latency_error"]) for error in errors])
 
-    powers, power_spread = _least_squares(energy_errors, POWER_PRIORS, _models(metered))
+    powers, power_spread = _least_squares(energy_errors, power_priors or POWER_PRIORS, _models(metered))
     return Fit(rates, replace(Power(), **powers), spread | power_spread)
 
 
-def leave_one_model_out(cases: Sequence[Case], beside: Sequence[Case] = ()) -> pd.DataFrame:
-    """The validation table with each model predicted by a fit to the others only, here and ``beside``."""
-    models = list(dict.fromkeys(_models(cases)))
-    if len(models) < 2:
-        raise ValueError("leaving a model out needs measurements of two models at least")
+def leave_out(
+    cases: Sequence[Case], beside: Sequence[Case] = (), *, by: str = "model", progress: bool = False
+) -> pd.DataFrame:
+    """The validation table with each model, family or GPU predicted by a fit to the others, here and ``beside``."""
+    if by not in LEFT_OUT:
+        raise ValueError(f"cannot leave out one {by!r} after the other; choose one of {', '.join(LEFT_OUT)}")
+    kinds = list(dict.fromkeys(case.asked[by] for case in cases))
+    if len({case.asked[by] for case in (*cases, *beside)}) < 2:
+        raise ValueError(f"leaving a {by} out needs measurements of two at least, and there is {kinds[0]} alone")
     rows: list[dict[str, Any]] = []
-    for model in models:
-        found = fit([case for case in (*cases, *beside) if case.asked["model"] != model])
-        here = [case for case in cases if case.asked["model"] == model]
+    for kind in tqdm(kinds, desc="leave out", unit=by, disable=not progress):
+        found = fit([case for case in (*cases, *beside) if case.asked[by] != kind])
+        here = [case for case in cases if case.asked[by] == kind]
         rows += [case.asked | predict(case, found.rates, found.power) for case in here]
     return pd.DataFrame(rows)
+
+
+def shipped_priors() -> tuple[Priors, Priors]:
+    """Priors of a fit to one's own GPU: what we ship is expected, with the spreads of `PRIORS` and `POWER_PRIORS`."""
+    at = {"": Efficiency(), "messages": Interconnect()}
+    parts = {name: name.rpartition(".") for name in PRIORS}
+    rates = {name: (float(getattr(at[of], own)), PRIORS[name][1]) for name, (of, _, own) in parts.items()}
+    return rates, {name: (float(getattr(Power(), name)), spread) for name, (_, spread) in POWER_PRIORS.items()}
 
 
 def _models(cases: Sequence[Case]) -> list[str]:
@@ -113,7 +138,7 @@ def _rates(values: dict[str, float]) -> Rates:
 
 
 def _least_squares(
-    errors: Any, priors: dict[str, tuple[float, float]], models: Sequence[str], rounds: int = 8
+    errors: Any, priors: Priors, models: Sequence[str], rounds: int = 8
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Parameters that bring the errors to zero as far as their priors allow (Gauss-Newton), and what spread is left.
 

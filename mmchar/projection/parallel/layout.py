@@ -109,7 +109,8 @@ def parallelize(
         params = {name: -(-n // degrees.pipefusion) if name in shared else n for name, n in params.items()}
     if degrees.cfg > 1:
         plain = _exchange_predictions(plain)
-    out = plain.reset_index(drop=True).astype(dict.fromkeys(("op", "category", "attention", "overlap"), "category"))
+    categories = dict.fromkeys(("op", "category", "attention", "overlap"), "category")
+    out = plain.reset_index(drop=True).astype({**categories, "backend": str})
     above_one = {name: value for name, value in vars(degrees).items() if value != 1}
     out.attrs = {**table.attrs, "params": params, "gpus": degrees.gpus, "degrees": above_one}
     return out
@@ -117,8 +118,10 @@ def parallelize(
 
 def _plain(table: pd.DataFrame) -> pd.DataFrame:
     """The table with room for messages: what they do not say, and text columns that take any value."""
-    texts = dict.fromkeys(("op", "category", "attention", "backend"), str)
-    return table.assign(overlap="none", peers=0).astype(texts)
+    texts = dict.fromkeys(("op", "category", "attention", "backend"), object)
+    out = table.astype(texts).assign(overlap="none", peers=0)
+    out.attrs = {}  # pandas copies them, deeply, with every step
+    return out
 
 
 def _share(degrees: Degrees, request: Request) -> Share | None:
@@ -145,7 +148,8 @@ def _by_stage(table: pd.DataFrame, spec: "ModelSpec", request: Request, count: C
     names = list(dict.fromkeys(table["stage"][mine]))
 
     def only_denoising(other: Request) -> pd.DataFrame:
-        counted = count(other)
+        counted = count(other).copy(deep=False)
+        counted.attrs = {}
         return counted[counted["stage"].isin(names)].reset_index(drop=True)
 
     rows = table[mine].reset_index(drop=True)

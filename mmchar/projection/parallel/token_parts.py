@@ -30,7 +30,7 @@ def image_part(table: pd.DataFrame, spec: "ModelSpec", request: Request, count: 
     """
     if request.height is None:
         raise ValueError(f"{spec.name} has no image to share among GPUs; use tensor parallelism")
-    other = _resized(spec, request, "height")
+    other = resized(spec, request, "height")
     if other is None:
         raise ValueError(f"{spec.name} makes images of one size only, so what grows with the image is not known")
     return _growing_part(table, count(other), size=request.height, other_size=other.height)
@@ -44,7 +44,7 @@ def text_part(table: pd.DataFrame, spec: "ModelSpec", request: Request, count: C
     """
     if request.prompt_tokens is None:
         return None
-    other = _resized(spec, request, "prompt_tokens")
+    other = resized(spec, request, "prompt_tokens")
     if other is None:
         return None
     return _growing_part(table, count(other), size=request.prompt_tokens, other_size=other.prompt_tokens)
@@ -55,6 +55,8 @@ def same_rows(table: pd.DataFrame, other: pd.DataFrame) -> np.ndarray:
 
     A row that only one of them has (a table of positions that is kept for one size) must be one without FLOPs.
     """
+    if _same_sites(table, other):
+        return np.arange(len(table))
     found = _sites(other).get_indexer(_sites(table))
     alone = np.setdiff1d(np.arange(len(other)), found)
     if table["flop"].to_numpy()[found < 0].any() or other["flop"].to_numpy()[alone].any():
@@ -129,13 +131,21 @@ def _growing_part(table: pd.DataFrame, other: pd.DataFrame, *, size: int, other_
     return pd.DataFrame(np.clip(part, 0, table[columns].to_numpy()), columns=columns, index=table.index)
 
 
+def _same_sites(table: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two tables have the same call sites in the same order, as two sizes of one model often do."""
+    if len(table) != len(other):
+        return False
+    names = ((np.asarray(each[column], dtype=object) for each in (table, other)) for column in _SITE)
+    return all(np.array_equal(one, two) for one, two in names)
+
+
 def _sites(table: pd.DataFrame) -> pd.MultiIndex:
     """What names a row: its call site, and which of the rows of that site it is."""
     site = table[list(_SITE)].astype(str)
     return pd.MultiIndex.from_frame(site.assign(nth=site.groupby(list(_SITE), sort=False).cumcount()))
 
 
-def _resized(spec: "ModelSpec", request: Request, field: str) -> Request | None:
+def resized(spec: "ModelSpec", request: Request, field: str) -> Request | None:
     """The request with half or twice the size, whichever the model takes."""
     size = getattr(request, field)
     for other in (size // 2, 2 * size) if size % 2 == 0 else (2 * size,):

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from mmchar.cli.main import main
-from mmchar.projection.evidence.validation import REQUIRED, as_engine, read_rows, summary, validate
+from mmchar.projection.evidence.rows import read_rows
+from mmchar.projection.evidence.validation import by_kind, summary, validate
+from mmchar.projection.evidence.work import as_engine
 
 PIXART = "pixart-sigma-1024"
 GOOD = {
@@ -78,6 +80,15 @@ def test_a_prediction_is_what_count_and_project_say():
         ({"latency_s": 1e-6, "energy_j": np.nan}, "latency_s=1e-06 is faster than peak"),
         ({"energy_j": 1e6}, "energy_j=1e+06 is more than 1 boards of 700 W"),
         ({"energy_j": 0}, "energy_j=0: expected float > 0"),
+        ({"dtype": "bf16"}, "dtype=bf16: choose one of bfloat16, float16, float32"),
+        ({"execution": "TensorRT"}, "execution=TensorRT: choose one of eager, compiled"),
+        ({"channels_last": "maybe"}, "channels_last=maybe: expected bool"),
+        ({"stage": "decode_video"}, "stage=decode_video: pixart-sigma-1024 has no such stage; its stages are"),
+        ({"value": 3.0, "unit": "s"}, "both latency_s and value are given"),
+        ({"value": 3.0, "unit": "fps", "latency_s": np.nan}, "unit=fps: choose one of s, s/batch"),
+        ({"value": 3.0, "latency_s": np.nan}, "unit=: choose one of"),
+        ({"value": 3.0, "unit": "tokens/s", "latency_s": np.nan, "energy_j": np.nan}, "stage=decode: "),
+        ({"new_tokens": 5}, "takes no 'new_tokens'"),
         ({"model": "flux.1-dev", "gpu": "rtx-4090", "latency_s": 60.0, "steps": 28}, "does not fit"),
     ],
 )
@@ -93,6 +104,76 @@ def test_a_blank_cell_of_an_optional_column_is_one_that_is_not_there(tmp_path):
     table = validate(read_rows(path))
     assert table.attrs["problems"] == [] and table["predicted_s"].nunique() == 1
     assert table["energy_error"].isna().tolist() == [False, True]
+
+
+def test_only_model_gpu_and_a_value_are_needed(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("model,gpu,latency_s\npixart-sigma-1024,h100-sxm,1.5\n")
+    table, full = validate(read_rows(path)), validate(rows({}))
+    assert table.attrs["problems"] == [] and table["predicted_s"][0] == full["predicted_s"][0]
+    assert table["energy_error"].isna().all() and np.isnan(summary(table)["mdape_energy"]).all()
+    row = table.iloc[0]
+    assert (row["steps"], row["height"], row["gpus"], row["dtype"]) == (20, 1024, 1, "bfloat16")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_files_as_spreadsheets_write_them(tmp_path, delimiter, end):
+    path = tmp_path / "rows.csv"
+    lines = [["model", " gpu ", "steps", "latency_s", "cfg", "source", ""],
+             [PIXART, "h100-sxm", "20.0", "1.5", "", f'"a{delimiter} ""b"""', ""],
+             [""] * 7,
+             [PIXART, "h100-sxm", "20", "1.5", "NaN", "ü", ""]]  # fmt: skip
+    path.write_bytes(b"\xef\xbb\xbf" + (end.join(map(delimiter.join, lines)) + 2 * end).encode())
+    table = validate(read_rows(path))
+    assert table.attrs["problems"] == [] and table["predicted_s"].nunique() == 1
+    assert table["source"].tolist() == [f'a{delimiter} "b"', "ü"] and table["line"].tolist() == [2, 4]
+
+
+def test_a_row_of_its_own_type_kernels_and_execution():
+    table = validate(rows({"dtype": "float32", "attention": "eager", "execution": "compiled"}, {}), dtype="float16")
+    assert table[["dtype", "attention", "execution"]].to_numpy().tolist() == [
+        ["float32", "eager", "compiled"],
+        ["float16", "flash", "eager"],
+    ]
+    alone = validate(rows({}), dtype="float32", attention="eager", execution="compiled")
+    assert table["predicted_s"][0] == alone["predicted_s"][0] != table["predicted_s"][1]
+
+
+def test_values_in_other_units_are_the_same_time():
+    same = {"latency_s": np.nan, "energy_j": np.nan, "batch": 2}
+    table = validate(
+        rows(
+            same | {"value": 3.0, "unit": "s"},
+            same | {"value": 3.0, "unit": "s/batch"},
+            same | {"value": 1.5, "unit": "s/image"},
+            same | {"value": 2 / 3, "unit": "images/s"},
+            same | {"value": 0.1, "unit": "s/step"},
+            same | {"value": 10.0, "unit": "it/s"},
+            same | {"value": 0.2, "unit": "s", "stage": "decode_image"},
+        )
+    )
+    assert table.attrs["problems"] == []
+    assert table["latency_s"].tolist() == pytest.approx([3.0, 3.0, 3.0, 3.0, 2.0, 2.0, 0.2])
+    whole, step, loop, decoder = (table["predicted_s"][row] for row in (0, 4, 5, 6))
+    assert decoder < 0.2 * whole and decoder + step < whole  # text encoders are the rest
+    assert step < loop < 1.1 * step  # the loop holds the scheduler
+    assert table["family"].tolist() == ["diffusion transformer"] * 6 + ["image decoder"]
+
+
+def test_errors_by_family_execution_and_gpu_by_hand():
+    kinds = [("a", "eager", "x"), ("a", "eager", "x"), ("a", "eager", "y"), ("a", "compiled", "x"), ("b", "eager", "x")]
+    table = pd.DataFrame(kinds, columns=["family", "execution", "gpu"])
+    table = table.assign(latency_error=[0.1, -0.3, 0.5, 0.2, -0.4], energy_error=np.nan)
+    out = by_kind(table).set_index(["family", "execution", "gpu"])
+    assert list(out.index) == [
+        ("a", "compiled", "x"), ("a", "eager", "x"), ("a", "eager", "y"), ("a", "eager", "all"), ("a", "all", "all"),
+        ("b", "eager", "x"), ("all", "all", "all"),
+    ]  # fmt: skip
+    assert out.loc[("a", "eager", "x"), ["n", "mdape", "bias"]].tolist() == pytest.approx([2, 20, -10])
+    assert out.loc[("a", "eager", "x"), ["low", "high"]].tolist() == pytest.approx([-26, 6])  # of -30 and 10
+    assert out.loc[("a", "all", "all"), "mdape"] == pytest.approx(25)  # of 10, 20, 30, 50
+    assert out.loc[("all", "all", "all"), "n"] == 5
 
 
 def test_summary_by_hand():
@@ -133,13 +214,14 @@ def test_validate_writes_table_and_figure_and_says_what_was_left_out(tmp_path, c
 def test_validate_prints_a_line_per_model(tmp_path, capsys):
     assert main(["validate", write(tmp_path / "rows.csv", {})]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in said] == ["model", PIXART, "all", "all", "1"]
+    assert [line.split()[0] for line in said if line] == ["model", PIXART, "all", "all", "family", "diffusion", "1"]
 
 
 def test_a_line_with_too_many_or_too_few_fields(tmp_path):
     path = tmp_path / "rows.csv"
-    good = ",".join(str(GOOD[name]) for name in REQUIRED)
-    path.write_text("\n".join([",".join(REQUIRED), good, good + ",7", good.rpartition(",")[0], "", good]))
+    names = list(GOOD)[:-2]
+    good = ",".join(str(GOOD[name]) for name in names)
+    path.write_text("\n".join([",".join(names), good, good + ",7", good.rpartition(",")[0], "", good]))
     table = validate(read_rows(path))
     assert len(table) == 2
     assert table.attrs["problems"] == [
@@ -152,10 +234,11 @@ def test_a_line_with_too_many_or_too_few_fields(tmp_path):
     ("text", "reason"),
     [
         (None, "No such file"),
-        ("", "lacks the columns model, gpu"),
-        ("model,gpu\n", "lacks the columns gpus"),
-        (",".join(REQUIRED) + "\n", "has no rows"),
-        (",".join([*REQUIRED, "gpu"]) + "\n1\n", "has the column 'gpu' twice"),
+        ("", "lacks the columns model, gpu, latency_s (or value and unit)"),
+        ("model,gpu,value\n", "lacks the columns latency_s (or value and unit)"),
+        ("model,gpu,latency_s\n", "has no rows"),
+        ("model,gpu,latency_s,gpu\n1\n", "has the column 'gpu' twice"),
+        ('model,gpu,latency_s\n"a,b,1\n', "cannot read"),
         (b"\xff\xfe\x00", "cannot read"),
     ],
 )
