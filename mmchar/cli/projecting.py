@@ -58,13 +58,13 @@ def _on_one_kind(args: argparse.Namespace, change: Change) -> Answer:
     found["memory"] = first_to_fit(generation, gpu) if degrees.gpus == 1 else []
     on = f"{degrees.gpus} x {gpu.name}" if degrees.gpus != 1 else gpu.name
     used = f", {found['mfu']:.0%} MFU" if found["mfu"] else ""
+    why = f" ({reach['why']})" if reach["why"] else ""
     lines = [
         f"{args.model} on {on}: {found['time_s']:.3f} s, {found['energy_j']:,.0f} J{used} projected ({_how(args)})",
-        f"  likely {reach['low_s']:.3f} to {reach['high_s']:.3f} s, as far as we were off for {reach['kind']}",
+        f"  likely {reach['low_s']:.3f} to {reach['high_s']:.3f} s, as far as we were off for {reach['kind']}{why}",
         *stage_lines(found["stages"], "time_s", 1e-3, "ms per execution"),
         *uncounted_lines(found["uncounted"]),
         *_memory_lines(found, gpu),
-        *_vendor_lines([gpu.vendor]),
     ]
     return Answer(found, "\n".join(lines))
 
