@@ -174,7 +174,5 @@ def _with_offload(way: dict[str, Any], *, tight: bool = True) -> str:
 
 
 def _vendor_lines(vendors: Any) -> list[str]:
-    others = sorted(set(vendors) - {"NVIDIA"})
-    return (
-        [f"  no GPU of {' or '.join(others)} was validated: kernels as good as NVIDIA's are assumed"] if others else []
-    )
+    others = " or ".join(sorted(set(vendors) - {"NVIDIA"}))
+    return [f"  nothing on a GPU of {others} was measured, kernels as NVIDIA's are assumed"] if others else []

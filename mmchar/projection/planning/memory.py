@@ -38,10 +38,10 @@ def fit_in_memory(model: Any, *inputs: Any, gpu: str | Gpu, **call: Any) -> pd.D
     -------
     DataFrame
         ``offload, decoder``; ``peak_bytes`` = ``weight_bytes`` + ``live_bytes``, weights and activations at the peak,
-        and the ``stage`` and ``component`` where it is; ``moved_bytes`` between host and GPU in one generation, and
-        ``moved_s``, what that takes at least, at the full rate of the host's link: weights go up and, with ``model``,
-        down again once for each component; with ``sequential`` up in every execution; ``room``: ``fits``, ``tight``
-        or ``none``.
+        and the ``stage`` and ``component`` where it is; ``else_bytes``, the peak of the other components;
+        ``moved_bytes`` between host and GPU in one generation, and ``moved_s``, what that takes at least, at the full
+        rate of the host's link: weights go up and, with ``model``, down again once for each component; with
+        ``sequential`` up in every execution; ``room``: ``fits``, ``tight`` or ``none``.
     """
     sheet = get_gpu(gpu)
     return pd.DataFrame(ways_to_hold(Generation.of(model, *inputs, **call), sheet))
@@ -67,10 +67,17 @@ def ways_to_hold(generation: Generation, gpu: Gpu, *, only_if_it_helps: bool = F
         whole = _held(generation, offload, "whole")
         yield _on(gpu, whole)
         for decoder in list(DECODERS)[1:]:
-            if only_if_it_helps and not can(generation.subject().networks.get(whole["component"]), decoder):
+            if only_if_it_helps and not _would_help(generation, offload, decoder, gpu):
                 continue
             if held := _held(generation, offload, decoder):
                 yield _on(gpu, held)
+
+
+def _would_help(generation: Generation, offload: str, decoder: str, gpu: Gpu) -> bool:
+    """Whether an autoencoder that can decode so has the peak, and all else finds room."""
+    held = _held(generation, offload, "whole")
+    able = can(generation.subject().networks.get(held["component"]), decoder)
+    return able and room(held["else_bytes"], gpu) != "none"
 
 
 @functools.lru_cache(maxsize=16)
@@ -89,6 +96,7 @@ def _held(generation: Generation, offload: str, decoder: str) -> dict[str, Any]:
         held, moved = _one_by_one(table, generation.subject().networks)
     peak = held + table["live_bytes"]
     at = peak.idxmax()
+    others = peak[table["component"].astype(str) != str(table["component"][at])]
     return {
         "offload": offload,
         "decoder": decoder,
@@ -97,6 +105,7 @@ def _held(generation: Generation, offload: str, decoder: str) -> dict[str, Any]:
         "live_bytes": int(table["live_bytes"][at]),
         "stage": str(table["stage"][at]),
         "component": str(table["component"][at]),
+        "else_bytes": int(others.max()) if len(others) else 0,
         "moved_bytes": int(moved),
     }
 
