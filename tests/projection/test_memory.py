@@ -70,6 +70,8 @@ def test_the_search_ends_at_the_first_way_that_fits():
     assert [way["offload"] for way in first_to_fit(generation(9, 6, 1), T4)] == ["model"]
     tight = first_to_fit(generation(9, 14, 1), T4)  # 14 + 2 GB of the T4's 16
     assert [(way["offload"], way["room"]) for way in tight] == [("model", "tight"), ("sequential", "fits")]
+    twice = first_to_fit(generation(1, 11, 1), T4)  # 13 + 3 GB resident are tight, as are 11 + 2 GB
+    assert [(way["offload"], way["room"]) for way in twice] == [("none", "tight"), ("sequential", "fits")]
 
 
 def test_a_tiled_decoder_takes_less_and_a_sliced_batch_what_one_image_takes():

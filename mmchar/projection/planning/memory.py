@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 RESERVED, AS_BUILT = 1.25, 1.05
+ROOMS = ("none", "tight", "fits")
 
 
 def fit_in_memory(model: Any, *inputs: Any, gpu: str | Gpu, **call: Any) -> pd.DataFrame:
@@ -48,16 +49,16 @@ def fit_in_memory(model: Any, *inputs: Any, gpu: str | Gpu, **call: Any) -> pd.D
 
 
 def first_to_fit(generation: Generation, gpu: Gpu) -> list[dict[str, Any]]:
-    """The rows of `fit_in_memory` up to the first that fits, of those with room at all; less offloading comes first.
+    """The first row of `fit_in_memory` that is tight, if it comes before one that fits, and the first that fits.
 
-    An autoencoder is sliced or tiled only where it has the peak.
+    Less offloading comes first. An autoencoder is sliced or tiled only where that could make the difference.
     """
-    found = []
+    found: dict[str, dict[str, Any]] = {}
     for way in ways_to_hold(generation, gpu, only_if_it_helps=True):
-        found += [way] if way["room"] != "none" else []
+        found.setdefault(way["room"], way)
         if way["room"] == "fits":
             break
-    return found
+    return [way for name, way in found.items() if name != "none"]
 
 
 def ways_to_hold(generation: Generation, gpu: Gpu, *, only_if_it_helps: bool = False) -> Iterator[dict[str, Any]]:
@@ -74,10 +75,10 @@ def ways_to_hold(generation: Generation, gpu: Gpu, *, only_if_it_helps: bool = F
 
 
 def _would_help(generation: Generation, offload: str, decoder: str, gpu: Gpu) -> bool:
-    """Whether an autoencoder that can decode so has the peak, and all else finds room."""
+    """Whether an autoencoder that can decode so has the peak, and all else finds more room without it."""
     held = _held(generation, offload, "whole")
     able = can(generation.subject().networks.get(held["component"]), decoder)
-    return able and room(held["else_bytes"], gpu) != "none"
+    return able and ROOMS.index(room(held["else_bytes"], gpu)) > ROOMS.index(room(held["peak_bytes"], gpu))
 
 
 @functools.lru_cache(maxsize=16)
