@@ -28,6 +28,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "tracing.attention": ["use_backend"],
         "projection.data_sheets": ["get_gpu", "gpu_named", "list_gpus"],
         "projection.roofline": ["project"],
+        "projection.efficiency_file": ["read_efficiency"],
         "projection.planning.memory": ["fit_in_memory"],
         "measuring.profiling": ["measure"],
         "measuring.recorded.table": ["kernel_table", "read_trace"],

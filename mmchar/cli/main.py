@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from mmchar import __version__
-from mmchar.cli import batch, campaign, generation, projecting, reference, trace
+from mmchar.cli import batch, campaign, evidence, generation, projecting, reference, trace
 from mmchar.cli.options import add_options
 from mmchar.cli.output import Answer
 from mmchar.measuring.optimization.backends import MEASURED
@@ -87,13 +87,21 @@ COMMANDS = {
         "projected time of one generation on a named GPU, on every GPU, or on several in the fastest way",
         [
             *["model", ("--gpu", {"required": True, "help": "e.g. a100-80gb; all is one row per GPU"}), "--best-of"],
-            *["--step-cache", "--hit-rate", *_GENERATION, *_PROJECTION, Degrees],
+            *["--efficiency", "--step-cache", "--hit-rate", *_GENERATION, *_PROJECTION, Degrees],
         ],
     ),
     "validate": Command(
-        reference.validate_rows,
-        "projections beside measurements of others: errors by model",
-        ["rows", *_PROJECTION, "--leave-out", "--figure", "--out", "--json"],
+        evidence.validate_rows,
+        "projections beside measurements of others: errors by model, and by family, execution and GPU",
+        [
+            *[("rows", {"nargs": "?"}), "--published", *_PROJECTION, "--efficiency", "--leave-out", "--figure"],
+            *["--write-errors", "--source", "--out", "--json"],
+        ],
+    ),
+    "fit": Command(
+        evidence.fit_rows,
+        "efficiencies fitted to measurements of a GPU of your own, for --efficiency",
+        ["rows", *_PROJECTION, ("--out", {"required": True, "help": "the efficiency file to write (.json)"}), "--json"],
     ),
     "measure": Command(
         campaign.measure_asked,

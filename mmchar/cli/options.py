@@ -75,6 +75,13 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of all commands, but for the fields of
     "--perfetto": {"metavar": "FILE", "help": "where to write a trace of the table for ui.perfetto.dev (.json)"},
     "--json": {**_FLAG, "help": "machine-readable output"},
     "--leave-out": {"choices": LEFT_OUT, "help": "predict each model, family or GPU by a fit to the others"},
+    "--published": {**_FLAG, "help": "validate with data/reference/published_speeds.csv"},
+    "--efficiency": {"metavar": "FILE.json", "help": "project with what mmchar fit found"},
+    "--write-errors": {
+        "metavar": "FILE.csv",
+        "help": "write the errors by kind, replacing those of the same source",
+    },
+    "--source": {"help": "with --write-errors: what the measurements are called"},
     "--figure": {"metavar": "FILE", "help": "where to draw predicted against measured (.png or .svg)"},
     "--kernels": {**_FLAG, "help": "show kernels by kind and name instead of operators"},
     "--device": {"choices": ("cpu", "cuda"), "default": "cpu"},

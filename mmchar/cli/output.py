@@ -32,8 +32,9 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def aligned(table: pd.DataFrame) -> str:
-    """The table as text, its columns aligned to the left."""
-    lines = [list(table.columns), *table.astype(str).values.tolist()]
+    """The table as text, its columns aligned to the left; what is missing is blank."""
+    cells = table.astype(object).where(table.notna(), "")
+    lines = [list(table.columns), *cells.astype(str).to_numpy().tolist()]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
     return "\n".join("  ".join(line).rstrip() for line in padded)

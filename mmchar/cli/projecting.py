@@ -13,6 +13,7 @@ from mmchar.cli.output import Answer, aligned, check_out, formatted, records, sa
 from mmchar.counting.operator_table import count
 from mmchar.models.loading import get_spec
 from mmchar.projection.data_sheets import Gpu, get_gpu, list_gpus
+from mmchar.projection.efficiency_file import EfficiencyFile, read_efficiency
 from mmchar.projection.parallel.layout import Degrees, parallelize
 from mmchar.projection.planning.choices import best_ways, on_every_gpu
 from mmchar.projection.planning.decoders import Generation
@@ -37,6 +38,8 @@ def project_asked(args: argparse.Namespace) -> Answer:
     if many and shared:
         does = {"--best-of": "tries every way to share", "--gpu all": "projects onto one GPU each"}[many]
         raise ValueError(f"--{shared[0]} is given, but {many} {does}; leave out one of them")
+    if many and args.efficiency:
+        raise ValueError(f"--efficiency is of one GPU; name it with --gpu, and leave out {many}")
     if args.best_of is not None and args.gpu == "all":
         raise ValueError("--best-of needs one kind of GPU; name it with --gpu")
     return {"": _on_one_kind, "--gpu all": _everywhere, "--best-of": _best_of}[many](args, _step_cache(args))
@@ -46,27 +49,33 @@ def _on_one_kind(args: argparse.Namespace, change: Change) -> Answer:
     """One GPU, or several that share the generation as asked."""
     gpu, degrees = get_gpu(args.gpu), Degrees(**given(Degrees, args))
     gpu.check_dtype(args.dtype)
+    own = read_efficiency(args.efficiency) if args.efficiency else EfficiencyFile()
     generation = _generation(args)
     table = change(_shared(args, generation.table, degrees))
     memory = summarize_memory(table, gpu)
-    projected = project(table, gpu=args.gpu, attention=args.attention, execution=args.execution)
+    projected = project(table, gpu=args.gpu, attention=args.attention, execution=args.execution, efficiency=own.rates)
     save(projected, args.out, args.perfetto)
-    found = summarize(projected, whole=change(generation.table))
+    found = summarize(projected, whole=change(generation.table), power=own.power)
     found |= {name: memory[name] for name in ("peak_bytes", "fits")}
     found["vendor"] = gpu.vendor
-    found["range"] = reach = time_range(projected, found["time_s"])
+    found["range"] = reach = own.time_range(found["time_s"]) or time_range(projected, found["time_s"])
     found["memory"] = first_to_fit(generation, gpu) if degrees.gpus == 1 else []
     on = f"{degrees.gpus} x {gpu.name}" if degrees.gpus != 1 else gpu.name
     used = f", {found['mfu']:.0%} MFU" if found["mfu"] else ""
-    why = f" ({reach['why']})" if reach["why"] else ""
     lines = [
         f"{args.model} on {on}: {found['time_s']:.3f} s, {found['energy_j']:,.0f} J{used} projected ({_how(args)})",
-        f"  likely {reach['low_s']:.3f} to {reach['high_s']:.3f} s, as far as we were off for {reach['kind']}{why}",
+        *_range_lines(reach),
         *stage_lines(found["stages"], "time_s", 1e-3, "ms per execution"),
         *uncounted_lines(found["uncounted"]),
         *_memory_lines(found, gpu),
     ]
     return Answer(found, "\n".join(lines))
+
+
+def _range_lines(reach: dict[str, Any]) -> list[str]:
+    within = f"{reach['low_s']:.3f} to {reach['high_s']:.3f} s"
+    said = f"  likely {within}, as far as we were off for {reach['kind']} (n = {reach['n']})"
+    return [said, f"  {reach['why']}"] if reach["why"] else [said]
 
 
 def _everywhere(args: argparse.Namespace, change: Change) -> Answer:

@@ -1,15 +1,12 @@
-"""The shell commands on what is known: the zoo, the GPUs, this machine, and projections held against publications."""
+"""The shell commands on what is known: the zoo, the GPUs, this machine, and what the papers state."""
 
 import argparse
 import json
-import sys
 
-from mmchar.cli.output import Answer, aligned, check_out, formatted, records, save
+from mmchar.cli.output import Answer, aligned, check_out, formatted, records
 from mmchar.models.loading import list_models
 from mmchar.models.specs import schema
 from mmchar.projection.data_sheets import get_gpu, list_gpus
-from mmchar.projection.evidence.rows import read_rows
-from mmchar.projection.evidence.validation import by_kind, figures, summary, validate
 from mmchar.provenance import doctor
 from mmchar.study.claims import projected_suite, scorecard
 from mmchar.study.zoo_page import write_page, zoo_table
@@ -66,31 +63,6 @@ def examine(args: argparse.Namespace) -> Answer:
     facts = doctor()
     width = max(map(len, facts))
     return Answer(facts, "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))
-
-
-def validate_rows(args: argparse.Namespace) -> Answer:
-    """Compare projections with measurements; 1 if some rows could not be used."""
-    check_out(args.out)
-    check_out(args.figure, (".png", ".svg"), name="--figure")
-    how = {name: getattr(args, name) for name in ("attention", "execution", "dtype")}
-    table = validate(read_rows(args.rows), **how, leave_out=args.leave_out, progress=not args.json)
-    problems = table.attrs.pop("problems")
-    for problem in problems:
-        print(f"mmchar: {problem}", file=sys.stderr)
-    lines = []
-    if not table.empty:
-        save(table, args.out)
-        if args.figure:
-            from mmchar.study.projection_plots import save_predicted_against_measured
-
-            save_predicted_against_measured(table, args.figure)
-        lines = [aligned(errors.round(1)) + "\n" for errors in (summary(table), by_kind(table))]
-    fitted = f"; each {args.leave_out} by a fit to the others" if args.leave_out else ""
-    lines.append(f"{len(table)} rows, errors in percent: (predicted - measured) / measured{fitted}")
-    tables = {"summary": summary, "by_kind": by_kind}
-    errors = {name: figures(make(table)) if len(table) else [] for name, make in tables.items()}
-    found = {"rows": len(table), "problems": problems, **errors}
-    return Answer(found, "\n".join(lines), 1 if problems else 0)
 
 
 def judge_claims(args: argparse.Namespace) -> Answer:

@@ -227,6 +227,7 @@ def _stage_totals(table: pd.DataFrame, total_flop: pd.Series) -> list[dict[str, 
 
 
 def _count(model: Model, request: Request | None, more: Mapping[str, Any]) -> pd.DataFrame:
+    from mmchar.generation.faults import without_advice
     from mmchar.generation.programs import remember, subject_of_zoo
     from mmchar.generation.run import on_meta, record
 
@@ -234,8 +235,9 @@ def _count(model: Model, request: Request | None, more: Mapping[str, Any]) -> pd
     if model.device != "meta":
         networks = {role: on_meta(network) for role, network in model.components.items()}
         model = replace(model, components=networks, device="meta")
-    subject = subject_of_zoo(model, full, more)
-    recording = record(subject)
+    with without_advice():
+        subject = subject_of_zoo(model, full, more)
+        recording = record(subject)
     if not more and model.dtype == "bfloat16":
         remember(model.spec, full, recording.stages)
     table = recorded_table(subject, recording, dtype=model.dtype, tiny=model.spec.tiny)

@@ -1,6 +1,7 @@
 """An error inside a library's code in one line: the model, the network that ran, the library's line, what it said."""
 
 import linecache
+import logging
 import re
 import traceback
 from collections.abc import Iterator
@@ -48,3 +49,17 @@ def _line(name: str, error: Exception, frames: traceback.StackSummary) -> str:
     if _OTHER_TYPE.search(said):
         said = f"{said}; it may run in another number type, e.g. float32"
     return f"{name}{ran}: {said} ({place})"
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Keep what transformers and diffusers advise to themselves: of a model's made-up inputs it says nothing."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "diffusers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -40,6 +40,8 @@ _KINDS = tuple(
     )
 )  # fmt: skip
 
+_CUTLASS = re.compile(r"(?:void )?cutlass\w*::Kernel\d*<(\w+)")
+
 
 class Kind(NamedTuple):
     """The kind of a kernel, finer than the category of an operator, and that category."""
@@ -77,6 +79,11 @@ def kernel_category(name: str) -> str:
 
 @functools.cache
 def kernel_name(name: str) -> str:
-    """A kernel's name without template arguments and without the numbers that a compiler adds, so that equals meet."""
+    """A kernel's name without template arguments and without the numbers that a compiler adds, so that equals meet.
+
+    Of a kernel of CUTLASS the first argument is the name.
+    """
+    if own := _CUTLASS.match(name):
+        return own[1][:80]
     short = re.sub(r"^void ", "", name).replace("(anonymous namespace)::", "").split("<")[0].split("(")[0]
     return re.sub(r"^graph_\d+_|_\d+$", "", short.strip())[:80]

@@ -23,13 +23,23 @@ class KernelTimes:
 
     compute_s: np.ndarray
     memory_s: np.ndarray
-    around_s: np.ndarray  # traffic of kernels beside the main one: it comes on top
-    latency_s: np.ndarray  # kernels that are too short, or have too few blocks, to fill the GPU
+    layout_s: np.ndarray  # copies of a convolution's maps to channels last and back
+    bias_s: np.ndarray  # addition of a convolution's bias
+    statistics_s: np.ndarray  # of a group norm, by few blocks
+    start_s: np.ndarray  # what kernels take to start and to end
 
     @property
     def device_s(self) -> np.ndarray:
         """Seconds of all kernels of each row."""
-        return np.maximum(self.compute_s, self.memory_s) + self.around_s + self.latency_s
+        return sum(self.parts)  # type: ignore[return-value]
+
+    @property
+    def parts(self) -> tuple[np.ndarray, ...]:
+        """Seconds by what holds a row back: arithmetic, memory, and kernels too short or of too few blocks to fill."""
+        main_s = np.maximum(self.compute_s, self.memory_s)
+        computes = self.compute_s > self.memory_s
+        around_s, latency_s = self.layout_s + self.bias_s, self.statistics_s + self.start_s
+        return np.where(computes, main_s, 0.0), np.where(computes, 0.0, main_s) + around_s, latency_s
 
 
 def kernel_times(columns: Columns, gpu: Gpu, rates: Efficiency, *, execution: str) -> KernelTimes:
@@ -37,13 +47,13 @@ def kernel_times(columns: Columns, gpu: Gpu, rates: Efficiency, *, execution: st
     eager = columns.outside | (execution == "eager")
     more = _EAGER_KERNELS["convolution"] * columns.spatial_kernel + _EAGER_KERNELS["group_norm"] * columns.group_norm
     launches = columns.launches * (1 + more * eager)
-    around_s = _around_convolution_s(columns, gpu, rates) * eager
-    statistics_s = _group_statistics_s(columns, gpu, rates) * eager
     return KernelTimes(
         compute_s=_compute_s(columns, gpu, rates),
         memory_s=_memory_s(columns, gpu, rates, eager),
-        around_s=around_s,
-        latency_s=statistics_s + launches * np.where(eager, rates.kernel_s, rates.kernel_compiled_s),
+        layout_s=_layout_s(columns, gpu, rates) * eager,
+        bias_s=_bias_s(columns, gpu, rates) * eager,
+        statistics_s=_group_statistics_s(columns, gpu, rates) * eager,
+        start_s=launches * np.where(eager, rates.kernel_s, rates.kernel_compiled_s),
     )
 
 
@@ -60,7 +70,8 @@ def _compute_s(columns: Columns, gpu: Gpu, rates: Efficiency) -> np.ndarray:
     for dtype in ("float16", "bfloat16"):
         if dtype in gpu.peak_flop_s:
             peak[columns.of_dtype(dtype)] = gpu.peak(dtype)
-    fed = np.where(columns.convolution & (gpu.compute_capability < 9), rates.fed_convolution, rates.fed)
+    convolution = rates.fed_convolution_hopper if gpu.compute_capability >= 9 else rates.fed_convolution
+    fed = np.where(columns.convolution, convolution, rates.fed)
     share = product_share(columns, gpu, peak, fed)
     speed = peak * share * columns.k / (columns.k + rates.fill_depth)
     speed = np.where(columns.depthwise, plain * rates.plain, speed)
@@ -117,21 +128,22 @@ def _one_number_loads(columns: Columns) -> np.ndarray:
     return ~columns.of_dtype("float32") & ~columns.fused & ~columns.aligned
 
 
-def _around_convolution_s(columns: Columns, gpu: Gpu, rates: Efficiency) -> np.ndarray:
-    """Seconds of what runs before and after a convolution: layout copies, and the addition of its bias.
+def _layout_s(columns: Columns, gpu: Gpu, rates: Efficiency) -> np.ndarray:
+    """Seconds of a convolution's layout copies.
 
     Tensor cores want channels last and PyTorch's maps are channels first, so cuDNN copies input, weight and output to
     the other layout: each is read and written once more. A kernel of one position has no need of it.
     """
     copied = 2.0 * (columns.read_bytes + columns.write_bytes) * columns.spatial_kernel
-    copies_s = copied / (gpu.bandwidth_bytes_s * rates.layout)
-    bias = 2.0 * columns.write_bytes
-    dram_s = bias / (gpu.bandwidth_bytes_s * rates.bandwidth)
-    bias_s = np.maximum(
-        _through_cache_s(bias, columns.calls, dram_s, gpu, rates),
-        columns.write_bytes / item_bytes(columns) / _numbers_s(gpu, rates.one_by_one),
-    )
-    return columns.convolution * (copies_s + bias_s)
+    return copied / (gpu.bandwidth_bytes_s * rates.layout)
+
+
+def _bias_s(columns: Columns, gpu: Gpu, rates: Efficiency) -> np.ndarray:
+    """Seconds of adding a convolution's bias, a broadcast over its output. That it has one is assumed."""
+    moved = 2.0 * columns.write_bytes * columns.convolution
+    dram_s = moved / (gpu.bandwidth_bytes_s * rates.bandwidth)
+    numbers_s = moved / 2 / item_bytes(columns) / _numbers_s(gpu, rates.one_by_one)
+    return np.maximum(_through_cache_s(moved, columns.calls, dram_s, gpu, rates), numbers_s)
 
 
 def _group_statistics_s(columns: Columns, gpu: Gpu, rates: Efficiency) -> np.ndarray:

@@ -12,7 +12,7 @@ A table of several GPUs (`layout.parallelize`) has Communication rows; their tim
 the link busy, less what hides behind other work.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ def project(
     gpu: str | Gpu,
     attention: str | None = None,
     execution: str = "eager",
-    efficiency: Efficiency | None = None,
+    efficiency: "Efficiency | Rates | None" = None,
     interconnect: Interconnect | None = None,
     **call: Any,
 ) -> pd.DataFrame:
@@ -59,6 +59,8 @@ def project(
         Attention kernels to assume; by default those the table names.
     execution : {"eager", "compiled"}
         ``compiled`` fuses pointwise operators (see `fuse_pointwise`) and issues kernels with less host time.
+    efficiency : Efficiency or Rates, optional
+        What kernels reach, by default as fitted; ``read_efficiency("my-gpu.json").rates`` is that of a GPU of your own.
 
     Returns
     -------
@@ -73,7 +75,8 @@ def project(
         table = count(table, *inputs, **call)
     elif more := [*map(repr, inputs), *call]:
         raise ValueError(f"{', '.join(more)} does not go with a table; give a model or an object to count it anew")
-    rates = Rates(efficiency or Efficiency(), interconnect or Interconnect())
+    rates = efficiency if isinstance(efficiency, Rates) else Rates(efficiency or Efficiency())
+    rates = rates if interconnect is None else replace(rates, messages=interconnect)
     out = prepare(table, attention=attention, execution=execution)
     device_s, wait_s, bound = row_times(columns_of(out), sheet, rates, execution=execution)
     out = out.assign(
@@ -120,8 +123,7 @@ def row_times(columns: Columns, gpu: Gpu, rates: Rates, *, execution: str) -> tu
         device_s += exposed_s(columns, device_s, message_s(columns, gpu, rates.messages))
         host_s = host_s + columns.sent * columns.launches * rates.messages.host_s
     wait_s = _host_wait_s(columns, device_s, host_s)
-    parts = [times.compute_s, times.memory_s + times.around_s, times.latency_s]
-    bound = np.where(wait_s > 0, 3, 1 + np.argmax(parts, axis=0))
+    bound = np.where(wait_s > 0, 3, 1 + np.argmax(times.parts, axis=0))
     bound[columns.sent & (wait_s == 0)] = 4
     bound[device_s + wait_s == 0] = 0
     return device_s, wait_s, bound

@@ -8,13 +8,17 @@ import pandas as pd
 from mmchar.counting.operator_table import OUTSIDE, executions
 from mmchar.projection.columns import holds
 from mmchar.projection.data_sheets import Gpu, get_gpu
-from mmchar.projection.energy_model import BOUNDS, energy_j
+from mmchar.projection.energy_model import BOUNDS, Power, energy_j
 from mmchar.projection.utilization import at_peak_s, mfu
 from mmchar.tracing.attention import ITEM_BYTES
 
 
 def summarize(
-    table: pd.DataFrame, *, gpu: str | Gpu | None = None, whole: pd.DataFrame | None = None
+    table: pd.DataFrame,
+    *,
+    gpu: str | Gpu | None = None,
+    whole: pd.DataFrame | None = None,
+    power: Power | None = None,
 ) -> dict[str, Any]:
     """Totals of a projected table, in seconds and joules, as ``mmchar project --json`` prints them.
 
@@ -38,7 +42,7 @@ def summarize(
     several = {"gpus": table.attrs["gpus"]} if "gpus" in table.attrs else {}
     return {
         "time_s": float(total.sum()),
-        "energy_j": energy_j(table, sheet),
+        "energy_j": energy_j(table, sheet, power),
         "mfu": used.pop(""),
         "stages": [
             {

@@ -1,8 +1,8 @@
 """How far a projection may be off: as far as projections of its kind were off from what others measured.
 
 A kind is a family of models, an execution, a GPU, and whether there are several of it. Each was predicted by a fit that
-had not seen its model; kinds on any GPU by one that had not seen the GPU. The most specific kind that enough was
-measured of is taken.
+had not seen its model; kinds on any GPU by one that had not seen the GPU. Where too little was measured of a kind, the
+widest range of those that are near is taken, and says so.
 """
 
 from functools import cache
@@ -46,30 +46,27 @@ def error_range(family: str, *, execution: str, gpu: str, several: bool = False)
     errors = projection_errors()
     errors = errors[(errors["quantity"] == "latency") & (errors["n"] >= ENOUGH)]
     gpus = "several" if several else "one"
-    for way in ((execution, gpu), (ANY, gpu), (execution, ANY), (ANY, ANY)):
-        asked = dict(zip(KIND, (family, *way, gpus), strict=True))
-        same = errors[(errors[list(KIND)] == pd.Series(asked)).all(axis=1)]
+    for mode in (execution, ANY):
+        same = errors[(errors[list(KIND)] == pd.Series((family, mode, gpu, gpus), KIND)).all(axis=1)]
         if len(same):
             most = same.loc[same["n"].idxmax()]
-            return _said(
-                most["low"], most["high"], int(most["n"]), _name(asked), _why_wider(family, way, execution, gpu)
-            )
-    return _widest(errors, family, execution, gpu, gpus)
+            why = "" if mode == execution else f"too little of {family} was measured in {execution} mode on {gpu}"
+            kind = f"{family}, {mode} execution, {gpus} {gpu}"
+            return _said(most["low"], most["high"], int(most["n"]), kind, why)
+    return _widest(errors, family, f"in {execution} mode on {gpus} {gpu}")
 
 
-def _widest(errors: pd.DataFrame, family: str, execution: str, gpu: str, gpus: str) -> dict[str, Any]:
+def _widest(errors: pd.DataFrame, family: str, asked: str) -> dict[str, Any]:
     """The range that holds those of all kinds of the family, and of any family on a GPU that no fit had seen."""
-    near = errors[errors["family"].isin((family, ANY))]
-    known = (near["family"] == family).any()
-    near = near if known else errors
-    on = gpu if gpus == "one" else f"several {gpu}"
-    lacks = f"{family} in {execution} mode on {on} was not measured" if known else f"nothing like {family} was measured"
-    kind = f"all of {family}, and what no fit had seen" if known else "all that was measured"
-    return _said(near["low"].min(), near["high"].max(), int(near["n"].sum()), kind, f"{lacks}: the widest range")
+    known = (errors["family"] == family).any()
+    near = errors[errors["family"].isin((family, ANY))] if known else errors
+    kind = f"all of {family}, and of all models on GPUs that no fit had seen" if known else "all that was measured"
+    why = f"too little of {family} was measured {asked if known else 'anywhere'}: the widest range that we know"
+    return _said(near["low"].min(), near["high"].max(), int(near["n"].sum()), kind, why)
 
 
 def _of_all(errors: pd.DataFrame, why: str) -> dict[str, Any]:
-    near = errors[errors["quantity"] == "latency"]
+    near = errors[(errors["quantity"] == "latency") & (errors["n"] >= ENOUGH)]
     return _said(near["low"].min(), near["high"].max(), int(near["n"].sum()), "all that was measured", why)
 
 
@@ -81,17 +78,6 @@ def _unmeasured_vendor(gpu: str) -> str:
 
 def _said(low: float, high: float, n: int, kind: str, why: str) -> dict[str, Any]:
     return {"low": float(low), "high": float(high), "n": n, "kind": kind, "why": why}
-
-
-def _name(kind: dict[str, str]) -> str:
-    on = {ANY: "any GPU"}.get(kind["gpu"], kind["gpu"])
-    mode = {ANY: "any execution"}.get(kind["execution"], kind["execution"])
-    return f"{kind['family']}, {mode}, {'several ' if kind['gpus'] == 'several' else ''}{on}"
-
-
-def _why_wider(family: str, way: tuple[str, str], execution: str, gpu: str) -> str:
-    missing = [f"in {execution} mode"] * (way[0] == ANY != execution) + [f"on {gpu}"] * (way[1] == ANY != gpu)
-    return f"too little of {family} was measured {' or '.join(missing)}" if missing else ""
 
 
 def family_of(table: pd.DataFrame, part: str = "whole") -> str:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from mmchar.projection.data_sheets import get_gpu
 from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.roofline import project
 from mmchar.study.measured_shares import sheet_name
@@ -17,15 +18,15 @@ def beside_trace(table: pd.DataFrame, *, gpu: str | None = None, efficiency: Eff
     Both are times of kernels, without waiting for the host. ``projected_s`` is missing where the trace does not say
     what a row computes: kernels by name, copies from and to the host, operators without recorded shapes.
     ``attrs["gpu"]`` names the data sheet: ``gpu``, else that of the GPU which the trace names; a ValueError where there
-    is none, or where it is AMD's, of whose kernels there is no evidence.
+    is none, or where it is not NVIDIA's, of whose kernels alone there is evidence.
     """
     device = table.attrs["device"]
-    if gpu is None and "amd" in device.lower().split():
-        raise ValueError(f"there is no evidence of how fast kernels of {device} are; name an NVIDIA GPU to project on")
     if not (name := gpu or sheet_name(device)):
         raise ValueError(
             f"no data sheet of {device or 'the GPU, whose name was not recorded'}; name a GPU that has one"
         )
+    if gpu is None and get_gpu(name).vendor != "NVIDIA":
+        raise ValueError(f"there is no evidence of how fast kernels of {device} are; name an NVIDIA GPU to project on")
     waits = replace(efficiency or Efficiency(), dispatch_s=0.0, dispatch_compiled_s=0.0)
     alike = table.assign(backend=table["backend"].astype(str).replace(_SAME_KERNEL))
     timed = project(alike, gpu=name, efficiency=waits)

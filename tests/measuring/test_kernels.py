@@ -112,6 +112,8 @@ def test_category_of_a_kernel_by_its_name(name, category):
 def test_kernels_in_an_anonymous_namespace_keep_their_names():
     name = "void at::native::(anonymous namespace)::CatArrayBatchedCopy<OpaqueType<2u>, unsigned int, 4, 64, 64>(int)"
     assert kernel_name(name) == "at::native::CatArrayBatchedCopy"
+    gemm = "cutlass_80_tensorop_bf16_s16816gemm_relu_bf16_128x64_64x6_tn_align8"
+    assert kernel_name(f"void cutlass::Kernel2<{gemm}>({gemm}::Params)") == gemm
 
 
 def test_what_a_session_starts_with_is_left_out_and_tells_whether_it_is_complete():

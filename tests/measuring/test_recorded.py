@@ -111,6 +111,16 @@ def test_what_torch_records_is_counted_as_counting_counts_it(tmp_path):
     assert norm.module == "Net_0.GroupNorm_0" and norm.module_type == "GroupNorm"
 
 
+def test_casts_of_autocast_are_rows_and_what_is_cast_for_runs_in_its_type(tmp_path):
+    net, x = nn.Linear(8, 24), torch.randn(4, 8)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        net(x)
+        found = made(tmp_path, recorded(lambda: net(x)))
+    assert found["op"].tolist() == ["_to_copy", "_to_copy", "_to_copy", "linear"]
+    assert found["dtype"].tolist() == ["float32"] * 3 + ["bfloat16"]
+    assert row(found, "linear").read_bytes == 2 * (4 * 8 + 8 * 24 + 24)
+
+
 def test_a_scripted_module_says_its_path(tmp_path):
     maker = TraceMaker()
     maker.op("aten::silu", 0, 10, ([4, 4], "float"))
@@ -325,7 +335,8 @@ def _files(folder):
         "zip.json.gz": (b"PK\x03\x04rest", "zip archive"),
         "no-time.json": (json.dumps({"traceEvents": [{**kernel, "ts": None}]}).encode(), "is damaged"),
         "no-dur.json": (json.dumps({"traceEvents": [{"cat": "kernel", "ts": 1}]}).encode(), "is damaged"),
-        "nan.json": (json.dumps({"traceEvents": [{**kernel, "ts": float("nan")}]}).encode(), "not a number"),
+        "nan.json": (json.dumps({"traceEvents": [{**kernel, "ts": float("nan")}]}).encode(), "that are no numbers"),
+        "still.json": (json.dumps({"traceEvents": [{**kernel, "dur": 0}]}).encode(), "have no times"),
         "sheets.json": (json.dumps({"deviceProperties": 7, "traceEvents": [kernel]}).encode(), "is damaged"),
         "cpu.json": (None, "ProfilerActivity.CUDA"),
         "nsys.sqlite": (None, "Nsight Systems"),
@@ -363,7 +374,7 @@ def test_without_operators_shapes_or_the_name_of_the_gpu_the_table_says_so(tmp_p
     bare.kernel("sm90_xmma_gemm", 4, 10, 5)
     found = made(tmp_path, bare)
     assert (row(found, "linear").flop, row(found, "linear").category) == (0, "Linear")
-    assert any("record_shapes=True" in doubt for doubt in found.attrs["doubts"]["trace"])
+    assert any("are known of 0%" in doubt for doubt in found.attrs["doubts"]["trace"])
 
 
 def test_the_table_survives_parquet(table, tmp_path):

@@ -41,7 +41,7 @@ def test_a_board_that_is_too_small_has_the_least_offloading_that_leaves_room(eve
 
 def test_a_gpu_of_a_vendor_that_nobody_measured_has_the_range_of_everything(everywhere):
     errors = projection_errors()
-    errors = errors[errors["quantity"] == "latency"]
+    errors = errors[(errors["quantity"] == "latency") & (errors["n"] >= 5)]
     row = everywhere.loc["mi300x"]
     assert row["low_s"] == pytest.approx(row["time_s"] / (1 + errors["high"].max()))
     assert row["high_s"] == pytest.approx(row["time_s"] / (1 + errors["low"].min()))

@@ -16,10 +16,11 @@ from mmchar.projection.summary import summarize
 from mmchar.projection.tiles import padded_attention_flop
 
 PERFECT = Efficiency(
-    fed=1e12, fed_convolution=1e12, fill_depth=0.0, unaligned=1.0, plain=1.0, joules_12nm=1e-30, joules_8nm=1e-30,
-    joules_7nm=1e-30, joules_4nm=1e-30, flash=1.0, flash_mma=1e9, softmax_depth=0.0, fill_keys=0.0, causal=1.0,
-    mem_efficient=1.0, bandwidth=1.0, product=1.0, layout=1.0, one_by_one=1e9, statistics=1e9, cache_share=0.0,
-    kernel_s=0.0, kernel_compiled_s=0.0, dispatch_s=0.0, dispatch_compiled_s=0.0,
+    fed=1e12, fed_convolution=1e12, fed_convolution_hopper=1e12, fill_depth=0.0, unaligned=1.0, plain=1.0,
+    joules_12nm=1e-30, joules_8nm=1e-30, joules_7nm=1e-30, joules_4nm=1e-30, flash=1.0, flash_mma=1e9,
+    softmax_depth=0.0, fill_keys=0.0, causal=1.0, mem_efficient=1.0, bandwidth=1.0, product=1.0, layout=1.0,
+    one_by_one=1e9, statistics=1e9, cache_share=0.0, kernel_s=0.0, kernel_compiled_s=0.0, dispatch_s=0.0,
+    dispatch_compiled_s=0.0,
 )  # fmt: skip
 RATES = Efficiency()
 BLANK = {

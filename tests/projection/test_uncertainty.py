@@ -1,10 +1,11 @@
-"""A projection's range is that of its kind, and says so where nothing like it was measured."""
+"""A projection's range is that of its family, execution and GPU, and says so where too little like it was measured."""
 
 import pandas as pd
 import pytest
 
 import mmchar
-from mmchar.projection.uncertainty import kind_of, projection_errors, time_range
+from mmchar.projection import uncertainty
+from mmchar.projection.uncertainty import error_range, family_of, projection_errors, time_range
 
 
 def denoiser(convolution_flop, **attrs):
@@ -19,36 +20,69 @@ def denoiser(convolution_flop, **attrs):
 
 
 @pytest.mark.parametrize(
-    ("convolution_flop", "gpus", "kind"),
+    ("convolution_flop", "frames", "part", "family"),
     [
-        (0, 1, "diffusion transformer on one GPU"),
-        (2, 1, "diffusion transformer on one GPU"),  # an embedding of patches does not make it a U-Net
-        (2, 4, "diffusion transformer on several GPUs"),
-        (80, 1, "U-Net"),
+        (0, None, "whole", "diffusion transformer"),
+        (2, 16, "whole", "diffusion transformer"),  # an embedding of patches does not make it a U-Net
+        (80, None, "whole", "U-Net image"),
+        (80, 16, "denoise", "U-Net video"),
+        (80, None, "decode_image", "image decoder"),
+        (80, None, "encode_text", "encode_text"),
     ],
 )
-def test_the_denoiser_says_the_kind(convolution_flop, gpus, kind):
-    assert kind_of(denoiser(convolution_flop, gpus=gpus)) == kind
+def test_the_denoiser_says_the_family(convolution_flop, frames, part, family):
+    assert family_of(denoiser(convolution_flop, request={"frames": frames}), part) == family
 
 
-def test_the_range_turns_the_errors_around():
-    errors = projection_errors()
-    one = errors[(errors["kind"] == "U-Net") & (errors["quantity"] == "latency")].iloc[0]
-    found = time_range(denoiser(80), 10.0)
+def test_decoding_is_a_family_of_its_own():
+    assert family_of(mmchar.count("llama-2-7b", tiny=True)) == "autoregressive"
+
+
+@pytest.fixture
+def errors(monkeypatch):
+    """Made up errors of a few kinds."""
+    rows = [
+        ("U-Net image", "eager", "a100-80gb", "one", -0.1, 0.2, 9),
+        ("U-Net image", "eager", "a100-80gb", "one", -0.3, 0.4, 7),  # another source, of fewer
+        ("U-Net image", "compiled", "a100-80gb", "one", -0.9, 0.9, 4),  # too few
+        ("U-Net image", "any", "a100-80gb", "one", -0.2, 0.3, 20),
+        ("U-Net image", "any", "any", "one", -0.25, 0.35, 30),
+        ("any", "any", "any", "one", -0.6, 0.5, 90),
+        ("diffusion transformer", "eager", "h100-sxm", "several", -0.05, 0.7, 50),
+    ]
+    names = ["family", "execution", "gpu", "gpus", "low", "high", "n"]
+    table = pd.DataFrame(rows, columns=names).assign(quantity="latency")
+    monkeypatch.setattr(uncertainty, "projection_errors", lambda: table)
+
+
+@pytest.mark.parametrize(
+    ("family", "execution", "gpu", "several", "low", "high", "n", "why"),
+    [
+        ("U-Net image", "eager", "a100-80gb", False, -0.1, 0.2, 9, ""),
+        ("U-Net image", "compiled", "a100-80gb", False, -0.2, 0.3, 20, "too little of U-Net image .* in compiled mode"),
+        ("U-Net image", "eager", "b200", False, -0.6, 0.5, 156, "on one b200: the widest"),
+        ("U-Net image", "eager", "a100-80gb", True, -0.6, 0.5, 156, "on several a100-80gb: the widest"),
+        ("diffusion transformer", "eager", "h100-sxm", True, -0.05, 0.7, 50, ""),
+        ("U-Net video", "eager", "h100-sxm", False, -0.6, 0.7, 206, "too little of U-Net video .* anywhere"),
+    ],
+)
+def test_the_most_specific_kind_with_enough_decides(errors, family, execution, gpu, several, low, high, n, why):
+    import re
+
+    found = error_range(family, execution=execution, gpu=gpu, several=several)
+    assert (found["low"], found["high"], found["n"]) == (low, high, n)
+    assert re.search(why, found["why"]) if why else found["why"] == ""
+
+
+def test_the_range_turns_the_errors_around(errors):
+    found = time_range(denoiser(80, gpu="a100-80gb", execution="eager"), 10.0)
     # predicted / measured - 1 = high means that the measured time was predicted / (1 + high)
-    assert found["low_s"] == pytest.approx(10 / (1 + one["high"]))
-    assert found["high_s"] == pytest.approx(10 / (1 + one["low"]))
-    assert found["low_s"] < 10 < found["high_s"]
+    assert found["low_s"] == pytest.approx(10 / 1.2) and found["high_s"] == pytest.approx(10 / 0.9)
+    assert found["kind"] == "U-Net image, eager execution, one a100-80gb" and found["n"] == 9
 
 
-def test_what_was_never_measured_gets_the_widest_range_and_says_so():
-    table = mmchar.count("llama-2-7b", tiny=True)
-    found, errors = time_range(table, 10.0), projection_errors()
-    assert "nothing like it was measured" in found["kind"]
-    widest = (1 / (1 + errors["low"]) - 1 / (1 + errors["high"])).max()
-    assert found["high_s"] - found["low_s"] == pytest.approx(10 * widest)
-
-
-def test_every_error_names_how_many_and_how():
+def test_every_error_says_of_how_many_and_of_what():
     errors = projection_errors()
-    assert (errors["low"] < errors["high"]).all() and (errors["n"] > 0).all() and (errors["how"].str.len() > 5).all()
+    assert (errors["low"] <= errors["high"]).all() and (errors["n"] > 0).all()
+    assert set(errors["left_out"]) == {"model", "gpu"} and (errors["source"].str.len() > 5).all()
+    assert not errors.duplicated(["family", "execution", "gpu", "gpus", "quantity", "source"]).any()

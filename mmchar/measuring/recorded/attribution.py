@@ -2,7 +2,8 @@
 
 A kernel has the correlation of the call that launched it; operators and modules that are open on that thread then are
 around it. Of the operators the one that counting would see is chosen: what it takes apart is not (``conv2d`` and
-``matmul``, but not ``linear``), and what another one does inside belongs to that one.
+``matmul``, but not ``linear``), and what another one does inside belongs to that one. Autocasting calls an operator
+inside itself, after it has cast the arguments: the inner one counts, and the casts.
 """
 
 import functools
@@ -74,10 +75,12 @@ def _operators_at(recording: Recording, thread: Thread, times: Sequence[float]) 
     """Of each point in time the innermost operator and the one whose row it belongs to (-1: none), of the thread's."""
     spans = recording.operators.get(thread, Spans())
     parents, order = enclosing(spans, times)
+    names = [*(recording.call[call].name for call in spans.what), *[""] * len(times)]
+    casting = {above for name, above in zip(names, parents, strict=True) if above >= 0 and name == names[above]}
     owners = [(0, -1)] * len(parents)
     for event in order:  # what is around comes first
         best = owners[parents[event]] if parents[event] >= 0 else (0, -1)
-        own = rank(recording.call[spans.what[event]].name) if event < len(spans.what) else 0
+        own = 0 if event in casting else rank(names[event])
         owners[event] = (own, event) if own > best[0] or own == best[0] == 1 else best
     first = len(spans.what)
     return parents[first:], [event for _, event in owners[first:]], spans

@@ -134,8 +134,8 @@ def read_recording(path: str | Path) -> Recording:
     if not found.names:
         lacks = "no kernel of a GPU; record it with ProfilerActivity.CUDA" if seen else f"no {EVENTS}"
         raise ValueError(f"{path} is no trace of a GPU by torch.profiler: it holds {lacks}")
-    if not math.isfinite(sum(found.kernels.start) + sum(found.kernels.duration)):
-        raise ValueError(f"{path} is damaged: the time of a kernel is not a number")
+    if not (math.isfinite(sum(found.kernels.start)) and 0 < sum(found.kernels.duration) < math.inf):
+        raise ValueError(f"{path} is damaged: its kernels have no times, or times that are no numbers")
     return found
 
 

@@ -17,13 +17,13 @@ from mmchar.measuring.kernels import Kernel, idle_facts
 from mmchar.measuring.operator_times import ran_by
 from mmchar.measuring.recorded.attribution import Cause, category_of, causes, is_attention, op_of
 from mmchar.measuring.recorded.recording import Call, Recording, read_recording
-from mmchar.measuring.recorded.work import dtype_of, work_of
+from mmchar.measuring.recorded.work import dtype_of, shapes_of, work_of
 from mmchar.tracing.attention import use_backend
 from mmchar.tracing.trace import Row
 
 STAGE = "trace"
 _HOST_COPY = re.compile(r"(HtoD|DtoH|HostToDevice|DeviceToHost)")
-KERNEL_COLUMNS = ("kind", "op", "kernel", "launches", "time_s")
+KERNEL_COLUMNS = ("kind", "op", "shapes", "kernel", "launches", "time_s")
 
 
 @dataclass
@@ -74,9 +74,10 @@ def read_trace(path: str | Path) -> pd.DataFrame:
 
 
 def kernel_table(table: pd.DataFrame) -> pd.DataFrame:
-    """What the kernels of a trace took, by kind, operator and name: ``kind, op, kernel, launches, time_s, share``.
+    """What the kernels of a trace took, by kind and name, operator and its shapes, the longest first.
 
-    Copies between layouts and additions of a bias are kinds of their own, beside the convolutions that launch them.
+    Columns: ``kind, op, shapes, kernel, launches, time_s, share``. Copies between layouts and additions of a bias are
+    kinds of their own, beside the convolutions that launch them.
     """
     kernels = pd.DataFrame(table.attrs["kernels"], columns=list(KERNEL_COLUMNS))
     kernels["share"] = kernels["time_s"] / kernels["time_s"].sum()
@@ -96,9 +97,10 @@ def _kernels(recording: Recording) -> list[Kernel]:
 def _sites(
     recording: Recording, found: list[Cause], kernels: list[Kernel]
 ) -> tuple[dict[tuple, _Site], dict[tuple, list[float]]]:
-    """The sites in the order of their first kernels, and launches and seconds by kind, operator and name of kernel."""
+    """The sites in the order of their first kernels, and launches and seconds of `KERNEL_COLUMNS`."""
     sites: dict[tuple, _Site] = defaultdict(_Site)
     kinds: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0])
+    shapes = [*map(shapes_of, recording.call), ""]  # the last is of what has no operator
     for at in np.argsort(np.asarray(recording.kernels.start), kind="stable").tolist():
         cause, kernel = found[at], kernels[at]
         call = recording.call[cause.call] if cause.call >= 0 else None
@@ -111,7 +113,7 @@ def _sites(
         site.seconds[kernel.name] += seconds
         site.launches += 1
         site.events.add((cause.thread, cause.event) if call else at)
-        spent = kinds[kind.kind, op, short]
+        spent = kinds[kind.kind, op, shapes[cause.call], short]
         spent[0] += 1
         spent[1] += seconds
     return sites, kinds
@@ -133,7 +135,7 @@ def _rows(recording: Recording, sites: dict[tuple, _Site], own: torch.dtype) -> 
                 done[number] = work_of(call, own)
             row = _row(call, None if detail is True else done[number], module, module_type, longest, calls)
         rows.append(row)
-        more["shapes"].append(_shapes(recording.call[number]) if number >= 0 else "")
+        more["shapes"].append(shapes_of(recording.call[number]) if number >= 0 else "")
         more["time_s"].append(sum(site.seconds.values()))
         more["kernels"].append(site.launches)
     return rows, more
@@ -167,16 +169,6 @@ def _usual_type(recording: Recording) -> torch.dtype:
     known = ((dtype_of(name), many) for name, many in types.items())
     real = {dtype: many for dtype, many in known if dtype is not None and dtype.is_floating_point}
     return max(real, key=real.__getitem__, default=torch.float32)
-
-
-def _shapes(call: Call) -> str:
-    """The shapes of the tensors that a call was given, as ``4x197x768, 768x768``."""
-
-    def lists(argument: Any) -> Iterator[list[int]]:
-        yield from argument.shape if argument.type == "TensorList" else [argument.shape]
-
-    found = (shape for argument in call.arguments for shape in lists(argument))
-    return ", ".join("x".join(map(str, shape)) for shape in found if shape)
 
 
 def _as_it_ran(table: pd.DataFrame) -> pd.DataFrame:
@@ -222,7 +214,7 @@ def _doubts(recording: Recording, covered: dict[str, float], idle: dict[str, Any
     elif covered["of_operators"] < 0.95:
         yield f"operators explain {covered['of_operators']:.0%} of the kernels' time; the rest is by the kernels' names"
     if recording.operators and covered["with_sizes"] < 0.95:
-        yield f"FLOPs and bytes are known of {covered['with_sizes']:.0%} of the kernels' time (record_shapes=True)"
+        yield f"FLOPs and bytes are known of {covered['with_sizes']:.0%} of the kernels' time, as shapes were recorded"
     if len(recording.devices) > 1:
         yield f"kernels of {len(recording.devices)} GPUs are added up; busy is when any of them is"
     if recording.steps > 1:

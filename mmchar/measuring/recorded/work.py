@@ -38,6 +38,12 @@ def dtype_of(recorded: str) -> torch.dtype | None:
     return _TYPES.get(recorded)
 
 
+def shapes_of(call: Call) -> str:
+    """The shapes of the tensors that a call was given, as ``4x197x768, 768x768``."""
+    lists = (argument.shape if argument.type == "TensorList" else [argument.shape] for argument in call.arguments)
+    return ", ".join("x".join(map(str, shape)) for shapes in lists for shape in shapes if shape)
+
+
 def work_of(call: Call, own: torch.dtype) -> Row | None:
     """FLOPs, bytes, lengths and number type of one call, by the formulas of `mmchar.tracing`.
 

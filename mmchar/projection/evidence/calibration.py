@@ -17,7 +17,8 @@ from tqdm import tqdm
 from mmchar.projection.communication import Interconnect
 from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.energy_model import Power
-from mmchar.projection.evidence.cases import Case, predict, total_s
+from mmchar.projection.evidence.cases import Case, predict
+from mmchar.projection.evidence.together import Together
 from mmchar.projection.roofline import Rates
 
 Priors = dict[str, tuple[float, float]]
@@ -25,6 +26,7 @@ Priors = dict[str, tuple[float, float]]
 PRIORS: Priors = {
     "fed": (250.0, 0.15),
     "fed_convolution": (30.0, 0.4),
+    "fed_convolution_hopper": (110.0, 0.4),
     "fill_depth": (150.0, 0.3),
     "joules_12nm": (3.4e-12, 0.3),
     "joules_8nm": (2.2e-12, 0.3),
@@ -73,22 +75,23 @@ class Fit:
 def fit(
     cases: Sequence[Case],
     *,
-    priors: Priors | None = None,
-    power_priors: Priors | None = None,
+    priors: tuple[Priors, Priors] | None = None,
 ) -> Fit:
     """Rates from the latencies of the cases, then powers from their energies; parameters without data stay expected.
 
     Cases whose ``fitted`` is ``no`` or ``host`` take no part. The priors are `PRIORS` and `POWER_PRIORS`, or others.
     """
+    of_rates, of_powers = priors or (PRIORS, POWER_PRIORS)
     cases = [case for case in cases if case.asked.get("fitted", "yes") == "yes"]
     if not cases:
         raise ValueError("nothing to fit to: no measurement can be used")
 
-    def latency_errors(values: dict[str, float]) -> np.ndarray:
-        rates = _rates(values)
-        return np.log([total_s(case, rates) / case.asked["latency_s"] for case in cases])
+    together, measured_s = Together(cases), np.array([case.asked["latency_s"] for case in cases])
 
-    values, spread = _least_squares(latency_errors, priors or PRIORS, _models(cases))
+    def latency_errors(values: dict[str, float]) -> np.ndarray:
+        return np.log(together.seconds(_rates(values)) / measured_s)
+
+    values, spread = _least_squares(latency_errors, of_rates, _settings(cases))
     rates = _rates(values)
     metered = [case for case in cases if "energy_j" in case.asked]
     if not metered:
@@ -98,12 +101,17 @@ def fit(
         errors = [predict(case, rates, replace(Power(), **values)) for case in metered]
         return np.log([(1 + error["energy_error"]) / (1 + error["latency_error"]) for error in errors])
 
-    powers, power_spread = _least_squares(energy_errors, power_priors or POWER_PRIORS, _models(metered))
+    powers, power_spread = _least_squares(energy_errors, of_powers, _settings(metered))
     return Fit(rates, replace(Power(), **powers), spread | power_spread)
 
 
 def leave_out(
-    cases: Sequence[Case], beside: Sequence[Case] = (), *, by: str = "model", progress: bool = False
+    cases: Sequence[Case],
+    beside: Sequence[Case] = (),
+    *,
+    by: str = "model",
+    priors: tuple[Priors, Priors] | None = None,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """The validation table with each model, family or GPU predicted by a fit to the others, here and ``beside``."""
     if by not in LEFT_OUT:
@@ -113,7 +121,7 @@ def leave_out(
         raise ValueError(f"leaving a {by} out needs measurements of two at least, and there is {kinds[0]} alone")
     rows: list[dict[str, Any]] = []
     for kind in tqdm(kinds, desc="leave out", unit=by, disable=not progress):
-        found = fit([case for case in (*cases, *beside) if case.asked[by] != kind])
+        found = fit([case for case in (*cases, *beside) if case.asked[by] != kind], priors=priors)
         here = [case for case in cases if case.asked[by] == kind]
         rows += [case.asked | predict(case, found.rates, found.power) for case in here]
     return pd.DataFrame(rows)
@@ -127,8 +135,9 @@ def shipped_priors() -> tuple[Priors, Priors]:
     return rates, {name: (float(getattr(Power(), name)), spread) for name, (_, spread) in POWER_PRIORS.items()}
 
 
-def _models(cases: Sequence[Case]) -> list[str]:
-    return [case.asked["model"] for case in cases]
+def _settings(cases: Sequence[Case]) -> list[str]:
+    """What is measured once, however many rows there are of it: a model on a GPU in one execution."""
+    return [f"{case.asked['model']} {case.gpu.name} {case.execution}" for case in cases]
 
 
 def _rates(values: dict[str, float]) -> Rates:

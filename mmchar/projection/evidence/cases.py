@@ -53,12 +53,6 @@ def predict(case: Case, rates: Rates, power: Power) -> dict[str, Any]:
     }
 
 
-def total_s(case: Case, rates: Rates) -> float:
-    """Seconds of a case."""
-    device_s, wait_s, _ = row_times(case.columns, case.gpu, rates, execution=case.execution)
-    return float(((device_s + wait_s) * case.columns.repeats).sum())
-
-
 def cases(
     rows: pd.DataFrame,
     *,

@@ -42,7 +42,7 @@ class Row(msgspec.Struct, omit_defaults=True):
     What is left blank is the model's own default (sizes, steps), one GPU, or what `validate` is told (types, kernels).
     ``energy_j`` is of all GPUs and the whole batch; ``frames`` is 1 for images. ``stage`` is the part of the generation
     that the time is of (``denoise``, ``decode_image``, ``encode_text``, ...), by default all of it. ``fitted`` is
-    ``host`` where the host was the limit and ``no`` where the GPU was not as on its data sheet; a fit leaves both out.
+    ``host`` where the host was the limit, ``no`` where the GPU was not as its sheet says: a fit leaves both out.
     """
 
     model: str

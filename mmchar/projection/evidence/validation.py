@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from mmchar.projection.efficiency_file import EfficiencyFile
 from mmchar.projection.energy_model import Power
 from mmchar.projection.evidence.calibration import leave_out as left_out
 from mmchar.projection.evidence.cases import Case, cases, predict, published_cases
@@ -18,15 +19,14 @@ def validate(
     execution: str = "eager",
     dtype: str = "bfloat16",
     leave_out: str | None = None,
-    rates: Rates | None = None,
-    power: Power | None = None,
+    efficiency: EfficiencyFile | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Predicted latency (s) and energy (J) beside the measured ones, one row per good row.
 
-    ``rows`` have the columns of `Row`, ``line``, and any others, which are kept; the options say what rows leave out.
-    With ``leave_out``, ``model``, ``family`` or ``gpu``, each of them is predicted by a fit to the others, and to the
-    published speeds of others (see `calibration`).
+    ``rows`` have the columns of `rows.Row`, ``line``, and any others, which are kept; the options say what rows leave
+    out. With ``leave_out``, ``model``, ``family`` or ``gpu``, each of them is predicted by a fit to the others, and to
+    the published speeds of others (see `calibration`).
 
     Returns
     -------
@@ -40,7 +40,8 @@ def validate(
     if leave_out and ready:
         table = left_out(ready, published_cases(), by=leave_out, progress=progress)
     else:
-        table = predicted(ready, rates, power)
+        own = efficiency or EfficiencyFile()
+        table = predicted(ready, own.rates, own.power)
     table.attrs["problems"] = problems
     return table
 
