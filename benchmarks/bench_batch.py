@@ -8,8 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from mmchar.runs import papermill_process
 from mmchar.runs.batch import run_notebook
+from mmchar.runs.engine import Stop
 from mmchar.runs.identity import notebook_identity
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "00_start_here.ipynb"
@@ -19,24 +19,24 @@ ROUNDS = 5
 def bench_run(folder: Path) -> None:
     """A whole run of a notebook that saves nothing, less the time of its papermill process."""
     inside: list[float] = []
-    watch = papermill_process._watch
+    answer = Stop.answer
 
-    def timed(*given: object) -> str:
+    def timed(*given: object) -> object:
         start = time.perf_counter()
         try:
-            return watch(*given)  # type: ignore[arg-type]
+            return answer(*given)  # type: ignore[arg-type]
         finally:
             inside.append(time.perf_counter() - start)
 
     notebook = folder / "00_empty.ipynb"
     notebook.write_text(_empty_notebook())
-    papermill_process._watch = timed
+    Stop.answer = timed  # type: ignore[method-assign]
     took = []
     for number in range(ROUNDS):
         start = time.perf_counter()
         run_notebook(notebook, folder / f"{number}", force=True)
         took.append(time.perf_counter() - start)
-    papermill_process._watch = watch
+    Stop.answer = answer  # type: ignore[method-assign]
     over = [all_ - papermill for all_, papermill in zip(took, inside, strict=True)]
     print(
         f"batch, one run: {statistics.median(took):.2f} s, of which papermill and its kernel "

@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from mmchar.faults import did_you_mean
+from mmchar.faults import check_fields, did_you_mean
 
 UNSET: Any = None  # the model's own default, filled in by resolve
-Positive = Annotated[int, Meta(ge=1)]
+Positive = Annotated[int, Meta(ge=1, description="a whole number of 1 or more")]
+Scale = Annotated[float, Meta(ge=0, le=1e300, description="a number of 0 or more; 1 turns guidance off")]
+Steps = Annotated[Positive | tuple[Positive, ...], Meta(description="a whole number of 1 or more")]
 
 
 class Limit(Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,30 +40,25 @@ class Request:
     - ``audio_s``: length of the speech that goes in, in whole seconds.
     """
 
-    batch: int = UNSET
-    prompt_tokens: int = UNSET
-    height: int = UNSET
-    width: int = UNSET
-    frames: int = UNSET
-    steps: int | tuple[int, ...] = UNSET
-    guidance: float = UNSET
-    new_tokens: int = UNSET
-    classes: int = UNSET
-    candidates: int = UNSET
-    beams: int = UNSET
-    audio_s: int = UNSET
+    batch: Positive = UNSET
+    prompt_tokens: Positive = UNSET
+    height: Positive = UNSET
+    width: Positive = UNSET
+    frames: Positive = UNSET
+    steps: Steps = UNSET
+    guidance: Scale = UNSET
+    new_tokens: Positive = UNSET
+    classes: Positive = UNSET
+    candidates: Positive = UNSET
+    beams: Positive = UNSET
+    audio_s: Positive = UNSET
 
     def __post_init__(self) -> None:
-        for name in set(FIELDS) - {"steps", "guidance"}:
-            _check_count(name, getattr(self, name))
-        if isinstance(self.steps, list | tuple):
+        if isinstance(self.steps, list):
             object.__setattr__(self, "steps", tuple(self.steps))
-            if not self.steps:
-                raise ValueError("steps is an empty list; give one number, or one per denoiser, e.g. 256,128,32")
-        for steps in self.steps if isinstance(self.steps, tuple) else (self.steps,):
-            _check_count("steps", steps)
-        if self.guidance is not None and not _is_real(self.guidance):
-            raise ValueError(f"guidance={self.guidance!r} is not a number of 0 or more; 1 turns guidance off")
+        if self.steps == ():
+            raise ValueError("steps is an empty list; give one number, or one per denoiser, e.g. 256,128,32")
+        check_fields(self)
 
     @property
     def guided(self) -> bool:
@@ -108,15 +105,6 @@ def from_mapping(values: Mapping[str, Any]) -> Request:
             hint = did_you_mean(name, FIELDS)
             raise ValueError(f"unknown request field {name!r}; {hint}fields are {', '.join(FIELDS)}")
     return Request(**values)
-
-
-def _check_count(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"{name}={value!r} is not a whole number of 1 or more")
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
 def _check_steps(request: Request, model: str, defaults: Mapping[str, Any]) -> None:

@@ -42,13 +42,13 @@ def _encode(table: "pd.DataFrame", path: Path) -> bytes:
     return table.to_csv(None, index=not plain, na_rep="nan", lineterminator="\n").encode("utf-8")
 
 
-def encode_parquet(table: "pd.DataFrame", name: str = "table.parquet") -> bytes:
+def encode_parquet(table: "pd.DataFrame", name: str = "table.parquet", *, compression: Any = "snappy") -> bytes:
     """The table and its ``attrs`` as the bytes of a parquet file; an error speaks of it by `name`."""
     import pyarrow as pa
 
     buffer = io.BytesIO()
     try:
-        table.to_parquet(buffer)
+        table.to_parquet(buffer, compression=compression)
     except (TypeError, ValueError, pa.ArrowException) as error:
         raise ValueError(f"{name} cannot hold this table: {_first_line(error)}; use plain columns") from error
     return buffer.getvalue()
@@ -59,6 +59,13 @@ def decode_parquet(data: bytes) -> "pd.DataFrame":
     import pandas as pd
 
     return pd.read_parquet(io.BytesIO(data))
+
+
+def markdown(table: "pd.DataFrame") -> str:
+    """The table in markdown: numbers to the right, text to the left, a bar in a cell escaped."""
+    text = table.astype(str).apply(lambda column: column.str.replace("|", "\\|"))
+    rules = ["--:" if text[name].str.match(r"[-+\d]|$").all() else ":--" for name in text]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [text.columns, rules, *text.to_numpy()])
 
 
 def _suffix(path: Path) -> str:

@@ -162,7 +162,7 @@ def test_neither_names_nor_random_weights_ask_the_network(offline, monkeypatch):
         ("transformers", "utils.import_utils.os.system", "needs|has no class|not a network"),
         ("diffusers", "__builtins__", "has no class|is not a network"),
         ("mmchar", "../../x", "Expected `str` matching regex"),
-        ("mmchar", "cli.main", "needs mmchar.models.networks.architectures.cli"),
+        ("mmchar", "cli.main", "No module named .mmchar.models.networks.architectures.cli"),
         ("transformers", "AutoModel", "is not a network"),
     ],
 )

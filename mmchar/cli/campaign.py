@@ -1,6 +1,7 @@
 """The shell's ways to measure more than one model: a grid, a machine's ceilings, packing, comparing two campaigns."""
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pandas as pd
 
 from mmchar.cli.generation import measure_model
 from mmchar.cli.output import Answer, aligned, check_out, formatted, records, save
-from mmchar.runs.campaign import grid_run
+from mmchar.runs.campaign.campaign import exit_code, list_campaign, run_campaign
 from mmchar.runs.campaign.comparison import compare_campaigns
 from mmchar.runs.campaign.measured import load_points, pack
 
@@ -44,16 +45,19 @@ def measure_asked(args: argparse.Namespace) -> Answer:
 def _grid(args: argparse.Namespace) -> Answer:
     if args.list:
         return _listed(args)
-    rows = grid_run.run_campaign(args.grid, args.out, budget_s=args.budget, have=args.have, retry=args.retry)
-    statuses, keys = grid_run.counts(rows), ("id", "status", "reason", "asked", "hardware", "expect_s", "took_s")
+    rows = run_campaign(args.grid, args.out, budget_s=args.budget, have=args.have, retry=args.retry)
+    statuses, keys = (
+        Counter(row["status"] for row in rows),
+        ("id", "status", "reason", "asked", "hardware", "expect_s", "took_s"),
+    )
     found = {"statuses": statuses, "points": [{key: row.get(key) for key in keys} for row in rows]}
-    return Answer(found, _many(statuses), grid_run.exit_code(rows))
+    return Answer(found, _many(statuses), exit_code(rows))
 
 
 def _listed(args: argparse.Namespace) -> Answer:
     """What a campaign would measure, and what that would cost."""
     own = [args.out] if args.out and Path(args.out).is_dir() else []  # a first campaign has no folder yet
-    points = grid_run.list_campaign(args.grid, have=[*args.have, *own])
+    points = list_campaign(args.grid, have=[*args.have, *own])
     table = pd.DataFrame(points)
     missing, cost = table["state"] == "missing", table["expect_s"].astype(float)
     so_far = cost.where(missing).fillna(0).cumsum()

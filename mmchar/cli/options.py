@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mmchar.projection.evidence.calibration import LEFT_OUT
 from mmchar.projection.planning.step_caching import KINDS as STEP_CACHES
@@ -173,6 +173,8 @@ def _said(spec: type) -> dict[str, str]:
 
 def _reader(kind: Any) -> Callable[[str], Any]:
     """How the text of an option becomes a value of a type, or of the first type of a union."""
+    if get_origin(kind) is Literal:
+        return str
     kinds = get_args(kind) or (kind,)
     if any(get_origin(each) is tuple for each in kinds):
         return _whole_or_list

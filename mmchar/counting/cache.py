@@ -5,22 +5,20 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import platformdirs
 
 from mmchar.files import atomic_write, canonical_json, checksum
 from mmchar.tables import decode_parquet, encode_parquet
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PACKAGE = Path(__file__).parents[1]
 # The rooms that decide what a count says: an edit anywhere else leaves the counted tables good.
 COUNTING = ("tracing", "models", "generation", "counting")
 
 
-def cached_table(key: dict[str, Any], build: Callable[[], "pd.DataFrame"]) -> "pd.DataFrame":
+def cached_table(key: dict[str, Any], build: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """The table that ``build`` makes, from the cache folder when it was built before with the same key.
 
     ``key`` is everything that the table depends on, in JSON types. A cached file that is damaged, or is another key's,
@@ -45,7 +43,7 @@ def cached_table(key: dict[str, Any], build: Callable[[], "pd.DataFrame"]) -> "p
     return decode_parquet(payload)
 
 
-def _read_cached(path: Path, name: str) -> "pd.DataFrame | None":
+def _read_cached(path: Path, name: str) -> pd.DataFrame | None:
     try:
         stored, _, payload = path.read_bytes().partition(b"\n")
     except OSError:

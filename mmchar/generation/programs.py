@@ -3,12 +3,10 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import import_module
 from typing import Any
 
 import msgspec
 
-from mmchar.faults import text_of
 from mmchar.files import canonical_json
 from mmchar.generation.faults import one_line
 from mmchar.generation.from_folders import pipelines, standins
@@ -19,6 +17,7 @@ from mmchar.generation.model_inputs import generation_names, inputs_of
 from mmchar.generation.recording import Stage, Subject
 from mmchar.generation.run import record
 from mmchar.generation.subject import makes_of, subject_of
+from mmchar.models.folders import class_of
 from mmchar.models.loading import Model, ModelSpec, build_model
 from mmchar.request import Request
 
@@ -213,12 +212,3 @@ def _batch(takes: Mapping[str, Any], request: Request) -> dict[str, Any]:
     made = {"prompt": prompt if many == 1 else [prompt] * many, "class_labels": [1] * many}
     found = {name: value for name, value in made.items() if name in takes}
     return found or ({"batch_size": many} if "batch_size" in takes else {})
-
-
-def class_of(library: str, name: str) -> Any:
-    """A class of a library, which may be named with its sub-module."""
-    module, _, last = f"{library}.{name}".rpartition(".")
-    try:
-        return getattr(import_module(module), last)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{library} has no class {name!r} here: {text_of(error, 200)}") from error

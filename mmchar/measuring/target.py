@@ -22,7 +22,7 @@ from mmchar.generation.subject import subject_of
 from mmchar.locks import measuring
 from mmchar.measuring.machine import available_bytes
 from mmchar.measuring.optimization.backends import byte_model, check_backend, check_shapes
-from mmchar.measuring.optimization.chosen_stages import check_speculation, choose_stages, split_guidance
+from mmchar.measuring.optimization.chosen_stages import chosen
 from mmchar.measuring.optimization.ladder import Levers, check_levers
 from mmchar.measuring.timing import check_counts
 from mmchar.models.loading import Model, ModelSpec, build_model, check_device, get_spec, load
@@ -81,15 +81,14 @@ def named(
         device, dtype = built.device, built.dtype
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     check_device(device, dtype)
-    _check(settings, device=device, dtype=dtype)
+    check(settings.attention, settings.levers, device=device, dtype=dtype)
     whole = _is_whole(settings, spec) and bool(spec.pipeline.cls)
-    plan = _chosen(spec.name, _planned(spec, full, more), full, settings)
+    plan = chosen(_planned(spec, full, more), full, stages=settings.stages, levers=settings.levers, model=spec.name)
     if built is None:
         kind = byte_model(settings.attention)
         table = counting.count(model, full, dtype=dtype, attention=kind, tiny=tiny, **more)
-        check_shapes(settings.attention, _rows_of(table, plan), device=device)
         roles = None if whole else {stage.component for stage in plan}
-        _check_memory(table, plan, roles, device=device, dtype=dtype)
+        check_counted(_rows_of(table, plan), roles, settings.attention, device=device, dtype=dtype)
         ready = load(str(model), device=device, dtype=dtype, tiny=tiny, roles=roles)
     else:
         ready = built
@@ -102,7 +101,7 @@ def named(
 def of_object(model: Any, inputs: tuple[Any, ...], call: Mapping[str, Any], settings: Settings) -> Target:
     """A pipeline, a model with ``generate()`` or a module, on its own device; its calls are recorded there."""
     device, dtype = _where(model)
-    _check(settings, device=device, dtype=dtype)
+    check(settings.attention, settings.levers, device=device, dtype=dtype)
     if settings.levers.cfg == "split":
         raise ValueError(f"cfg 'split' is not possible: what of {type(model).__name__} is guidance is not known")
     with torch.device(device):  # what stands for a prompt is made there
@@ -111,7 +110,7 @@ def of_object(model: Any, inputs: tuple[Any, ...], call: Mapping[str, Any], sett
         seen = record_on_device(subject).stages
     spec = ModelSpec(subject.name, "", 0, "an object of the user's own", {}, {}, "", {})
     wrapped = Model(spec, subject.networks, device, dtype)
-    plan = _chosen(spec.name, seen, Request(), settings)
+    plan = chosen(seen, Request(), stages=settings.stages, levers=settings.levers, model=spec.name)
     asked = {name: value for name, value in subject.asked.items() if isinstance(value, int | float | str | bool)}
     facts = {"model": spec.name, "request": asked, "dtype": dtype, "tiny": False, "params": wrapped.params}
     return Target(wrapped, plan, facts, False, subject.work if _is_whole(settings, spec) else None)
@@ -125,11 +124,12 @@ def _where(model: Any) -> tuple[str, str]:
     return ("cpu", "float32") if first is None else (str(first.device), str(first.dtype).removeprefix("torch."))
 
 
-def _check(settings: Settings, *, device: str, dtype: str) -> None:
+def check(attention: str, levers: Levers, *, device: str, dtype: str) -> None:
+    """Refuse a kernel and levers that this machine has not."""
     if device.startswith("meta"):
         raise ValueError("device 'meta' runs nothing that could be measured; choose cpu or cuda, or count")
-    check_backend(settings.attention, device=device, dtype=dtype)
-    check_levers(settings.levers, device=device)
+    check_backend(attention, device=device, dtype=dtype)
+    check_levers(levers, device=device)
 
 
 def _is_whole(settings: Settings, spec: ModelSpec) -> bool:
@@ -153,27 +153,23 @@ def _planned(spec: ModelSpec, request: Request, more: Mapping[str, Any]) -> tupl
     return record(subject).stages
 
 
-def _chosen(name: str, plan: Sequence[Stage], request: Request, settings: Settings) -> tuple[Stage, ...]:
-    chosen = choose_stages(plan, settings.stages, model=name)
-    if settings.levers.cfg == "split":
-        chosen = split_guidance(chosen, request, model=name)
-    check_speculation(settings.levers, chosen, model=name)
-    return chosen
-
-
 def _zoo_generation(model: Model, request: Request, more: Mapping[str, Any]) -> Callable[[], Any]:
     writes = model.spec.pipeline.library == "transformers"  # schedulers want their tables on the CPU
     with torch.device(model.device if writes else "cpu"):
         return subject_of_zoo(model, request, more).work
 
 
-def _check_memory(
-    table: pd.DataFrame, plan: Sequence[Stage], roles: set[str] | None, *, device: str, dtype: str
-) -> None:
-    """Refuse a model that needs, as counted, more than the device has free."""
-    params = table.attrs["params"].items()
+def needed_bytes(rows: pd.DataFrame, roles: set[str] | None, dtype: str) -> tuple[int, int]:
+    """Bytes of the weights of some networks (or all), and with the most that the counted rows hold beside them."""
+    params = rows.attrs["params"].items()
     weights = sum(many for role, many in params if roles is None or role in roles) * ITEM_BYTES[dtype]
-    need, free = weights + int(_rows_of(table, plan)["live_bytes"].max()), available_bytes(device)
+    return weights, weights + int(rows["live_bytes"].max())
+
+
+def check_counted(table: pd.DataFrame, roles: set[str] | None, attention: str, *, device: str, dtype: str) -> None:
+    """Refuse a kernel that cannot take a counted call, and networks that need more than the device has free."""
+    check_shapes(attention, table, device=device)
+    (weights, need), free = needed_bytes(table, roles, dtype), available_bytes(device)
     if need > free:
         smaller = "a smaller request" if table.attrs["tiny"] else "the tiny variant (--tiny), a smaller request"
         raise ValueError(

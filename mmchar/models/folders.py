@@ -50,10 +50,17 @@ def library_class(where: str, library: str, name: str) -> Any:
     if module is None:
         known = ", ".join(LIBRARIES)
         raise ValueError(f"{where}: library {library!r} is not one of {known}; code from elsewhere is never run")
+    return class_of(module, name, where=f"{where}: ", library=library)
+
+
+def class_of(module: str, name: str, *, where: str = "", library: str = "") -> Any:
+    """A class of a module, which may be named with its sub-module; an error says ``where``, and whose it should be."""
+    inner, _, last = f"{module}.{name}".rpartition(".")
     try:
-        return getattr(import_module(module), name)
+        return getattr(import_module(inner), last)
     except (AttributeError, ImportError) as error:
-        raise ValueError(f"{where}: {library} has no class {name!r} here ({text_of(error, 200)})") from error
+        said = f"{where}{library or module} has no class {name!r} here ({text_of(error, 200)})"
+        raise ValueError(said) from error
 
 
 def module_of(library: str) -> str | None:

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from mmchar.faults import typed
+
 _FILES = ("*.json", "*.txt", "*.model", "*.jinja")  # configurations, vocabularies, chat templates
 _NOT = ("*.index.json", "*.py")  # lists of weights
 # Words of the hub's ids for which the zoo's names have a shorter one.
@@ -34,10 +36,8 @@ def download_configs(name: str, *, zoo: Iterable[str]) -> Path:
     except Exception as error:  # the hub's client has an error for everything, none is swallowed
         near = nearest(name, zoo)
         hint = f"; the zoo has {near!r}" if near else "; give a folder of configurations"
-        said = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160] if str(error).strip() else ''}"
-        raise ValueError(
-            f"unknown model {name!r}: neither in the zoo nor a folder, and the hub cannot be asked{hint} ({said})"
-        ) from error
+        said = f"neither in the zoo nor a folder, and the hub cannot be asked{hint} ({typed(error, 160)})"
+        raise ValueError(f"unknown model {name!r}: {said}") from error
 
 
 def nearest(name: str, zoo: Iterable[str]) -> str | None:

@@ -4,12 +4,12 @@ import re
 import warnings
 from collections.abc import Collection
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmchar.faults import did_you_mean, typed
 from mmchar.models import hub
+from mmchar.models.folders import class_of
 from mmchar.models.network_folders import network_spec
 from mmchar.models.pipeline_folders import pipeline_spec
 from mmchar.models.pretrained import load_pretrained
@@ -158,7 +158,7 @@ def build(part: Component, *, role: str, model: str, device: str, dtype: str) ->
     """One component with random weights, in eval mode, without gradients."""
     import torch
 
-    cls = _resolve_class(part, role, model)
+    cls = _network_class(part, f"{model}, component {role!r}: ")
     config = copied(part.config)
     try:
         with ExitStack() as stack:
@@ -187,19 +187,12 @@ def _from_config(cls: Any, config: dict[str, Any], dtype: str) -> "torch.nn.Modu
     return cls._from_config(settings, dtype=getattr(torch, dtype))
 
 
-def _resolve_class(part: Component, role: str, model: str) -> Any:
-    library = OWN.get(part.cls, "mmchar.models.networks.architectures") if part.library == "mmchar" else part.library
-    module, _, name = f"{library}.{part.cls}".rpartition(".")  # a class may be named with its sub-module
-    try:
-        cls = getattr(import_module(module), name)
-    except ImportError as error:
-        raise ValueError(
-            f"{model}, component {role!r} needs {module}: {typed(error)}; pip install {part.library}"
-        ) from error
-    except AttributeError as error:
-        raise ValueError(f"{model}, component {role!r}: {part.library} has no class {part.cls!r}") from error
+def _network_class(part: Component, where: str) -> Any:
     from torch.nn import Module
 
+    own = part.library == "mmchar"
+    module = OWN.get(part.cls, "mmchar.models.networks.architectures") if own else part.library
+    cls = class_of(module, part.cls, where=where, library=part.library)
     if not (isinstance(cls, type) and issubclass(cls, Module)):  # a function such as transformers.pipeline loads files
-        raise ValueError(f"{model}, component {role!r}: {part.cls!r} of {part.library} is not a network (nn.Module)")
+        raise ValueError(f"{where}{part.cls!r} of {part.library} is not a network (nn.Module)")
     return cls

@@ -6,21 +6,23 @@ replaces when it is good, under a lock that the system lets go of when the batch
 """
 
 import errno
+import importlib.util
 import os
 import shutil
-import threading
 import time
 from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from mmchar.locks import held, run_lock
 from mmchar.provenance import provenance
+from mmchar.runs.engine import Stop
 from mmchar.runs.identity import differences, notebook_identity, run_id
-from mmchar.runs.papermill_process import execute, relative_path, require_papermill
+from mmchar.runs.own_process import OwnProcess, ProcessDied, kill_marked
 from mmchar.runs.parameters import check_parameters, read_parameters
 from mmchar.runs.records import attempt_folder, read_result
-from mmchar.runs.run_state import file_run, keep_executed, keep_only_log, recover, run_state, write_status
+from mmchar.runs.run_state import file_run, keep_executed, keep_only_log, part_file, recover, run_state, write_status
 
 KEPT = "kept"
 
@@ -53,13 +55,25 @@ class RunStatus:
     id: str = ""
 
 
+def require_papermill() -> None:
+    """Raise a ValueError if what a run needs is not installed."""
+    for package in ("papermill", "ipykernel"):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"{package} is not installed; pip install {package}")
+
+
+def relative_path(path: str | Path, folder: Path) -> str:
+    """The path as seen from the folder, with forward slashes."""
+    return Path(os.path.relpath(Path(path).resolve(), folder)).as_posix()
+
+
 def run_notebook(
     notebook: str | Path,
     out_dir: str | Path,
     parameters: dict[str, Any] | None = None,
     *,
     timeout_s: float = 1800,
-    stop: threading.Event | None = None,
+    stop: Stop | None = None,
     force: bool = False,
 ) -> RunStatus:
     """How one run of a notebook through papermill ended; never raises for what happens inside the notebook.
@@ -70,18 +84,18 @@ def run_notebook(
     ``<name>.latest.ipynb``. While another process works on `out_dir`, this one waits.
 
     The notebook is run in its own folder, with `parameters` and ``out_dir``, a path relative to that, for at most
-    `timeout_s`; when `stop` is set it ends as interrupted. ValueError for a parameter that it does not take, a missing
-    papermill, or a folder that cannot be written.
+    `timeout_s`; when `stop` has a reason it ends as interrupted. ValueError for a parameter that it does not take, a
+    missing papermill, or a folder that cannot be written.
     """
     notebook, out_dir = Path(notebook).resolve(), Path(out_dir).resolve()
     require_papermill()
     given = check_parameters(notebook, {**(parameters or {}), "out_dir": relative_path(out_dir, notebook.parent)})
     defaults = read_parameters(notebook)
     given = {k: v for k, v in given.items() if (v, type(v)) != (defaults[k].default, defaults[k].type)}
-    stop = stop or threading.Event()
+    stop = stop or Stop()
 
     def waits(_waited_s: float) -> None:
-        if stop.is_set():
+        if stop.reason:
             raise InterruptedError
 
     try:
@@ -98,9 +112,9 @@ def run_notebook(
         raise ValueError(f"cannot write to {out_dir}: {error.strerror}; choose another results folder") from error
 
 
-def run_one(run: Run, *, timeout_s: float, stop: threading.Event) -> RunStatus:
+def run_one(run: Run, *, timeout_s: float, stop: Stop) -> RunStatus:
     """As `run_notebook`, but a folder that cannot be written is a run that failed: the others of a batch go on."""
-    if stop.is_set():
+    if stop.reason:
         return RunStatus(run.notebook.stem, "interrupted", 0.0, message="not started")
     try:
         return run_notebook(run.notebook, run.out_dir, run.parameters, timeout_s=timeout_s, stop=stop, force=run.force)
@@ -141,7 +155,7 @@ def why_run(
     return f"last time it {ended}" + (f": {message}" if message else "")
 
 
-def _run(wanted: Run, why: str, timeout_s: float, stop: threading.Event) -> RunStatus:
+def _run(wanted: Run, why: str, timeout_s: float, stop: Stop) -> RunStatus:
     """How the run ended, after it was run in a new folder and that was filed."""
     notebook, out_dir, given = wanted.notebook, wanted.out_dir, wanted.parameters
     new, name, identity = attempt_folder(out_dir), notebook.stem, notebook_identity(notebook, given)
@@ -188,3 +202,40 @@ def _judge(new: Path, name: str, code: int | None, ended: str, error: str) -> tu
     if (code or 0) < 0 or "DeadKernelError" in log or "Kernel died" in log:
         return "died", "the kernel was killed, as happens when memory runs out"
     return "failed", (log or f"papermill exited with {code}").splitlines()[-1]
+
+
+def execute(
+    notebook: Path, new: Path, given: dict[str, Any], id_: str, timeout_s: float, stop: Stop
+) -> tuple[int | None, str]:
+    """Exit code of papermill, and "timed out" or "interrupted" where it was ended from here.
+
+    The notebook is run in its own folder. The folder `new` gets the log, and the executed notebook as `part_file`.
+    Every process of the run has ``MMCHAR_RUN``, that folder, and ``MMCHAR_RUN_ID`` in its environment.
+    """
+    environment = {"HF_HUB_OFFLINE": "1", **os.environ, "MMCHAR_RUN": str(new), "MMCHAR_RUN_ID": id_}
+    environment |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "JUPYTER_PREFER_ENV_PATH": "1"}
+    environment |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    part = part_file(new, notebook.stem)
+    process = OwnProcess(_papermill, notebook, part, given, log=new / "run.log", environment=environment)
+    try:
+        if stop.answer(process, timeout_s) is not None:
+            return 0, ""
+        return None, "interrupted" if stop.reason else "timed out"
+    except ProcessDied:
+        return process.exit_code(), ""
+    finally:
+        process.close()
+        kill_marked(str(new))
+
+
+def _papermill(pipe: Connection, notebook: Path, part: Path, given: dict[str, Any]) -> None:
+    import logging
+
+    import papermill
+
+    os.chdir(notebook.parent)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    papermill.execute_notebook(
+        notebook.name, relative_path(part, notebook.parent), given, kernel_name="python3", progress_bar=False
+    )
+    pipe.send("done")

@@ -3,14 +3,13 @@
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from mmchar.runs.identity import differences
 from mmchar.runs.run_state import run_state
 from mmchar.tables import read_table
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _SHORTEST_ID = 4
 _COLUMNS = ["run", "notebook", "status", "id", "seconds", "cell", "message", "parameters", "checks", "utc"]
@@ -28,15 +27,13 @@ def run_folders(results_dir: str | Path) -> list[Path]:
     return sorted({Path(results_dir) / (found[1] or found[2]) for found in begun if found})
 
 
-def read_runs(results_dir: str | Path) -> "pd.DataFrame":
+def read_runs(results_dir: str | Path) -> pd.DataFrame:
     """One row per run folder under `results_dir`, sorted by name.
 
     Columns: run, notebook, status of the latest run (ok, failed, died, timed out, interrupted, skipped, running;
     damaged where a file is not valid), id, seconds, cell, message, parameters (dict), checks (their number, of its good
     result, also an earlier one), utc, mmchar, torch, git_commit, cpu, gpus.
     """
-    import pandas as pd
-
     rows = []
     for folder in run_folders(results_dir):
         shown = _known(folder)
@@ -46,13 +43,11 @@ def read_runs(results_dir: str | Path) -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def read_checks(results_dir: str | Path) -> "pd.DataFrame":
+def read_checks(results_dir: str | Path) -> pd.DataFrame:
     """One row per check of every good result under `results_dir`, sorted by run.
 
     Columns: run, notebook, claim and name ("" where the check has none), expected, got, verdict, quick (bool).
     """
-    import pandas as pd
-
     rows = []
     for folder in run_folders(results_dir):
         run, result = folder.name, run_state(folder)[1]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -85,15 +85,17 @@ class OwnProcess:
         `ProcessDied` has the signal or exit code that it ended with, and the last line of its log.
         """
         end = time.monotonic() + wait_s
-        while not self._pipe.poll(max(0.0, min(_TICK_S, end - time.monotonic()))):
-            if self._process.poll() is not None:  # its children may still hold the pipe open
+        while True:
+            ended = self._process.poll() is not None  # asked before the pipe, which may hold its last answer
+            if self._pipe.poll(0 if ended else max(0.0, min(_TICK_S, end - time.monotonic()))):
+                try:
+                    return self._pipe.recv()
+                except (EOFError, OSError) as error:
+                    raise ProcessDied(self._last_words()) from error
+            if ended:  # its children may still hold the pipe open
                 raise ProcessDied(self._last_words())
             if time.monotonic() >= end:
                 return None
-        try:
-            return self._pipe.recv()
-        except (EOFError, OSError) as error:
-            raise ProcessDied(self._last_words()) from error
 
     def close(self) -> None:
         """End the process and its session, whatever they do."""
@@ -118,17 +120,6 @@ class OwnProcess:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return f"the worker ended ({how})" + (f": {' '.join(lines[-1].split())[:200]}" if lines else "")
-
-
-@contextlib.contextmanager
-def on_signals(act: Callable[[str], None], *numbers: signal.Signals) -> Iterator[None]:
-    """Within it, a signal calls ``act`` with its name instead of what it does else."""
-    before = {each: signal.signal(each, lambda number, _: act(signal.Signals(number).name)) for each in numbers}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def kill_marked(mark: str) -> None:

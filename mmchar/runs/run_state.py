@@ -15,7 +15,6 @@ from mmchar.files import atomic_write, finish_replace, read_sealed, sealed, set_
 from mmchar.locks import is_held, run_lock
 from mmchar.runs.notebooks import last_cell, load_notebook
 from mmchar.runs.own_process import kill_marked
-from mmchar.runs.papermill_process import part_file
 from mmchar.runs.records import attempt_folder, read_result, replace_result, set_aside_damaged
 
 KILLED = "the batch was killed"
@@ -24,6 +23,11 @@ KILLED = "the batch was killed"
 class _Status(TypedDict):
     status: str
     sha256: str
+
+
+def part_file(folder: Path, name: str) -> Path:
+    """Where papermill writes the notebook while it executes it."""
+    return folder / f".{name}.part.ipynb"
 
 
 def write_status(folder: Path, status: dict[str, Any]) -> None:

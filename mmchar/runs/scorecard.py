@@ -3,15 +3,14 @@
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from mmchar.files import atomic_write, set_aside
 from mmchar.runs.listing import read_checks
 from mmchar.runs.run_state import run_state
-from mmchar.tables import read_table, write_table
-
-if TYPE_CHECKING:
-    import pandas as pd
+from mmchar.tables import markdown, read_table, write_table
 
 
 def write_scorecard(results_dir: Path, folder: Path, keep: set[str], *, quick: bool) -> str:
@@ -37,9 +36,7 @@ def write_scorecard(results_dir: Path, folder: Path, keep: set[str], *, quick: b
     return f"{counted}; see {folder}/scorecard.md"
 
 
-def _with_earlier_rows(checks: "pd.DataFrame", folder: Path, keep: set[str]) -> "pd.DataFrame":
-    import pandas as pd
-
+def _with_earlier_rows(checks: pd.DataFrame, folder: Path, keep: set[str]) -> pd.DataFrame:
     path = folder / "scorecard.csv"
     if not path.exists():
         return checks
@@ -52,14 +49,11 @@ def _with_earlier_rows(checks: "pd.DataFrame", folder: Path, keep: set[str]) -> 
     return pd.concat([checks, rows.astype(object)]).sort_values("notebook", kind="stable") if len(rows) else checks
 
 
-def as_markdown(checks: "pd.DataFrame", counted: str, earlier: Iterable[str] = ()) -> str:
+def as_markdown(checks: pd.DataFrame, counted: str, earlier: Iterable[str] = ()) -> str:
     """The checks as a Markdown table; the runs in `earlier` have a good result, but did not end well since."""
     said = "What the notebooks expected before they ran, and what they got; each states the rule of its verdicts."
-    rows = [[_cell(value) for value in row] for row in checks.itertuples(index=False)]
-    lines = [list(checks.columns), ["---"] * checks.shape[1], *rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     note = f"Of an earlier run, as the latest did not end well: {', '.join(earlier)}.\n\n" if earlier else ""
-    return f"# Scorecard\n\n{said}\n\n{counted}.\n\n{note}{table}\n"
+    return f"# Scorecard\n\n{said}\n\n{counted}.\n\n{note}{markdown(checks.map(_cell))}\n"
 
 
 def _cell(value: Any) -> str:
@@ -68,4 +62,4 @@ def _cell(value: Any) -> str:
     if value is None or value != value:  # NaN is the only value that differs from itself
         return ""
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(text.split()).replace("<", "&lt;")

@@ -20,7 +20,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -30,7 +29,7 @@ from tqdm import tqdm
 
 from mmchar.files import atomic_write, checksum
 from mmchar.runs.batch import Run, RunStatus, run_one
-from mmchar.runs.own_process import on_signals
+from mmchar.runs.engine import Stop
 
 REQUEUES = 3  # times that a run is started again after a preemption
 _RESERVE_S = 30  # a run ends itself so long before Slurm would, to leave a status and no process behind
@@ -78,9 +77,7 @@ class SlurmOptions:
         return self.time_limit_min, min(timeout_s, self.time_limit_min * 60 - _RESERVE_S)
 
 
-def run_all(
-    runs: list[Run], *, timeout_s: float, options: SlurmOptions, stop: threading.Event | None = None
-) -> list[RunStatus]:
+def run_all(runs: list[Run], *, timeout_s: float, options: SlurmOptions, stop: Stop | None = None) -> list[RunStatus]:
     """How each run ended, in the order of the runs, after Slurm ran them as one job array.
 
     A run that was preempted starts again, at most 3 times; one that had ended well does not. Its time in the queue does
@@ -91,20 +88,20 @@ def run_all(
     check_slurm()
     if not runs:
         return []
-    stop = stop or threading.Event()
+    stop = stop or Stop()
     parent = Path(os.path.commonpath([Path(run.out_dir).resolve().parent for run in runs]))
     name = f"mmchar-{checksum(str(parent).encode())[:8]}"
     _refuse_second(name, parent)
     folder = _private_folder(parent)
     wanted = [(run, folder / f"{number}.json") for number, run in enumerate(runs)]
     waiting, states = wanted, dict[Path, str]()
-    with on_signals(lambda _: stop.set(), signal.SIGINT, signal.SIGTERM):
+    with stop.on_signals():
         for _ in range(1 + REQUEUES):  # where Slurm itself starts a preempted run again, once is enough
             jobs = _submit(waiting, name, folder, timeout_s, options)
             seen = _wait(jobs, stop)
             states |= {ended: seen[job] for (_, ended), job in zip(waiting, jobs, strict=True)}
             waiting = [one for one in waiting if states[one[1]] == "PREEMPTED" and not _is_good(one[1])]
-            if not waiting or stop.is_set():
+            if not waiting or stop.reason:
                 break
     return [_status(run, ended, states[ended]) for run, ended in wanted]
 
@@ -170,18 +167,18 @@ def _job(run: Run, timeout_s: float, ended: Path) -> None:
     if _is_good(ended):  # a job that was sent back to the queue just when it had ended
         return
     ended.unlink(missing_ok=True)
-    stop, starts = threading.Event(), int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    stop, starts = Stop(), int(os.environ.get("SLURM_RESTART_COUNT", 0))
     if starts > REQUEUES:
         status = RunStatus(run.notebook.stem, "died", 0.0, message=f"started again {starts} times, never to its end")
     else:
-        with on_signals(lambda _: stop.set(), signal.SIGTERM, signal.SIGUSR2):  # to end, preempt or requeue a job
+        with stop.on_signals(signal.SIGTERM, signal.SIGUSR2):  # to end, preempt or requeue a job
             status = run_one(run, timeout_s=timeout_s, stop=stop)
-    if stop.is_set() and status.status in ("failed", "died"):  # the kernel may hear the signal before us
+    if stop.reason and status.status in ("failed", "died"):  # the kernel may hear the signal before us
         status = replace(status, status="interrupted", message="")
     atomic_write(ended, json.dumps(asdict(status)) + "\n")
 
 
-def _wait(jobs: list[str], stop: threading.Event) -> dict[str, str]:
+def _wait(jobs: list[str], stop: Stop) -> dict[str, str]:
     """The last state of each job, when all are over; shows progress on stderr."""
     states = dict.fromkeys(jobs, "PENDING")
     array, cancelled = jobs[0].split("_")[0], False
@@ -196,7 +193,7 @@ def _wait(jobs: list[str], stop: threading.Event) -> dict[str, str]:
             bar.update(len(jobs) - len(running) - bar.n)
             if not running:
                 return states
-            if stop.is_set() and not cancelled:
+            if stop.reason and not cancelled:
                 _ask("scancel", array)
                 cancelled = True
             time.sleep(_POLL_S)

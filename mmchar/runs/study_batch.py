@@ -1,28 +1,21 @@
 """The whole study: every notebook of a folder run as a batch, and the scorecard of what they found."""
 
-import signal
-import sys
-import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from tqdm import tqdm
+from typing import Any
 
 from mmchar.files import atomic_write
 from mmchar.projection.data_sheets import get_gpu
-from mmchar.runs.batch import KEPT, Run, RunStatus, plan_one, run_one
+from mmchar.runs import slurm as cluster
+from mmchar.runs.batch import KEPT, Run, RunStatus, plan_one, relative_path, require_papermill, run_one
+from mmchar.runs.engine import Stop, run_all
 from mmchar.runs.notebooks import render
-from mmchar.runs.own_process import on_signals
-from mmchar.runs.papermill_process import relative_path, require_papermill
 from mmchar.runs.parameters import check_parameters, read_parameters
 from mmchar.runs.run_state import run_state
 from mmchar.runs.scorecard import write_scorecard
-
-if TYPE_CHECKING:
-    from mmchar.runs.slurm import SlurmOptions
+from mmchar.runs.slurm import SlurmOptions
 
 
 def study(
@@ -38,7 +31,7 @@ def study(
     render_dir: str | Path | None = None,
     force: bool = False,
     dry_run: bool = False,
-    slurm: "SlurmOptions | None" = None,
+    slurm: SlurmOptions | None = None,
 ) -> list[RunStatus]:
     """How each ``NN_*.ipynb`` of a folder ended, in order; shows progress on stderr and prints one line per run.
 
@@ -64,11 +57,11 @@ def study(
     everywhere = {"gpu": gpu, "quick": quick or None, "figures_dir": relative_path(figures, folder)}
     notebooks = _selected(folder, only)
     runs = _wanted(notebooks, results_dir, {k: v for k, v in everywhere.items() if v is not None}, force=force)
+    plan = [plan_one(run, any_hardware=slurm is not None) for run in runs]
     if dry_run:
-        statuses = [plan_one(run, any_hardware=slurm is not None) for run in runs]
-        print(_plan_text(statuses))
-        return statuses
-    statuses = _run_in_slurm(runs, timeout_s, slurm) if slurm else _run_all(runs, jobs, timeout_s)
+        print(_plan_text(plan))
+        return plan
+    statuses = _run_missing(runs, plan, jobs, timeout_s, slurm)
     for run, status in zip(runs, statuses, strict=True):
         if status.status == "ok" and status.message == KEPT:
             _share_figures(run.out_dir, figures)
@@ -125,27 +118,25 @@ def _plan_text(statuses: list[RunStatus]) -> str:
     return "\n".join(lines)
 
 
-def _run_in_slurm(runs: list[Run], timeout_s: float, options: "SlurmOptions") -> list[RunStatus]:
-    """Statuses in the order of the runs; only what is missing is sent."""
-    from mmchar.runs import slurm
+def _run_missing(
+    runs: list[Run], plan: list[RunStatus], jobs: int, timeout_s: float, slurm: SlurmOptions | None
+) -> list[RunStatus]:
+    """Statuses in the order of the runs, here or on a cluster; Ctrl-C ends what runs, and the rest does not start."""
+    missing = [run for run, planned in zip(runs, plan, strict=True) if planned.message != KEPT]
+    if slurm:
+        ended = cluster.run_all(missing, timeout_s=timeout_s, options=slurm)
+    else:
+        stop = Stop()
+        with stop.on_signals():
+            one = partial(run_one, timeout_s=timeout_s, stop=stop)
+            ended = run_all(missing, one, _line, jobs=jobs, of=len(runs), name="study", unit="run")
+    by_name = {status.name: status for status in ended}
+    return [by_name.get(planned.name, planned) for planned in plan]
 
-    plan = [plan_one(run, any_hardware=True) for run in runs]
-    wanted = [run for run, planned in zip(runs, plan, strict=True) if planned.message != KEPT]
-    ended = iter(slurm.run_all(wanted, timeout_s=timeout_s, options=options))
-    return [planned if planned.message == KEPT else next(ended) for planned in plan]
 
-
-def _run_all(runs: list[Run], jobs: int, timeout_s: float) -> list[RunStatus]:
-    """Statuses in the order of the runs; on Ctrl-C what runs is killed and the rest does not start."""
-    stop = threading.Event()
-    bar = tqdm(total=len(runs), unit="run", desc="study", file=sys.stderr)
-    stopping = on_signals(lambda _: stop.set(), signal.SIGINT, signal.SIGTERM)
-    with stopping, bar, ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(run_one, run, timeout_s=timeout_s, stop=stop) for run in runs]
-        for future in as_completed(futures):
-            bar.set_postfix_str(f"{future.result().name} {future.result().status}")
-            bar.update()
-    return [future.result() for future in futures]
+def _line(run: RunStatus, width: int = 0) -> str:
+    message = ": ".join(part for part in (f"cell {run.cell}" if run.cell else "", run.message) if part)
+    return f"{run.name:<{width}}  {run.status:<12}  {run.seconds:7.1f}  {message}".rstrip()
 
 
 def _share_figures(out_dir: Path, figures: Path) -> None:
@@ -173,9 +164,7 @@ def _render(run: RunStatus, results_dir: Path, render_dir: Path) -> RunStatus:
 def _summary(statuses: list[RunStatus], results_dir: Path) -> str:
     width = max(len(run.name) for run in statuses)
     lines = [f"{'run':<{width}}  {'status':<12}  {'seconds':>7}  message"]
-    for run in statuses:
-        message = ": ".join(part for part in (f"cell {run.cell}" if run.cell else "", run.message) if part)
-        lines.append(f"{run.name:<{width}}  {run.status:<12}  {run.seconds:7.1f}  {message}".rstrip())
+    lines += [_line(run, width) for run in statuses]
     good = sum(run.status == "ok" for run in statuses)
     hint = "" if good == len(statuses) else f"; the logs are {results_dir}/<run>/run.log"
     return "\n".join([*lines, f"{good} of {len(statuses)} runs ok{hint}"])

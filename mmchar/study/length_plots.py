@@ -1,11 +1,12 @@
 """Figures over sequences: lengths, gains against length, scaling. As in `plots`: a tidy table in, axes out."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mmchar.study.look import (
@@ -22,14 +23,8 @@ from mmchar.study.look import (
     rows_from_top,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
 
-
-def speedup_by_length(
-    data: "pd.DataFrame", *, expected: "pd.DataFrame | None" = None, ax: "Axes | None" = None
-) -> "Axes":
+def speedup_by_length(data: pd.DataFrame, *, expected: pd.DataFrame | None = None, ax: Axes | None = None) -> Axes:
     """Speed-up of attention cores from a fused kernel against query length, one point per distinct attention.
 
     Columns: ``q_len`` (tokens), ``speedup`` (times), ``family``, ``time_kind``; of ``expected``, which is drawn as a
@@ -53,9 +48,9 @@ def speedup_by_length(
 
 
 def matrix(
-    data: "pd.DataFrame", *, row: str, column: str, value: str, band: tuple[float, float] | None = None,
-    digits: int = 2, unit: str = "", ax: "Axes | None" = None,
-) -> "Axes":  # fmt: skip
+    data: pd.DataFrame, *, row: str, column: str, value: str, band: tuple[float, float] | None = None,
+    digits: int = 2, unit: str = "", ax: Axes | None = None,
+) -> Axes:  # fmt: skip
     """Every ``value`` as a coloured cell with its number; rows and columns keep their order of appearance.
 
     Values within ``band`` are framed, e.g. the range that a paper states.
@@ -78,9 +73,9 @@ def matrix(
 
 
 def curves(
-    data: "pd.DataFrame", *, x: str, y: str, hue: str, xlabel: str, ylabel: str, base: int | None = 2,
-    colors: Mapping[str, str] | None = None, dashed: str = "", ax: "Axes | None" = None,
-) -> "Axes":  # fmt: skip
+    data: pd.DataFrame, *, x: str, y: str, hue: str, xlabel: str, ylabel: str, base: int | None = 2,
+    colors: Mapping[str, str] | None = None, dashed: str = "", ax: Axes | None = None,
+) -> Axes:  # fmt: skip
     """One line per value of ``hue``, on axes that are logarithmic to ``base``, or linear for None.
 
     Lines whose name contains ``dashed`` are dashed and without markers, e.g. guides.
@@ -100,7 +95,7 @@ def curves(
     return ax
 
 
-def length_series(data: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
+def length_series(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Query length of every attention call of one execution, in the order in which they run.
 
     Columns: ``call`` (count from 0), ``q_len`` (tokens), ``attention`` (kind) and ``part`` (e.g. down, middle, up).
@@ -126,7 +121,7 @@ def length_series(data: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def length_histogram(data: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
+def length_histogram(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Histogram of sequence lengths, one row per image size; the height of a bar is its share of the calls.
 
     Columns: ``side`` (pixels), ``q_len`` (tokens) and ``share`` (% of calls).
@@ -148,8 +143,8 @@ def length_histogram(data: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes
 
 
 def share_bars(
-    data: "pd.DataFrame", *, label: str, reference: float, says: str, xlabel: str, ax: "Axes | None" = None
-) -> "Axes":
+    data: pd.DataFrame, *, label: str, reference: float, says: str, xlabel: str, ax: Axes | None = None
+) -> Axes:
     """One share per bar, with the absolute total that it is a share of, and a line where one was stated.
 
     Columns: ``label``, ``share`` (%), ``total_s`` (s) and ``time_kind``; ``says`` names the stated share ``reference``.

@@ -1,19 +1,17 @@
 """The look of all figures: colours, hatches, axes, rows and legends, and what a table must hold to be drawn."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
+from matplotlib.legend import Legend
+from matplotlib.text import Text
 
 from mmchar.study.experiments import FAMILIES
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.legend import Legend
-    from matplotlib.text import Text
 
 _PALETTES = {name: sns.color_palette(name, 10).as_hex() for name in ("colorblind", "dark", "bright")}
 PALETTE = _PALETTES["colorblind"]
@@ -47,12 +45,12 @@ def style() -> None:
     sns.set_theme(style="whitegrid", context="notebook", rc={"figure.dpi": 110, "axes.titlesize": "medium"})
 
 
-def axes(ax: "Axes | None", *, width: float = 8.0, height: float = 4.5) -> "Axes":
+def axes(ax: Axes | None, *, width: float = 8.0, height: float = 4.5) -> Axes:
     """The axes given, or new ones."""
     return ax if ax is not None else plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
-def rows_from_top(ax: "Axes", labels: Sequence[str], *, lines: bool = False, **look: Any) -> None:
+def rows_from_top(ax: Axes, labels: Sequence[str], *, lines: bool = False, **look: Any) -> None:
     """One row of the y axis per label, the first at the top, on a line or not."""
     ax.set_yticks(range(len(labels)), labels, **look)
     ax.set(ylim=(len(labels) - 0.5, -0.5), ylabel="")
@@ -69,18 +67,18 @@ def amount(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def note(ax: "Axes", x: float, y: float, text: str, *, behind: str = "white", **look: Any) -> "Text":
+def note(ax: Axes, x: float, y: float, text: str, *, behind: str = "white", **look: Any) -> Text:
     """A small text that stays legible on lines and hatches."""
     box = {"facecolor": behind, "edgecolor": "none", "pad": 1.0}
     return ax.text(x, y, text, **{"va": "center", "fontsize": 8, "bbox": box, **look})
 
 
-def note_above(ax: "Axes", x: float, text: str) -> None:
+def note_above(ax: Axes, x: float, text: str) -> None:
     """A small text above the axes."""
     ax.text(x, 1.01, text, ha="center", va="bottom", fontsize=8, transform=ax.get_xaxis_transform())
 
 
-def require(data: "pd.DataFrame", *columns: str) -> None:
+def require(data: pd.DataFrame, *columns: str) -> None:
     """Refuse a table that a figure cannot be drawn from."""
     missing = [name for name in columns if name not in data.columns]
     if missing:
@@ -90,7 +88,7 @@ def require(data: "pd.DataFrame", *columns: str) -> None:
         raise ValueError("nothing to draw: the table has no rows; choose at least one model, stage or category")
 
 
-def by_family(data: "pd.DataFrame") -> "list[tuple[str, str, pd.DataFrame]]":
+def by_family(data: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
     """Label, colour and rows of each family, in the fixed order of families."""
     family = data["family"].astype(str)
     unknown = set(family) - set(FAMILY_COLORS)
@@ -100,14 +98,14 @@ def by_family(data: "pd.DataFrame") -> "list[tuple[str, str, pd.DataFrame]]":
     return [(name.replace("_", " "), FAMILY_COLORS[name], rows) for name, rows in found if len(rows)]
 
 
-def legend_beside(ax: "Axes", **options: Any) -> None:
+def legend_beside(ax: Axes, **options: Any) -> None:
     """A legend to the right of the axes, its marks of one size."""
     legend: Legend = ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8, **options)
     for mark in legend.findobj(PathCollection):
         mark.set(sizes=[40])
 
 
-def legend_below(ax: "Axes", *, ncols: int, **options: Any) -> None:
+def legend_below(ax: Axes, *, ncols: int, **options: Any) -> None:
     """A legend under the x axis's label, at the same distance whatever the height of the axes."""
     place = {"loc": "upper center", "bbox_to_anchor": (0.45, 0.0), "borderaxespad": 5.5}
     ax.legend(ncols=ncols, frameon=False, fontsize=8, **place, **options)

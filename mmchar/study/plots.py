@@ -1,9 +1,10 @@
 """Figures of models and their operators: a tidy table in, axes out. Nothing is computed that is not in the table."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
+import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 from mmchar.study.look import (
     CATEGORY_COLORS,
@@ -21,17 +22,13 @@ from mmchar.study.look import (
     style,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-
 __all__ = [
     "KIND_COLORS", "plt", "style",  # for notebooks, which take them from here
     "intensity", "memory_fit", "memory_timeline", "operator_breakdown", "roofline", "sensitivity", "size_and_compute",
 ]  # fmt: skip
 
 
-def operator_breakdown(data: "pd.DataFrame", *, label: str, unit: str = "s", ax: "Axes | None" = None) -> "Axes":
+def operator_breakdown(data: pd.DataFrame, *, label: str, unit: str = "s", ax: Axes | None = None) -> Axes:
     """Share of each operator category, one stacked bar per label, with its absolute total at the end.
 
     Columns: ``label`` (what bars stand for, in order of appearance), ``category``, ``value`` (in ``unit``),
@@ -49,7 +46,7 @@ def operator_breakdown(data: "pd.DataFrame", *, label: str, unit: str = "s", ax:
 
 
 def stacked_shares(
-    shares: "pd.DataFrame", *, colors: Mapping[str, str], totals: Sequence[str], kinds: Iterable[str], ax: "Axes"
+    shares: pd.DataFrame, *, colors: Mapping[str, str], totals: Sequence[str], kinds: Iterable[str], ax: Axes
 ) -> None:
     """A bar per row of shares (%), stacked by column, hatched by its kind of time, with its total at the end."""
     left = 0.0 * shares.sum(axis=1)
@@ -70,7 +67,7 @@ def stacked_shares(
     legend_below(ax, ncols=4)
 
 
-def memory_timeline(data: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
+def memory_timeline(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Activation memory while one generation runs, call by call, one colour per stage; above it what eager would add.
 
     Columns, a row per call site in the order of execution: ``stage``, ``live_bytes`` (activations, fused attention),
@@ -92,7 +89,7 @@ def memory_timeline(data: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes"
     return ax
 
 
-def size_and_compute(data: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
+def size_and_compute(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """FLOP of one generation over parameters, one point per model. Columns: ``model, family, params, flop``."""
     require(data, "model", "family", "params", "flop")
     ax = axes(ax, height=4.8)
@@ -108,7 +105,7 @@ def size_and_compute(data: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes
     return ax
 
 
-def intensity(data: "pd.DataFrame", *, ridge: float, gpu: str, ax: "Axes | None" = None) -> "Axes":
+def intensity(data: pd.DataFrame, *, ridge: float, gpu: str, ax: Axes | None = None) -> Axes:
     """Arithmetic intensity of every stage, one line per model; a diamond is the whole generation.
 
     Columns: ``model``, ``family``, ``stage`` ("all" for the whole), ``intensity`` (FLOP per byte), ``share`` (% of the
@@ -133,8 +130,8 @@ def intensity(data: "pd.DataFrame", *, ridge: float, gpu: str, ax: "Axes | None"
 
 
 def roofline(
-    data: "pd.DataFrame", *, peak_flop_s: float, bandwidth_bytes_s: float, gpu: str, ax: "Axes | None" = None
-) -> "Axes":
+    data: pd.DataFrame, *, peak_flop_s: float, bandwidth_bytes_s: float, gpu: str, ax: Axes | None = None
+) -> Axes:
     """Attained rate over arithmetic intensity, one point per stage, under the two roofs of a GPU's data sheet.
 
     Columns: ``model``, ``family``, ``stage``, ``intensity`` (FLOP per byte), ``flop_s`` (attained), ``share`` (% of its
@@ -164,7 +161,7 @@ def roofline(
     return ax
 
 
-def _name_points(ax: "Axes", rows: "pd.DataFrame", *, column: float, top: float) -> None:
+def _name_points(ax: Axes, rows: pd.DataFrame, *, column: float, top: float) -> None:
     """Names of crowded points of a roofline in a column beside them, from ``top`` (FLOP/s) down, joined by lines."""
     line = {"arrowstyle": "-", "color": "0.6", "lw": 0.6, "relpos": (0.0, 0.5)}
     for number, row in enumerate(rows[::-1].itertuples()):
@@ -172,7 +169,7 @@ def _name_points(ax: "Axes", rows: "pd.DataFrame", *, column: float, top: float)
         ax.annotate(text, (row.intensity, row.flop_s), place, fontsize=7, va="center", arrowprops=line, zorder=2)
 
 
-def memory_fit(data: "pd.DataFrame", *, memory_bytes: float, gpu: str, ax: "Axes | None" = None) -> "Axes":
+def memory_fit(data: pd.DataFrame, *, memory_bytes: float, gpu: str, ax: Axes | None = None) -> Axes:
     """Memory that a generation needs, one line per model: weights, then the peak with fused and with eager attention.
 
     Columns: ``model``, ``weights_bytes``, ``peak_bytes`` (weights and most activations, fused attention) and
@@ -199,7 +196,7 @@ def memory_fit(data: "pd.DataFrame", *, memory_bytes: float, gpu: str, ax: "Axes
     return ax
 
 
-def sensitivity(data: "pd.DataFrame", *, paper: float, ax: "Axes | None" = None) -> "Axes":
+def sensitivity(data: pd.DataFrame, *, paper: float, ax: Axes | None = None) -> Axes:
     """A share under several assumptions, one line per model and one mark per assumption, beside the paper's value (%).
 
     Columns: ``model``, ``setting`` (the assumption; the first is drawn as a diamond), ``share`` (% of time).

@@ -6,7 +6,7 @@ layers. It does not know channels-last convolutions and fused projections of que
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -20,9 +20,7 @@ from mmchar.projection.roofline import project
 from mmchar.provenance import REFERENCE
 from mmchar.request import Request
 from mmchar.study.experiments import per_unit_s
-
-if TYPE_CHECKING:
-    from mmchar.study.measured_runs import Run
+from mmchar.study.measured_runs import Run
 
 UNKNOWN = ("channels_last", "fused_qkv")  # levers that a projection cannot express
 _PEAKS = {"int8-dynamic": "int8", "fp8-dynamic": "fp8"}
@@ -104,7 +102,7 @@ def project_levers(model: str, *, gpu: str | Gpu, tiny: bool = False) -> pd.Data
         "graphs": (start._replace(levers=Levers(execution="graphs")), None),
     }
     if eight := next((kind for kind in ("fp8", "int8") if kind in sheet.peak_flop_s), None):
-        ways[f"linear layers in {eight}"] = (start._replace(levers=Levers(quantization=f"{eight}-dynamic")), None)
+        ways[f"linear layers in {eight}"] = (start._replace(levers=Levers(quantization=f"{eight}-dynamic")), None)  # type: ignore[arg-type]
     ways["batch 4"] = (start, Request(batch=4))
     ways["half the steps"] = (start, Request(steps=max(1, full.steps // 2)))
     rows = []
@@ -138,7 +136,7 @@ def published_rungs(model: str, *, gpu: str, steps: int | None = None) -> pd.Dat
     return out[["model", "rung", "value", "time_kind", "setting", "source"]].reset_index(drop=True)
 
 
-def measured_rungs(runs: "Sequence[Run]") -> pd.DataFrame:
+def measured_rungs(runs: Sequence[Run]) -> pd.DataFrame:
     """What was measured of the rungs of the models' ladders; s per token or image, from medians without a profiler."""
     rows = []
     for run in runs:
@@ -153,7 +151,7 @@ def measured_rungs(runs: "Sequence[Run]") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "rung", "value", "time_kind", "machine", "samples", "spread"])
 
 
-def _measured_s(run: "Run") -> float | None:
+def _measured_s(run: Run) -> float | None:
     """Seconds per token or image of a run; None where only some stages of an image were measured."""
     if "decode" in run.stages:
         steps = executions(run.table)["decode"]

@@ -4,11 +4,13 @@ Bars are plain, as those of all projections; hatching is for what was measured.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 from mmchar.files import atomic_write
 from mmchar.projection.evidence.validation import summary
@@ -27,12 +29,8 @@ from mmchar.study.look import (
 )
 from mmchar.study.plots import stacked_shares
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
 
-
-def beside_published(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
+def beside_published(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Projected over published time of every configuration, a row for each family, execution and GPU.
 
     Columns: ``family, execution, gpu, ratio`` (projected over published; 1 is agreement). Bars reach from the smallest
@@ -93,7 +91,7 @@ def decoder_by_kernel(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Ax
     return ax
 
 
-def across_gpus(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
+def across_gpus(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Seconds of each model over the year of the GPU, with their range; hollow where the model does not fit.
 
     The table is one from `scaling.on_gpus`.
@@ -113,7 +111,7 @@ def across_gpus(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def what_bounds(table: "pd.DataFrame", *, label: str, ax: "Axes | None" = None) -> "Axes":
+def what_bounds(table: pd.DataFrame, *, label: str, ax: Axes | None = None) -> Axes:
     """Shares of projected time by what bounds it, one bar per row; the projected total stands at its end.
 
     Columns: ``label``, which names the bars, ``time_s``, and shares in percent named as `look.BOUND_COLORS`.
@@ -126,7 +124,7 @@ def what_bounds(table: "pd.DataFrame", *, label: str, ax: "Axes | None" = None) 
     return ax
 
 
-def speed_up(table: "pd.DataFrame", *, y: str, unit: str, ax: "Axes | None" = None) -> "Axes":
+def speed_up(table: pd.DataFrame, *, y: str, unit: str, ax: Axes | None = None) -> Axes:
     """A projected number over the number of GPUs, one line per method.
 
     Columns: ``gpus, method, y`` (in ``unit``); ``low`` and ``high`` are drawn as a band where they are there.
@@ -143,8 +141,8 @@ def speed_up(table: "pd.DataFrame", *, y: str, unit: str, ax: "Axes | None" = No
 
 
 def ladder_bars(
-    data: "pd.DataFrame", *, unit: str, scale: float = 1.0, limit: float | None = None, ax: "Axes | None" = None
-) -> "Axes":
+    data: pd.DataFrame, *, unit: str, scale: float = 1.0, limit: float | None = None, ax: Axes | None = None
+) -> Axes:
     """Time of each rung, projected and measured as bars, published as diamonds; a rung without a bar says so.
 
     Columns: ``rung`` (in order of appearance, from the top), ``value`` (s; times ``scale`` it is in ``unit``),
@@ -178,7 +176,7 @@ def ladder_bars(
     return ax
 
 
-def plot_predicted_against_measured(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
+def plot_predicted_against_measured(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Predicted against measured seconds of a validated table, on one GPU and on several, both axes logarithmic.
 
     The line is perfect agreement; the band holds the middle 80 % of all errors.
@@ -197,8 +195,8 @@ def plot_predicted_against_measured(table: "pd.DataFrame", *, ax: "Axes | None" 
 
 
 def plot_measured_against_counted(
-    data: "pd.DataFrame", *, counted: str, measured: str, hue: str, style: str, unit: str, ax: "Axes | None" = None
-) -> "Axes":
+    data: pd.DataFrame, *, counted: str, measured: str, hue: str, style: str, unit: str, ax: Axes | None = None
+) -> Axes:
     """Measured against counted amounts (columns, positive, in ``unit``), logarithmic, with the line of agreement."""
     ax = axes(ax, width=7.0, height=5.0)
     _scatter(data, x=counted, y=measured, hue=hue, style=style, ax=ax)
@@ -208,7 +206,7 @@ def plot_measured_against_counted(
     return ax
 
 
-def save_predicted_against_measured(table: "pd.DataFrame", path: str | Path) -> Path:
+def save_predicted_against_measured(table: pd.DataFrame, path: str | Path) -> Path:
     """The path of the figure, as PNG or SVG by suffix; the same table gives the same bytes."""
     figure, ax = plt.subplots(figsize=(7.0, 6.0), layout="constrained")
     plot_predicted_against_measured(table, ax=ax)
@@ -217,11 +215,11 @@ def save_predicted_against_measured(table: "pd.DataFrame", path: str | Path) -> 
     return atomic_write(path, content)
 
 
-def _scatter(data: "pd.DataFrame", *, ax: "Axes", **columns: str) -> None:
+def _scatter(data: pd.DataFrame, *, ax: Axes, **columns: str) -> None:
     sns.scatterplot(data, palette="colorblind", s=36, alpha=0.8, ax=ax, **columns)
 
 
-def _diagonal(values: "pd.Series", *, label: str, ax: "Axes") -> np.ndarray:
+def _diagonal(values: pd.Series, *, label: str, ax: Axes) -> np.ndarray:
     """Draw the line of perfect agreement on logarithmic axes, and return its ends."""
     ends = np.array([values.min() / 1.5, values.max() * 1.5])
     ax.plot(ends, ends, color="0.3", linewidth=1, label=label, zorder=0)

@@ -13,6 +13,7 @@ from mmchar.counting.operator_table import count
 from mmchar.counting.seqlen import seen
 from mmchar.files import atomic_write
 from mmchar.models.loading import ModelSpec, get_spec, list_models, zoo_names
+from mmchar.tables import markdown
 
 # What stands between the image encoder and the language model, by the class that holds it.
 ADAPTORS = {
@@ -86,13 +87,6 @@ def write_page(path: str | Path, models: Sequence[str] | None = None, *, zoo: pd
     if len(frames):
         parts += ["## What video models attend to", _FRAME_TEXT, markdown(_frame_cells(frames))]
     return atomic_write(path, "\n\n".join(parts) + "\n")
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """The table in markdown: numbers to the right, text to the left, a bar in a cell escaped."""
-    text = table.astype(str).apply(lambda column: column.str.replace("|", "\\|"))
-    rules = ["--:" if text[name].str.match(r"[-+\d]|$").all() else ":--" for name in text]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [text.columns, rules, *text.to_numpy()])
 
 
 def published_cell(params: int, unpublished: Sequence[str]) -> str:

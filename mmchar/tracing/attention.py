@@ -9,10 +9,8 @@ import warnings
 from collections.abc import Sequence
 from itertools import zip_longest
 from math import prod
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 BACKENDS = ("flash", "eager")
 FLASH_MAX_HEAD_DIM = 256  # flash-attention README, "head dimensions up to 256"
@@ -23,7 +21,7 @@ _CROSS = re.compile(r"attn2|cross_?attn|cross_?attention|encoder_attn|EncDecAtte
 _SELF = re.compile(r"attn1|self_?attn|SelfAttention|spatial")
 
 
-def item_bytes(rows: "pd.DataFrame") -> "pd.Series":
+def item_bytes(rows: pd.DataFrame) -> pd.Series:
     """Bytes of one number of each row's numeric type."""
     return rows["dtype"].astype(str).map(ITEM_BYTES).astype("int64")
 
@@ -103,7 +101,7 @@ def attention_kind(
     return seen
 
 
-def use_backend(table: "pd.DataFrame", backend: str) -> "pd.DataFrame":
+def use_backend(table: pd.DataFrame, backend: str) -> pd.DataFrame:
     """The table with its attention rows computed by ``"flash"`` or ``"eager"``: backend, bytes and live memory.
 
     Flash rows that are not eligible (masked, or head_dim above 256) are named ``mem-efficient``: fused all the same.

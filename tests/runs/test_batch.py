@@ -3,14 +3,14 @@
 import json
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 from samples import SAVE, SLEEP, files_in, is_gone, make_notebook, make_table, one_line, wait_for
 
-from mmchar.runs import batch, papermill_process
+from mmchar.runs import batch
 from mmchar.runs.batch import run_notebook, why_run
+from mmchar.runs.engine import Stop
 from mmchar.runs.identity import notebook_identity
 from mmchar.runs.records import read_result, save_result
 from mmchar.runs.run_state import file_run, recover, run_state, write_status
@@ -31,13 +31,13 @@ def test_parameters_arrive_exactly(tmp_path, kernels):
 @pytest.mark.notebook
 def test_a_run_that_takes_too_long_is_killed_with_its_kernel(tmp_path, kernels, monkeypatch):
     path = make_notebook(tmp_path / "02_x.ipynb", SLEEP)
-    watch = papermill_process._watch
+    answer = Stop.answer
 
-    def late(process, timeout_s, stop):  # the time counts from the moment the cell runs, however slow the machine is
+    def late(stop, process, limit_s):  # the time counts from the moment the cell runs, however slow the machine is
         wait_for(tmp_path / "pid")
-        return watch(process, timeout_s, stop)
+        return answer(stop, process, limit_s)
 
-    monkeypatch.setattr(papermill_process, "_watch", late)
+    monkeypatch.setattr(Stop, "answer", late)
     run = run_notebook(path, tmp_path / "out", timeout_s=0.2)
     assert (run.status, run.cell) == ("timed out", 3) and is_gone(tmp_path / "pid")
     assert files_in(tmp_path / "out") == ["02_x.ipynb", "run.log", "status.json"]
@@ -45,8 +45,7 @@ def test_a_run_that_takes_too_long_is_killed_with_its_kernel(tmp_path, kernels, 
 
 @pytest.mark.notebook
 def test_a_stopped_run_is_interrupted_whether_or_not_a_kernel_started(tmp_path, kernels):
-    stop = threading.Event()
-    stop.set()
+    stop = Stop("interrupted")
     run = run_notebook(make_notebook(tmp_path / "02_x.ipynb", SLEEP), tmp_path / "out", stop=stop)
     assert run.status == "interrupted" and not (tmp_path / "pid").exists()
 
@@ -67,8 +66,7 @@ def test_a_killed_batch_takes_its_kernel_with_it_and_is_told_at_the_next_start(t
     identity = notebook_identity(path, {})
     assert why_run(tmp_path / "results" / "02_x", identity) == "last time it died: the batch was killed"
     assert files_in(tmp_path) == before  # it only looked
-    stop = threading.Event()
-    stop.set()  # so that the new run ends at once
+    stop = Stop("interrupted")  # so that the new run ends at once
     assert run_notebook(path, tmp_path / "results" / "02_x", stop=stop).status == "interrupted"
 
 

@@ -14,7 +14,7 @@ from samples import break_stage, files_in, one_line
 from mmchar import locks
 from mmchar.cli.main import main
 from mmchar.runs.campaign import campaign
-from mmchar.runs.campaign.grid_run import exit_code, list_campaign, run_campaign
+from mmchar.runs.campaign.campaign import exit_code, list_campaign, run_campaign
 from mmchar.runs.campaign.grids import read_grid
 from mmchar.runs.campaign.measured import read_measured, stage_points, write_point
 from mmchar.runs.campaign.worker import expect_point, measure_point, start_worker
@@ -287,7 +287,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
 
 def test_two_campaigns_of_one_folder_do_not_run_at_once(tmp_path):
     with locks.held(locks.run_lock(tmp_path / "out")):
-        code = f"from mmchar.runs.campaign.grid_run import *; run_campaign({str(grid(tmp_path, CLIP))!r}, "
+        code = f"from mmchar.runs.campaign.campaign import *; run_campaign({str(grid(tmp_path, CLIP))!r}, "
         code += f"{str(tmp_path / 'out')!r}, budget_s=99)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and "another campaign works on" in done.stderr.splitlines()[-1]

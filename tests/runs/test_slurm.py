@@ -17,6 +17,7 @@ from mmchar.cli.main import main
 from mmchar.provenance import SOURCE
 from mmchar.runs import batch, slurm
 from mmchar.runs.batch import Run, RunStatus
+from mmchar.runs.engine import Stop
 from mmchar.runs.records import read_result
 from mmchar.runs.slurm import SlurmOptions, run_all
 
@@ -138,9 +139,9 @@ def test_an_array_of_runs_each_ends_as_it_did(cluster, tmp_path, monkeypatch):
 @pytest.mark.notebook
 def test_stop_cancels_the_array_and_leaves_no_process(cluster, tmp_path):
     runs = make_runs(tmp_path, a_sleeps=[SLEEP], b_waits=[SAVE], c_waits=[SAVE])
-    stop = threading.Event()
+    stop = Stop()
     pid = tmp_path / "notebooks" / "pid"
-    setter = threading.Thread(target=lambda: (wait_for(pid), stop.set()))
+    setter = threading.Thread(target=lambda: (wait_for(pid), setattr(stop, "reason", "enough")))
     setter.start()
     ended = run_all(runs, timeout_s=600, options=SlurmOptions(parallel=1), stop=stop)
     setter.join()

@@ -11,7 +11,7 @@ from samples import SAVE, SLEEP, files_in, is_gone, make_notebook, make_table, o
 
 from mmchar.cli.main import main
 from mmchar.provenance import SOURCE
-from mmchar.runs import batch, papermill_process
+from mmchar.runs import batch
 from mmchar.runs.batch import RunStatus, run_notebook
 from mmchar.runs.identity import code_cells
 from mmchar.runs.listing import read_runs
@@ -110,7 +110,7 @@ def test_every_notebook_is_checked_before_the_first_starts(folder, started):
 def test_no_notebooks_or_no_papermill_is_one_line(tmp_path, folder, monkeypatch):
     with pytest.raises(ValueError, match="no notebooks NN_"):
         study(tmp_path, tmp_path / "results")
-    monkeypatch.setattr(papermill_process.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(batch.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="papermill is not installed; pip install papermill"):
         study(folder, tmp_path / "results")
     with pytest.raises(ValueError, match="papermill is not installed"):

@@ -8,10 +8,9 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 MEASURED = ("flash", "eager", "math", "mem-efficient", "cudnn", "flash-attn")
 ON_CPU = ("flash", "eager", "math")
@@ -31,7 +30,7 @@ def check_backend(attention: str, *, device: str, dtype: str) -> None:
         raise ValueError(f"attention {attention!r} has no {dtype}; use --dtype {' or '.join(possible)}")
 
 
-def check_shapes(attention: str, table: "pd.DataFrame", *, device: str) -> None:
+def check_shapes(attention: str, table: pd.DataFrame, *, device: str) -> None:
     """Refuse a backend that cannot take an attention call of a counted table; ``flash`` and the math paths take all."""
     if attention not in ("mem-efficient", "cudnn", "flash-attn"):
         return

@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     from mmchar.generation.recording import Stage
 
 
+def chosen(
+    plan: "Sequence[Stage]", request: Request, *, stages: Sequence[str] | None, levers: Levers, model: str
+) -> "tuple[Stage, ...]":
+    """The stages of a plan that are measured; what is not there, or a lever that finds nothing, is refused."""
+    found = choose_stages(plan, stages, model=model)
+    if levers.cfg == "split":
+        found = split_guidance(found, request, model=model)
+    check_speculation(levers, found, model=model)
+    return found
+
+
 def choose_stages(plan: "Sequence[Stage]", names: Sequence[str] | None, *, model: str) -> "tuple[Stage, ...]":
     """The stages of a plan that are asked for by name, in the plan's order; all where none is named."""
     if names is None:

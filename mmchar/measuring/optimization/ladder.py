@@ -8,14 +8,16 @@ optimization guides of diffusers; what each does to a model is in `execution`.
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from mmchar.faults import did_you_mean
+from msgspec import Meta
 
-EXECUTIONS = ("eager", "compiled", "compiled-full", "graphs", "compiled-graphs")
-QUANTIZATIONS = ("none", "int8-weight-only", "int8-dynamic", "fp8-weight-only", "fp8-dynamic")
-GUIDANCES = ("batched", "split")
-_CHOICES = {"execution": EXECUTIONS, "quantization": QUANTIZATIONS, "cfg": GUIDANCES}
+from mmchar.faults import check_fields, did_you_mean
+from mmchar.request import UNSET, Positive
+
+Execution = Literal["eager", "compiled", "compiled-full", "graphs", "compiled-graphs"]
+Quantization = Literal["none", "int8-weight-only", "int8-dynamic", "fp8-weight-only", "fp8-dynamic"]
+Share = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
 _FP8_PRODUCTS = (8, 9)  # compute capability from which a GPU multiplies fp8: CUDA programming guide, Ada and Hopper
 
 
@@ -35,37 +37,22 @@ class Levers:
     - ``acceptance``: chance that a drafted token is accepted; weights are random, so it is stated, not measured.
     """
 
-    execution: str = "eager"
-    quantization: str = "none"
+    execution: Execution = "eager"
+    quantization: Quantization = "none"
     channels_last: bool = False
     fused_qkv: bool = False
-    cfg: str = "batched"
-    layer_skip: int = 0
-    draft_tokens: int = 4
-    acceptance: float | None = None
+    cfg: Literal["batched", "split"] = "batched"
+    layer_skip: Annotated[int, Meta(ge=0, description="0 for none, or 2 or more")] = 0
+    draft_tokens: Positive = 4
+    acceptance: Share = UNSET
 
     def __post_init__(self) -> None:
-        for name, possible in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in possible:
-                names = ", ".join(possible)
-                raise ValueError(f"unknown {name} {value!r}; {did_you_mean(value, possible)}choose one of {names}")
-        for name in ("channels_last", "fused_qkv"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}={getattr(self, name)!r} is not possible; give true or false")
-        self._check_speculation()
-
-    def _check_speculation(self) -> None:
-        skip, tokens, share = self.layer_skip, self.draft_tokens, self.acceptance
-        if type(skip) is not int or skip < 0 or skip == 1:
-            raise ValueError(f"layer_skip={skip!r} is not possible; give 0 for none, or 2 or more")
-        if type(tokens) is not int or tokens < 1:
-            raise ValueError(f"draft_tokens={tokens!r} is not a whole number of 1 or more")
-        if share is not None and not (type(share) in (int, float) and 0 <= share <= 1):
-            raise ValueError(f"acceptance={share!r} is not a number from 0 to 1")
-        if bool(skip) != (share is not None):
+        check_fields(self)
+        if self.layer_skip == 1:
+            raise ValueError("layer_skip=1 is not 0 for none, or 2 or more")
+        if bool(self.layer_skip) != (self.acceptance is not None):
             raise ValueError("layer_skip and acceptance go together: weights are random, so state both or neither")
-        if skip and self.on_graphs:
+        if self.layer_skip and self.on_graphs:
             raise ValueError(f"layer_skip cannot be measured with execution {self.execution!r}; use eager or compiled")
 
     @property

@@ -1,27 +1,127 @@
-"""What a campaign knows while it runs: what is there, what is left of its budget, and the process that measures."""
+"""A campaign: what is missing of a grid is measured, the most valuable first, until its budget of seconds is spent.
+
+Every point gets a row. What was measured before is kept whatever happens, and the next start goes on from there, on
+this machine or another.
+"""
 
 import functools
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from mmchar.locks import held, run_lock
 from mmchar.provenance import provenance
 from mmchar.runs.campaign.expected import correction, why_skipped
-from mmchar.runs.campaign.grids import Point, identity
-from mmchar.runs.campaign.measured import MEASURED, pack, write_point
-from mmchar.runs.campaign.worker import expect_point, measure_point
+from mmchar.runs.campaign.grids import Point, identity, read_grid
+from mmchar.runs.campaign.measured import MEASURED, load_points, pack, set_aside, write_point
+from mmchar.runs.campaign.worker import expect_point, measure_point, start_worker
+from mmchar.runs.engine import Stop, run_all
 from mmchar.runs.own_process import ProcessDied
 
 NO_WORKER = "nothing can be measured here"
 UNWRITTEN = "cannot write results"
+PACK_S = 5.0  # kept back for writing the packed files
 START_S = 120.0  # for a worker to load PyTorch
 ATTEMPTS = 2  # a point that failed is tried once more, after all others; then only with retry
-_TICK_S = 0.2
 _LONGER = 1.5  # a point that was stopped at the end of a budget is expected to take this much longer than it got
+
+
+def run_campaign(
+    grid: str | Path,
+    out: str | Path,
+    *,
+    budget_s: float,
+    have: Sequence[str | Path] = (),
+    retry: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+    start: Callable[[str], Any] = start_worker,
+) -> list[dict[str, Any]]:
+    """The rows of all points of a grid: ok, partial, failed, died, skipped or not reached, each with its reason.
+
+    What is measured in `out`, or in one of the folders in `have`, is not measured again; what failed twice only with
+    `retry`. The seconds of the budget are for everything, loading and packing included: a point that does not fit into
+    what is left is not started, one that takes longer than expected is stopped at the end. ValueError for a bad grid,
+    budget or folder, before anything is measured. `clock` and `start`, which starts a worker for a device, are for
+    tests.
+    """
+    began, points, out = clock(), read_grid(grid), Path(out).resolve()
+    if not budget_s > PACK_S:
+        raise ValueError(f"a budget of {budget_s:g} s is too short; give more than {PACK_S:g}")
+    try:
+        for folder in (out / "points", run_lock(out).parent):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to {out}: {error.strerror}; choose another folder") from error
+
+    def refuse(_waited_s: float) -> None:
+        raise ValueError(f"another campaign works on {out}; wait for it, or choose another folder")
+
+    with held(run_lock(out), waits=refuse):
+        for line in set_aside(out):
+            print(f"{line}; set aside, what is missing is measured again", file=sys.stderr)
+        stop = Stop(ends_s=began + budget_s - PACK_S, clock=clock)
+        campaign = Campaign(out, stop, start, _device_of(points), _known_rows([*have, out]))
+        with stop.on_signals():
+            try:
+                campaign.start_worker()
+                missing = campaign.missing(points, retry=retry)
+                run_all(missing, campaign.measure, _line, of=len(points), name="campaign", unit="point")
+            finally:
+                campaign.end_worker()
+                _pack(out)
+    return list(campaign.rows.values())
+
+
+def _pack(out: Path) -> None:
+    """Pack what is there; what cannot be packed stays as it is."""
+    try:
+        left = pack(out)
+        said = f"{len(left)} points did not fit the packed files; they stay" if left else ""
+    except OSError as error:
+        said = f"not packed ({error.strerror or error}); the results stay"
+    if said:
+        print(f"{said} under {out.name}/points", file=sys.stderr)
+
+
+def exit_code(rows: list[dict[str, Any]]) -> int:
+    """0 where nothing failed (what did not fit the machine or the budget is no failure), 130 if interrupted, else 1."""
+    if any(row["reason"].startswith("interrupted") for row in rows):
+        return 130
+    bad = (UNWRITTEN, NO_WORKER)
+    return int(any(row["status"] in ("failed", "died", "partial") or row["reason"].startswith(bad) for row in rows))
+
+
+def list_campaign(grid: str | Path, *, have: Sequence[str | Path] = ()) -> list[dict[str, Any]]:
+    """What a campaign would do here, a row per point in its order: title, state, value, expect_s, need_bytes, reason.
+
+    ``state`` is have, missing or skipped. Every model is counted, which takes seconds the first time.
+    """
+    points = read_grid(grid)
+    campaign = Campaign(Path(), Stop(), start_worker, _device_of(points), _known_rows(have))
+    try:
+        campaign.start_worker()
+        return [campaign.look(point) for point in points]
+    except ProcessDied as died:
+        raise ValueError(f"{NO_WORKER}: {died}") from died
+    finally:
+        campaign.end_worker()
+
+
+def _device_of(points: list[Point]) -> str:
+    return "cuda" if any(point.device == "cuda" for point in points) else "cpu"
+
+
+def _known_rows(folders: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
+    """Rows of the points that are there, by id; those of later folders replace those of earlier ones unless ok."""
+    known: dict[str, dict[str, Any]] = {}
+    for folder in folders:
+        for name, (row, _) in load_points(folder)[0].items():
+            if known.get(name, {}).get("status") != "ok":
+                known[name] = row
+    return known
 
 
 def is_done(row: dict[str, Any] | None, *, retry: bool) -> bool:
@@ -32,7 +132,8 @@ def is_done(row: dict[str, Any] | None, *, retry: bool) -> bool:
     return row["status"] == "ok" or (gave_up and not retry)
 
 
-def _line(point: Point, row: dict[str, Any]) -> str:
+def _line(measured: tuple[Point, dict[str, Any]]) -> str:
+    point, row = measured
     parts = [row["reason"]] if row["reason"] else []
     if row["status"] in MEASURED:
         stages = ", ".join(f"{stage} {seconds:.4g} s" for stage, seconds in row["median_s"].items())
@@ -53,8 +154,7 @@ class Campaign:
     """What a campaign knows so far; ``have`` are the rows of earlier ones, ``rows`` are what it comes to."""
 
     out: Path
-    ends_s: float
-    clock: Callable[[], float]
+    stop: Stop
     start: Callable[[str], Any]
     device: str
     have: dict[str, dict[str, Any]]
@@ -63,46 +163,16 @@ class Campaign:
     machine: dict[str, Any] = field(default_factory=dict)
     worker: Any = None
     used: bool = False  # whether this worker has measured a point
-    stopped: str = ""
-
-    def run(self, points: list[Point], *, retry: bool) -> None:
-        """Measure what is missing, and pack what is there."""
-        bar = tqdm(total=len(points), desc="campaign", unit="point", file=sys.stderr)
-        with bar:
-            try:
-                self.start_worker()
-                queue = self.queue(points, retry=retry)
-                bar.update(len(points) - len(queue))
-                for name, point in queue:
-                    self.measure(name, point)
-                    self.say(_line(point, self.rows[name]))
-                    bar.update()
-            finally:
-                self.end_worker()
-                self.finish(points)
-
-    def say(self, line: str) -> None:
-        """Tell the user, beside the bar."""
-        tqdm.write(line, file=sys.stderr)
-
-    def stop(self, signal_name: str) -> None:
-        """End at the next tick."""
-        self.stopped = f"interrupted ({signal_name})"
-
-    def left_s(self) -> float:
-        """Seconds of the budget that are left."""
-        return self.ends_s - self.clock()
 
     def start_worker(self) -> None:
         """Start a worker, and learn from the first one what this machine is."""
         self.worker, self.used = self.start(self.device), False
-        wait_s = min(START_S, max(self.left_s(), 1.0))
         try:
-            machine = self.worker.answer(wait_s)
+            machine = self.stop.answer(self.worker, START_S)
         except ProcessDied as died:
             raise ValueError(f"{NO_WORKER}: {died}") from died
         if machine is None:
-            raise ValueError(f"{NO_WORKER}: the worker said nothing for {wait_s:g} s")
+            raise KeyboardInterrupt if self.stop.reason else ValueError(f"{NO_WORKER}: the worker said nothing in time")
         self.machine = self.machine or machine
 
     def end_worker(self) -> None:
@@ -115,16 +185,17 @@ class Campaign:
         """The identity of a point on this machine."""
         return identity(point, self.machine["hardware"][point.device], self.machine["versions"])
 
-    def queue(self, points: list[Point], *, retry: bool) -> list[tuple[str, Point]]:
+    def missing(self, points: list[Point], *, retry: bool) -> list[Point]:
         """The points to measure, those that failed before last; the rows of the others are filled in."""
         named = {self.name(point): point for point in points}
         self.rows = {name: self.have[name] for name in named if is_done(self.have.get(name), retry=retry)}
-        missing = [(name, point) for name, point in named.items() if name not in self.rows]
-        return sorted(missing, key=lambda one: self._before(one[0]) in ("failed", "died", "partial"))
+        missing = [name for name in named if name not in self.rows]
+        missing.sort(key=lambda name: self._before(name) in ("failed", "died", "partial"))
+        return [named[name] for name in missing]
 
-    def measure(self, name: str, point: Point) -> None:
-        """Measure one point, or say why not; its row is in the rows and on disk afterwards."""
-        row = self._new_row(name, point)
+    def measure(self, point: Point) -> tuple[Point, dict[str, Any]]:
+        """Measure one point, or say why not; its row, which is on disk then."""
+        row = self._new_row(self.name(point), point)
         try:
             if reason := why_skipped(point, self.machine):
                 raise _LeftOut("skipped", reason)
@@ -135,6 +206,7 @@ class Campaign:
         except ProcessDied as died:
             self._keep(row | {"attempts": row["attempts"] + 1}, "died", str(died))
             self.end_worker()
+        return point, self.rows[row["id"]]
 
     def look(self, point: Point) -> dict[str, Any]:
         """What measuring a point would take; its ``state`` is have, missing or skipped."""
@@ -147,24 +219,6 @@ class Campaign:
         reason = why_skipped(point, self.machine) or guess["reason"]
         row |= {"expect_s": point.expect_s or guess.get("expect_s"), "need_bytes": guess.get("need_bytes")}
         return row | {"state": "skipped" if reason else "missing", "reason": reason}
-
-    def finish(self, points: list[Point]) -> None:
-        """Rows for what was not reached, and the packed files; what cannot be packed stays as it is."""
-        for point in points if self.machine else ():
-            name = self.name(point)
-            if name in self.rows:
-                continue
-            if self._before(name) in ("", "not reached"):
-                self._keep(self._new_row(name, point), "not reached", self.stopped or "the campaign ended before")
-            else:
-                self.rows[name] = self.have[name]  # it failed before, and its second attempt is still to come
-        try:
-            left = pack(self.out)
-        except OSError as error:
-            self.say(f"not packed ({error.strerror or error}); the results stay under {self.out.name}/points")
-            return
-        if left:
-            self.say(f"{len(left)} points did not fit the packed files; they stay under {self.out.name}/points")
 
     @functools.cached_property
     def _made_by(self) -> dict[str, Any]:
@@ -186,7 +240,7 @@ class Campaign:
         try:
             write_point(self.out, row)
         except OSError as error:
-            self.stopped = f"{UNWRITTEN}: {error.strerror or error}"
+            self.stop.reason = f"{UNWRITTEN}: {error.strerror or error}"
 
     def _expect(self, point: Point, row: dict[str, Any]) -> None:
         """Leave the point out that cannot be measured here, or in the time that is left; sets ``expect_s``."""
@@ -203,20 +257,20 @@ class Campaign:
         self._check_time(max(least, row["expect_s"] * factor))
 
     def _check_time(self, expect_s: float) -> None:
-        left = self.left_s()
-        if self.stopped or left <= 0 or expect_s > left:
-            why = f"expected {expect_s:.0f} s, and {max(left, 0):.0f} s were left"
-            raise _LeftOut("not reached", self.stopped or why)
+        left = self.stop.left_s()
+        if self.stop.reason or left <= 0 or expect_s > left:
+            why = f"expected {expect_s:.0f} s, and {left:.0f} s were left" if left > 0 else "the budget is spent"
+            raise _LeftOut("not reached", self.stop.reason or why)
 
     def _measure(self, point: Point, row: dict[str, Any]) -> None:
-        started, self.used = self.clock(), True
+        started, self.used = self.stop.clock(), True
         given = {**row, "attempts": row["attempts"] + 1, "made_by": self._made_by}
         answer = self._ask(measure_point, point, str(self.out), given)
         self.rows[row["id"]] = {**given, **answer}
         if answer["status"] == "ok" and row["expect_s"]:
-            self.ratios[point.device].append((self.clock() - started) / row["expect_s"])
+            self.ratios[point.device].append((self.stop.clock() - started) / row["expect_s"])
         if answer.get("unwritten"):
-            self.stopped = answer["reason"]
+            self.stop.reason = answer["reason"]
         if not answer["again"]:
             self.end_worker()
 
@@ -225,17 +279,16 @@ class Campaign:
         try:
             if self.worker is None:
                 self.start_worker()
-        except ValueError as error:
-            self.stopped = str(error)
-        started = self.clock()
-        if not self.stopped:
+        except (ValueError, KeyboardInterrupt) as error:
+            self.stop.reason = self.stop.reason or str(error)
+        started = self.stop.clock()
+        if not self.stop.reason:
             self.worker.ask((function, *given))
-        while not self.stopped and self.left_s() > 0:
-            answer = self.worker.answer(min(_TICK_S, max(self.left_s(), 0.01)))
-            if answer is not None:
-                return answer
+        answer = self.stop.answer(self.worker)
+        if answer is not None:
+            return answer
         self.end_worker()
-        took_s = round(self.clock() - started, 3)
-        measured = {"took_s": None if self.stopped else took_s} if function is measure_point else {}
+        took_s = round(self.stop.clock() - started, 3)
+        measured = {"took_s": None if self.stop.reason else took_s} if function is measure_point else {}
         why = f"stopped at the end of the budget after {took_s:.0f} s"
-        raise _LeftOut("not reached", self.stopped or why, **measured)
+        raise _LeftOut("not reached", self.stop.reason or why, **measured)

@@ -1,17 +1,15 @@
 """Two campaigns point by point: whether a repetition agrees, or what another machine or version changed."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from mmchar.runs.campaign.measured import read_measured, stage_points
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SETTING = ("model", "request", "device", "dtype", "attention", "tiny", "levers", "stage")
 
 
-def compare_campaigns(first: str | Path, second: str | Path) -> "pd.DataFrame":
+def compare_campaigns(first: str | Path, second: str | Path) -> pd.DataFrame:
     """Medians of every stage that both folders measured with the same settings, whatever the machine or the versions.
 
     Columns: the setting (model, request, device, dtype, attention, tiny, levers, stage), ``first_s`` and ``second_s``
@@ -19,8 +17,6 @@ def compare_campaigns(first: str | Path, second: str | Path) -> "pd.DataFrame":
     ``within``: whether the medians differ by no more than that spread. ValueError for a folder that is missing, or no
     stage in common.
     """
-    import pandas as pd
-
     tables = []
     for folder in (first, second):
         found = stage_points(read_measured(folder)[0])

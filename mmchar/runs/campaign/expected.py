@@ -10,7 +10,7 @@ import pandas as pd
 
 from mmchar.counting import operator_table as counting
 from mmchar.measuring.optimization import ladder as levers
-from mmchar.measuring.optimization.backends import byte_model, check_backend, check_shapes
+from mmchar.measuring.optimization.backends import byte_model
 from mmchar.models.loading import check_device, get_spec
 from mmchar.request import from_mapping
 from mmchar.runs.campaign.grids import Point, plan_of
@@ -38,22 +38,22 @@ def expected(point: Point) -> dict[str, float]:
     Counts the model at its request, which takes seconds the first time. What runs outside the networks is left out.
     ValueError if the generation has no such stage.
     """
+    from mmchar.measuring.target import needed_bytes  # with torch
+
     table = _counted(point)
     table = table[table["component"] != counting.OUTSIDE].astype({"stage": str, "component": str})
     names = list(point.stages or table["stage"].unique())
     if missing := sorted(set(names) - set(table["stage"])):
         raise ValueError(f"{point.model} has no stage {missing[0]!r} for this request")
     table = table[table["stage"].isin(names)]
-    params = sum(table.attrs["params"][role] for role in table["component"].unique())
-    weight_bytes = params * ITEM_BYTES[point.dtype]
-    seconds = _START_S + params / _PARAMS_S[point.device]
-    runs, live = counting.executions(table), []
+    weights, need = needed_bytes(table, set(table["component"]), point.dtype)
+    seconds = _START_S + weights / ITEM_BYTES[point.dtype] / _PARAMS_S[point.device]
+    runs = counting.executions(table)
     for name in names:
         rows = table[table["stage"] == name]
         whole = rows[["flop", "read_bytes", "write_bytes", "calls"]].multiply(rows["repeats"], axis=0).sum()
-        live.append(int(rows["live_bytes"].max()))
         seconds += stage_s(point, (whole / float(runs[name])).to_dict())
-    return {"weight_bytes": weight_bytes, "need_bytes": weight_bytes + max(live), "expect_s": float(seconds)}
+    return {"weight_bytes": weights, "need_bytes": need, "expect_s": float(seconds)}
 
 
 def _counted(point: Point) -> pd.DataFrame:
@@ -92,19 +92,16 @@ def why_skipped(point: Point, machine: dict[str, Any]) -> str:
     return ""
 
 
-def why_not(point: Point, guess: dict[str, float], free_bytes: int | None) -> str:
+def why_not(point: Point) -> str:
     """Why this process cannot measure a point, by its memory, packages and kernels; "" where it can."""
-    need, weights = guess["need_bytes"], guess["weight_bytes"]
+    from mmchar.measuring.target import check, check_counted
+
     try:
         check_device(point.device, point.dtype)
-        check_backend(point.attention, device=point.device, dtype=point.dtype)
-        levers.check_levers(levers.from_mapping(point.levers), device=point.device)
-        if free_bytes is not None and need > free_bytes:
-            has = f"{point.device} has {free_bytes / 1e9:.3g} GB free"
-            return f"it needs {need / 1e9:.3g} GB (weights {weights / 1e9:.3g}), and {has}"
+        check(point.attention, levers.from_mapping(point.levers), device=point.device, dtype=point.dtype)
         table = _counted(point)
-        rows = table[table["stage"].isin(point.stages)] if point.stages else table
-        check_shapes(point.attention, rows, device=point.device)
+        rows = table[table["stage"].isin(point.stages or table["stage"].unique())]
+        check_counted(rows, set(rows["component"]), point.attention, device=point.device, dtype=point.dtype)
     except ValueError as error:
         return str(error)
     return ""

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 from mmchar.counting.planned_stages import stages
-from mmchar.files import canonical_json, checksum
+from mmchar.files import canonical_json
 from mmchar.measuring.optimization import ladder as levers
 from mmchar.measuring.optimization.backends import MEASURED
-from mmchar.measuring.optimization.chosen_stages import choose_stages, split_guidance
+from mmchar.measuring.optimization.chosen_stages import chosen
 from mmchar.models.loading import DTYPES, ModelSpec, get_spec
 from mmchar.request import Request, from_mapping
+from mmchar.runs.identity import run_id
 
 if TYPE_CHECKING:
     from mmchar.generation.recording import Stage
@@ -74,7 +75,7 @@ def identity(point: Point, hardware: str, versions: dict[str, str | None]) -> st
     request = spec.resolve(from_mapping(point.request)).given()
     asked = {**point.asked(), "request": request, "model": spec.name}
     stated = {"spec": _built(spec), "asked": asked, "hardware": hardware, "versions": versions}
-    return f"{spec.name}-{checksum(canonical_json(stated).encode())[:12]}"
+    return f"{spec.name}-{run_id(stated)}"
 
 
 def _built(spec: ModelSpec) -> dict[str, Any]:
@@ -155,7 +156,5 @@ def plan_of(point: Point) -> "tuple[Stage, ...]":
 
 
 def _chosen(point: Point, spec: ModelSpec, full: Request) -> "tuple[Stage, ...]":
-    plan = choose_stages(stages(spec, full), point.stages, model=spec.name)
-    if levers.from_mapping(point.levers).cfg == "split":
-        split_guidance(plan, full, model=spec.name)
-    return plan
+    pulled = levers.from_mapping(point.levers)
+    return chosen(stages(spec, full), full, stages=point.stages, levers=pulled, model=spec.name)

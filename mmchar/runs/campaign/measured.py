@@ -5,19 +5,18 @@ stand in ``measured-*.parquet``, with a column ``id``, and all rows in ``run.jso
 and is written last: whenever a campaign is cut off, what was measured before can be read.
 """
 
-import io
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict
+
+import pandas as pd
 
 from mmchar import files
 from mmchar.files import atomic_write, check_file_name, checksum, read_sealed, sealed
+from mmchar.tables import decode_parquet, encode_parquet
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    Points = dict[str, tuple[dict[str, Any], pd.DataFrame | None]]  # row and table by id
+Points = dict[str, tuple[dict[str, Any], pd.DataFrame | None]]  # row and table by id
 
 SCHEMA = 1
 MAX_BYTES = 16_000_000  # of one packed file
@@ -44,7 +43,7 @@ class _Packed(TypedDict):
     points: dict[str, dict[str, Any]]
 
 
-def write_point(folder: str | Path, row: dict[str, Any], table: "pd.DataFrame | None" = None) -> Path:
+def write_point(folder: str | Path, row: dict[str, Any], table: pd.DataFrame | None = None) -> Path:
     """Path of the row of one point, written after its table; an earlier row of the same point is replaced."""
     points = Path(folder) / "points"
     check_file_name(row["id"])
@@ -52,13 +51,13 @@ def write_point(folder: str | Path, row: dict[str, Any], table: "pd.DataFrame | 
     if table is not None:
         plain = table.copy()
         plain.attrs = {}  # the row has them
-        data = _encode(plain)
+        data = encode_parquet(plain, compression="zstd")
         file = atomic_write(points / f"{row['id']}.parquet", data)
         row["table"] = {"file": file.name, "sha256": checksum(data), "rows": len(table)}
     return atomic_write(points / f"{row['id']}.json", json.dumps(sealed(row), indent=1, allow_nan=False) + "\n")
 
 
-def read_measured(folder: str | Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
+def read_measured(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All points of a folder, one row each, and the operator tables of those that were measured, one below the other.
 
     The points have id, status, reason, what was asked (model, request, device, dtype, attention, tiny, levers, stages,
@@ -66,8 +65,6 @@ def read_measured(folder: str | Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
     ``facts`` (the ``attrs`` of the table, per stage), expect_s, took_s, utc; the tables the columns of
     ``data/README.md``, and ``id``. A damaged file is left out, with a warning. ValueError if there is no such folder.
     """
-    import pandas as pd
-
     found, problems = load_points(folder)
     for problem in problems.values():
         warnings.warn(f"{problem}; it is left out", stacklevel=2)
@@ -76,7 +73,7 @@ def read_measured(folder: str | Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
     return pd.DataFrame(flat, columns=_COLUMNS.split()), _concat(tables) if tables else pd.DataFrame()
 
 
-def _flat(row: dict[str, Any], table: "pd.DataFrame | None") -> dict[str, Any]:
+def _flat(row: dict[str, Any], table: pd.DataFrame | None) -> dict[str, Any]:
     facts, time_s = row["facts"], None
     if row["status"] == "ok" and table is not None:
         repeats = table.groupby("stage", observed=True)["repeats"].max()
@@ -86,14 +83,12 @@ def _flat(row: dict[str, Any], table: "pd.DataFrame | None") -> dict[str, Any]:
     return {**row["asked"], **same, "facts": facts, "time_s": time_s, "doubts": doubts}
 
 
-def stage_points(points: "pd.DataFrame") -> "pd.DataFrame":
+def stage_points(points: pd.DataFrame) -> pd.DataFrame:
     """One row per measured point and stage: id, model, request, settings, stage, and what its passes found.
 
     Columns beside those of the point: median_s, iqr_s, samples (their number), idle_share, launch_bound, energy_j,
     peak_bytes, coverage (of operators), doubts.
     """
-    import pandas as pd
-
     keep = ["id", "model", "request", "device", "dtype", "attention", "tiny", "levers", "hardware"]
     rows = []
     for point in points[points["status"].isin(MEASURED)].to_dict("records"):
@@ -107,7 +102,7 @@ def stage_points(points: "pd.DataFrame") -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def load_points(folder: str | Path) -> "tuple[Points, dict[str, str]]":
+def load_points(folder: str | Path) -> tuple[Points, dict[str, str]]:
     """Rows and tables of all points of a folder by id, sorted, and a line for each damaged file in it, by its name.
 
     A point that stands on its own replaces the packed one.
@@ -117,32 +112,29 @@ def load_points(folder: str | Path) -> "tuple[Points, dict[str, str]]":
         raise ValueError(f"no folder {str(folder)!r} with measurements")
     found: Points = {}
     problems: dict[str, str] = {}
-    packed = _read_rows(folder, "run.json", _Packed, problems)
-    if packed:
-        found |= _with_tables(folder, packed["points"], packed["files"], problems)
-    for path in sorted((folder / "points").glob("*.json")):
-        row = _read_rows(folder, f"points/{path.name}", _Row, problems)
-        if row:
-            table = row["table"]
-            files = {f"points/{table['file']}": table["sha256"]} if table else {}
-            found |= _with_tables(folder, {row["id"]: row}, files, problems)
+    for path in [folder / "run.json", *sorted((folder / "points").glob("*.json"))]:
+        file = path.relative_to(folder).as_posix()
+        try:
+            read = read_sealed(path, _Packed if file == "run.json" else _Row)
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            problems[file] = str(error)
+            continue
+        found |= _with_tables(folder, *_named_in(read), problems)
     return dict(sorted(found.items())), problems
 
 
-def _read_rows(folder: Path, file: str, kind: type, problems: dict[str, str]) -> dict[str, Any]:
-    try:
-        return read_sealed(folder / file, kind)
-    except FileNotFoundError:
-        pass
-    except ValueError as error:
-        problems[file] = str(error)
-    return {}
+def _named_in(read: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Rows by id, and the checksum of each file that holds tables of them, of packed points or of a single one."""
+    if "points" in read:
+        return read["points"], read["files"]
+    table = read["table"]
+    return {read["id"]: read}, {f"points/{table['file']}": table["sha256"]} if table else {}
 
 
-def _with_tables(folder: Path, rows: dict[str, Any], files: dict[str, str], problems: dict[str, str]) -> "Points":
+def _with_tables(folder: Path, rows: dict[str, Any], files: dict[str, str], problems: dict[str, str]) -> Points:
     """The rows with their tables; those whose table is in a damaged file are left out."""
-    import pandas as pd
-
     tables: dict[str, pd.DataFrame] = {}
     for file, stored in files.items():
         try:
@@ -153,7 +145,7 @@ def _with_tables(folder: Path, rows: dict[str, Any], files: dict[str, str], prob
         if checksum(data) != stored:
             problems[file] = f"{file} is damaged (its checksum does not agree)"
             continue
-        table = pd.read_parquet(io.BytesIO(data))
+        table = decode_parquet(data)
         if "id" in table:
             by_id = table.groupby("id", observed=True, sort=False)
             tables |= {str(name): _concat([part.drop(columns="id")]) for name, part in by_id}
@@ -201,28 +193,20 @@ def pack(folder: str | Path, *, max_bytes: int = MAX_BYTES, max_files: int = MAX
     return [name for name in found if name not in rows]
 
 
-def _fill(tables: "list[pd.DataFrame]", max_bytes: int) -> list[tuple[bytes, list[str]]]:
+def _fill(tables: list[pd.DataFrame], max_bytes: int) -> list[tuple[bytes, list[str]]]:
     """Files, each with the names in it; one table that is alone larger than a file may be is left out."""
     if not tables:
         return []
-    data = _encode(_concat(tables))
+    data = encode_parquet(_concat(tables), compression="zstd")
     if len(data) <= max_bytes:
         return [(data, [table["id"].iloc[0] for table in tables])]
     half = len(tables) // 2
     return _fill(tables[:half], max_bytes) + _fill(tables[half:], max_bytes) if half else []
 
 
-def _concat(tables: "list[pd.DataFrame]") -> "pd.DataFrame":
-    import pandas as pd
-
+def _concat(tables: list[pd.DataFrame]) -> pd.DataFrame:
     from mmchar.counting.operator_table import TEXT
 
     plain = [table.astype(dict.fromkeys([c for c in TEXT if c in table], object)) for table in tables]
     both = pd.concat(plain, ignore_index=True)
     return both.astype(dict.fromkeys([c for c in (*TEXT, "id") if c in both], "category"))
-
-
-def _encode(table: "pd.DataFrame") -> bytes:
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, compression="zstd")
-    return buffer.getvalue()

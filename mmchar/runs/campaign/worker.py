@@ -69,7 +69,7 @@ def expect_point(point: Point) -> dict[str, Any]:
         total = machine(point.device)["memory_bytes"][point.device]
         free = available_bytes(point.device) if total else None
         tight = bool(free and total and free < guess["need_bytes"] <= total)
-        reason = why_not(point, guess, free)
+        reason = why_not(point)
     except Exception as error:  # noqa: BLE001  what the library says of a model belongs into the row
         return {"status": "failed", "reason": said_by(error)}
     return {**guess, "status": "skipped" if reason else "", "reason": reason, "tight": tight}
