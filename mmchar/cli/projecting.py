@@ -31,19 +31,18 @@ def project_asked(args: argparse.Namespace) -> Answer:
     """Project one generation in the way that was asked for; options of another way are refused."""
     check_out(args.out)
     check_out(args.perfetto, (".json",), name="--perfetto")
+    many = "--best-of" if args.best_of is not None else "--gpu all" if args.gpu == "all" else ""
+    if many and args.perfetto:
+        raise ValueError(f"--perfetto writes one generation, and {many} projects several; leave out one of them")
     shared = [name for name in given(Degrees, args) if getattr(args, name) != 1]
-    if shared and (args.best_of is not None or args.gpu == "all"):
-        way = (
-            "--best-of tries every way to share" if args.best_of is not None else "--gpu all projects onto one GPU each"
-        )
-        raise ValueError(f"--{shared[0]} is given, but {way}; leave out one of them")
-    if args.efficiency and (args.best_of is not None or args.gpu == "all"):
-        raise ValueError("--efficiency is of one GPU; name it with --gpu, and leave out --best-of")
-    if args.best_of is not None:
-        if args.gpu == "all":
-            raise ValueError("--best-of needs one kind of GPU; name it with --gpu")
-        return _best_of(args, _step_cache(args))
-    return (_everywhere if args.gpu == "all" else _on_one_kind)(args, _step_cache(args))
+    if many and shared:
+        does = {"--best-of": "tries every way to share", "--gpu all": "projects onto one GPU each"}[many]
+        raise ValueError(f"--{shared[0]} is given, but {many} {does}; leave out one of them")
+    if many and args.efficiency:
+        raise ValueError(f"--efficiency is of one GPU; name it with --gpu, and leave out {many}")
+    if args.best_of is not None and args.gpu == "all":
+        raise ValueError("--best-of needs one kind of GPU; name it with --gpu")
+    return {"": _on_one_kind, "--gpu all": _everywhere, "--best-of": _best_of}[many](args, _step_cache(args))
 
 
 def _on_one_kind(args: argparse.Namespace, change: Change) -> Answer:
@@ -69,7 +68,6 @@ def _on_one_kind(args: argparse.Namespace, change: Change) -> Answer:
         *stage_lines(found["stages"], "time_s", 1e-3, "ms per execution"),
         *uncounted_lines(found["uncounted"]),
         *_memory_lines(found, gpu),
-        *_vendor_lines([gpu.vendor]),
     ]
     return Answer(found, "\n".join(lines))
 
@@ -185,7 +183,5 @@ def _with_offload(way: dict[str, Any], *, tight: bool = True) -> str:
 
 
 def _vendor_lines(vendors: Any) -> list[str]:
-    others = sorted(set(vendors) - {"NVIDIA"})
-    return (
-        [f"  no GPU of {' or '.join(others)} was validated: kernels as good as NVIDIA's are assumed"] if others else []
-    )
+    others = " or ".join(sorted(set(vendors) - {"NVIDIA"}))
+    return [f"  nothing on a GPU of {others} was measured, kernels as NVIDIA's are assumed"] if others else []

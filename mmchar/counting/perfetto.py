@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mmchar.counting.operator_table import executions
 from mmchar.files import atomic_write
 
 _TRACKS = {"stages": 1, "modules": 2, "operators": 3}
@@ -47,9 +46,10 @@ def perfetto(table: pd.DataFrame) -> dict[str, Any]:
     """The trace of an operator table, as `write_perfetto` writes it."""
     kind = next((name for name in table["time_kind"].astype(str).unique() if name), "counted")
     spent = table["flop"] / 1e6 if kind == "counted" else table["time_s"].fillna(0.0) * 1e9  # ns
-    runs, slices, at = executions(table), list[_Slice](), 0
+    runs, slices, at = dict[str, int](), list[_Slice](), 0
     for stage, rows in table.assign(spent=spent).groupby("stage", observed=True, sort=False):
-        found = list(_stage(str(stage), rows, at, int(runs[stage])))
+        runs[str(stage)] = int((rows["step"] - rows["step"].min() + rows["repeats"]).max())
+        found = list(_stage(str(stage), rows, at, runs[str(stage)]))
         slices += found
         at = found[0].end
     slices.sort(key=lambda each: (each.start, -each.end, each.depth))  # what is around comes first
@@ -59,7 +59,7 @@ def perfetto(table: pd.DataFrame) -> dict[str, Any]:
     other |= {
         "time_kind": kind,
         "durations": "FLOP, of which 1 us is 1 GFLOP" if kind == "counted" else f"{kind} seconds",
-        "folded": {str(stage): f"{many - 1} of {many} executions" for stage, many in runs.items() if many > 1},
+        "folded": {stage: f"{many - 1} of {many} executions" for stage, many in runs.items() if many > 1},
     }
     return {"displayTimeUnit": "ms", "otherData": other, "traceEvents": [*names, *map(_event, slices)]}
 

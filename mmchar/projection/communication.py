@@ -23,12 +23,12 @@ class Interconnect:
     bandwidth: float = 0.82
     # The same for one pair of GPUs: point-to-point messages, of which an all-to-all is made, use few channels per
     # peer, so that only several peers together fill the link. Source: fitted.
-    pair: float = 0.21
+    pair: float = 0.20
     # Device time of the smallest collective between GPUs of one machine. Source: fitted.
-    latency_s: float = 21.4e-6
+    latency_s: float = 22e-6
     # Host time that a collective takes on top of an operator: PyTorch's process group looks up the communicator,
     # records events on two streams and keeps tensors alive. Source: fitted.
-    host_s: float = 52e-6
+    host_s: float = 56e-6
 
     def reached(self, pairs: np.ndarray, peers: np.ndarray) -> np.ndarray:
         """Share of the link that messages reach: those between pairs of GPUs depend on how many peers there are."""

@@ -63,7 +63,8 @@ class EfficiencyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.errors is None or self.errors.n < ENOUGH:
             return None
         about = {"kind": f"your own measurements, {self.errors.how}", "n": self.errors.n, "why": ""}
-        return {"low_s": time_s / (1 + self.errors.high), "high_s": time_s / (1 + self.errors.low), **about}
+        low, high = min(self.errors.low, 0.0), max(self.errors.high, 0.0)
+        return {"low_s": time_s / (1 + high), "high_s": time_s / (1 + low), **about}
 
 
 def read_efficiency(path: str | Path) -> EfficiencyFile:

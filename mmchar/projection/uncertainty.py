@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from mmchar.projection.columns import denoising
+from mmchar.projection.data_sheets import list_gpus
 from mmchar.provenance import REFERENCE
 
 U_NET_IMAGE, U_NET_VIDEO = "U-Net image", "U-Net video"
@@ -25,17 +26,23 @@ def time_range(table: pd.DataFrame, time_s: float) -> dict[str, Any]:
     """``low_s`` and ``high_s`` around the time of a projected table, the ``kind`` whose errors they are of, and why.
 
     80 % of the ``n`` validated configurations of the kind were measured within the range. ``why`` says what was not
-    measured where the kind is wider than the table's own.
+    measured where the kind is wider than the table's own. A GPU of a vendor of which nothing was measured has the range
+    of everything.
     """
     several = table.attrs.get("gpus", 1) > 1
     execution, gpu = (str(table.attrs.get(name, ANY)) for name in ("execution", "gpu"))
-    found = error_range(family_of(table), execution=execution, gpu=gpu, several=several)
+    if vendor := _unmeasured_vendor(gpu):
+        found = _of_all(
+            projection_errors(), f"nothing on a GPU of {vendor} was measured, kernels as NVIDIA's are assumed"
+        )
+    else:
+        found = error_range(family_of(table), execution=execution, gpu=gpu, several=several)
     low, high = found.pop("low"), found.pop("high")
     return {"low_s": time_s / (1 + high), "high_s": time_s / (1 + low), **found}
 
 
 def error_range(family: str, *, execution: str, gpu: str, several: bool = False) -> dict[str, Any]:
-    """Errors (predicted / measured - 1) that 80 % of a kind lie between: ``low, high, n, kind, why``."""
+    """Errors (predicted / measured - 1) that 80 % of a kind lie between, and 0: ``low, high, n, kind, why``."""
     errors = projection_errors()
     errors = errors[(errors["quantity"] == "latency") & (errors["n"] >= ENOUGH)]
     gpus = "several" if several else "one"
@@ -58,8 +65,19 @@ def _widest(errors: pd.DataFrame, family: str, asked: str) -> dict[str, Any]:
     return _said(near["low"].min(), near["high"].max(), int(near["n"].sum()), kind, why)
 
 
+def _of_all(errors: pd.DataFrame, why: str) -> dict[str, Any]:
+    near = errors[(errors["quantity"] == "latency") & (errors["n"] >= ENOUGH)]
+    return _said(near["low"].min(), near["high"].max(), int(near["n"].sum()), "all that was measured", why)
+
+
+def _unmeasured_vendor(gpu: str) -> str:
+    """The vendor of a GPU of ours where none of its GPUs was measured, else ""."""
+    vendors = list_gpus().set_index("name")["vendor"]
+    return str(vendors.get(gpu, "")).replace("NVIDIA", "")
+
+
 def _said(low: float, high: float, n: int, kind: str, why: str) -> dict[str, Any]:
-    return {"low": float(low), "high": float(high), "n": n, "kind": kind, "why": why}
+    return {"low": min(float(low), 0.0), "high": max(float(high), 0.0), "n": n, "kind": kind, "why": why}
 
 
 def family_of(table: pd.DataFrame, part: str = "whole") -> str:

@@ -283,6 +283,7 @@ project $SD --gpu h100 => did you mean 'h100-pcie'
 project $SD --gpu H100-SXM => did you mean 'h100-sxm'
 project $SD --gpu a100 => did you mean
 project $SD --gpu ../gpus.json => unknown gpu
+project $SD --gpu all --perfetto p.json => --perfetto writes one generation, and --gpu all projects several
 project $SD --gpu all --ulysses 2 => --ulysses is given, but --gpu all projects onto one GPU each
 project $SD --gpu all --best-of 2 => --best-of needs one kind of GPU
 project $SD --gpu t4 --dtype float16 --best-of 2 --cfg 2 => --best-of tries every way to share

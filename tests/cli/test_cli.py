@@ -99,8 +99,8 @@ def test_every_gpu_is_a_row_and_one_of_another_vendor_is_marked(capsys):
     assert {"t4", "rtx-3090", "h100-sxm", "mi300x"} <= {row["gpu"] for row in rows}
     assert [row["total_s"] for row in rows] == sorted(row["total_s"] for row in rows)
     out = run(capsys, "project", SD, "--gpu", "all", "--tiny")[1]
-    assert "no GPU of AMD was validated" in out and "without bfloat16: t4, v100-32gb" in out
-    assert "no GPU of AMD was validated" in run(capsys, "project", SD, "--gpu", "mi300x", "--tiny")[1]
+    assert "nothing on a GPU of AMD was measured" in out and "without bfloat16: t4, v100-32gb" in out
+    assert "nothing on a GPU of AMD was measured" in run(capsys, "project", SD, "--gpu", "mi300x", "--tiny")[1]
 
 
 def test_the_best_way_to_use_several_gpus(capsys):

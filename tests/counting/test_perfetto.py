@@ -92,7 +92,11 @@ def test_a_growing_cache_is_bounded():
     check(trace)
     first = table[table["step"] == 0]
     assert len(slices(trace, "operators")) == len(first) < len(table)
-    assert "decode" in trace["otherData"]["folded"]
+    runs = int((table["step"] + table["repeats"])[table["stage"] == "decode"].max())
+    assert trace["otherData"]["folded"]["decode"] == f"{runs - 1} of {runs} executions"
+    middle = table[table["stage"] == "decode"].assign(step=31)  # as measured: the middle step stands for all
+    runs = int(middle["repeats"].max())
+    assert perfetto(middle)["otherData"]["folded"]["decode"] == f"{runs - 1} of {runs} executions"
 
 
 def test_the_file_is_read_by_what_reads_traces(projected, tmp_path):

@@ -1,5 +1,6 @@
 """Traces of others: which operator a kernel belongs to, what it computes, and every way in which a file can be none."""
 
+import functools
 import gzip
 import json
 import sqlite3
@@ -8,6 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, strategies as st
 from recorded_traces import BF16, TraceMaker, block, recorded
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention, silu
@@ -335,8 +337,8 @@ def _files(folder):
         "zip.json.gz": (b"PK\x03\x04rest", "zip archive"),
         "no-time.json": (json.dumps({"traceEvents": [{**kernel, "ts": None}]}).encode(), "is damaged"),
         "no-dur.json": (json.dumps({"traceEvents": [{"cat": "kernel", "ts": 1}]}).encode(), "is damaged"),
-        "nan.json": (json.dumps({"traceEvents": [{**kernel, "ts": float("nan")}]}).encode(), "that are no numbers"),
-        "still.json": (json.dumps({"traceEvents": [{**kernel, "dur": 0}]}).encode(), "have no times"),
+        "nan.json": (json.dumps({"traceEvents": [{**kernel, "ts": float("nan")}]}).encode(), "time is no number"),
+        "still.json": (json.dumps({"traceEvents": [{**kernel, "dur": 0}]}).encode(), "take no time"),
         "sheets.json": (json.dumps({"deviceProperties": 7, "traceEvents": [kernel]}).encode(), "is damaged"),
         "cpu.json": (None, "ProfilerActivity.CUDA"),
         "nsys.sqlite": (None, "Nsight Systems"),
@@ -361,6 +363,30 @@ def test_a_trace_cut_off_anywhere_is_refused_or_whole(tmp_path):
         (tmp_path / "cut.json").write_bytes(whole[:end])
         with pytest.raises(ValueError, match="is cut off"):
             read_trace(tmp_path / "cut.json")
+
+
+def places(value, path=()):
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, each in inner for place in places(each, (*path, key)))]
+
+
+PLACES = [place for place in places(block().content()) if place]
+JUNK = [None, -1, 0, 1e300, float("nan"), 2**70, "", "x", "1e9", True, [], {}, [[]], [None], [1, [2]], {"a": 1}]
+
+
+@given(st.sampled_from(PLACES), st.sampled_from(JUNK))
+def test_a_trace_with_anything_anywhere_is_read_or_refused_in_one_line(tmp_path_factory, place, junk):
+    content = block().content()
+    *around, last = place
+    functools.reduce(lambda value, key: value[key], around, content)[last] = junk
+    path = tmp_path_factory.getbasetemp() / "junk.json"
+    path.write_text(json.dumps(content))
+    try:
+        found = read_trace(path)
+    except ValueError as error:
+        assert str(error).isprintable() and len(str(error)) < 500
+    else:
+        assert (found["time_s"] >= 0).all() and (found[["flop", "read_bytes", "write_bytes"]] >= 0).all(axis=None)
 
 
 def test_without_operators_shapes_or_the_name_of_the_gpu_the_table_says_so(tmp_path):

@@ -9,6 +9,7 @@ from mmchar.projection.planning.choices import best_ways, on_every_gpu, ways_up_
 from mmchar.projection.planning.decoders import Generation
 from mmchar.projection.planning.step_caching import cache_steps
 from mmchar.projection.summary import summarize
+from mmchar.projection.uncertainty import projection_errors, time_range
 
 FLUX = "flux.1-dev"
 
@@ -36,6 +37,18 @@ def test_a_board_that_is_too_small_has_the_least_offloading_that_leaves_room(eve
     assert small["total_s"] == pytest.approx(
         small["time_s"] + small["moved_bytes"] / get_gpu("rtx-4080").host_link_bytes_s
     )
+
+
+def test_a_gpu_of_a_vendor_that_nobody_measured_has_the_range_of_everything(everywhere):
+    errors = projection_errors()
+    errors = errors[(errors["quantity"] == "latency") & (errors["n"] >= 5)]
+    row = everywhere.loc["mi300x"]
+    assert row["low_s"] == pytest.approx(row["time_s"] / (1 + errors["high"].max()))
+    assert row["high_s"] == pytest.approx(row["time_s"] / (1 + errors["low"].min()))
+    widths = everywhere["high_s"] / everywhere["low_s"]
+    assert widths["mi300x"] == pytest.approx(widths.max()) and widths["h100-sxm"] < widths.max()
+    told = time_range(mmchar.project(FLUX, gpu="mi300x"), row["time_s"])
+    assert told["why"].startswith("nothing on a GPU of AMD was measured")
 
 
 def test_the_ways_are_all_that_degrees_take_and_no_more():

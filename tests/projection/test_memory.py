@@ -1,5 +1,7 @@
 """What a generation holds in memory, offloaded, sliced and tiled: by hand, by accelerate's hooks, and as published."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_roofline import table
@@ -68,6 +70,8 @@ def test_the_search_ends_at_the_first_way_that_fits():
     assert [way["offload"] for way in first_to_fit(generation(9, 6, 1), T4)] == ["model"]
     tight = first_to_fit(generation(9, 14, 1), T4)  # 14 + 2 GB of the T4's 16
     assert [(way["offload"], way["room"]) for way in tight] == [("model", "tight"), ("sequential", "fits")]
+    twice = first_to_fit(generation(1, 11, 1), T4)  # 13 + 3 GB resident are tight, as are 11 + 2 GB
+    assert [(way["offload"], way["room"]) for way in twice] == [("none", "tight"), ("sequential", "fits")]
 
 
 def test_a_tiled_decoder_takes_less_and_a_sliced_batch_what_one_image_takes():
@@ -79,6 +83,26 @@ def test_a_tiled_decoder_takes_less_and_a_sliced_batch_what_one_image_takes():
     assert four["sequential", "whole"] == pytest.approx(4 * one["sequential", "whole"], rel=0.01)
     assert one["sequential", "whole"] < four["sequential", "sliced"] < 1.2 * one["sequential", "whole"]
     assert four["sequential", "tiled"] < four["sequential", "sliced"]
+
+
+def test_a_decoder_that_its_pipeline_runs_in_float32_is_tiled_in_float32():
+    asked = {"tiny": True, "height": 512, "width": 512}
+    half, single = (Generation.of("sdxl-base-1.0", dtype=dtype, **asked) for dtype in ("float16", "float32"))
+    alive = [
+        made[made["stage"] == "decode_image"]["live_bytes"].max()
+        for made in (half.table, single.table, half.decoded("tiled"), single.decoded("tiled"))
+    ]
+    assert alive[0] == alive[1] > 2 * alive[2] == 2 * alive[3]
+
+
+def test_tiling_is_tried_only_where_all_else_finds_room(monkeypatch):
+    made = Generation.of("sdxl-base-1.0", dtype="float16", tiny=True, height=512, width=512)  # 54 MB, tiled
+    tried = []
+    monkeypatch.setattr(Generation, "decoded", lambda _self, decoder: tried.append(decoder) or made.table.iloc[:0])
+    first_to_fit(made, replace(T4, memory_bytes=5e6))
+    assert tried == []  # denoising takes 11 MB, however little of the weights is there
+    first_to_fit(made, replace(T4, memory_bytes=60e6))
+    assert "tiled" in tried
 
 
 def test_a_pipeline_of_ones_own_stays_as_it_is():

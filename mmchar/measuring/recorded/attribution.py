@@ -42,7 +42,7 @@ class Cause(NamedTuple):
     module_type: str
 
 
-NOTHING = Cause((None, None), -1, -1, -1, "", "")
+NOTHING = Cause(("", ""), -1, -1, -1, "", "")
 
 
 def causes(recording: Recording) -> list[Cause]:

@@ -9,15 +9,46 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from mmchar.measuring.recorded.json_parts import EVENTS, read_parts
 
-Thread = tuple[Any, Any]  # process and thread
+Thread = tuple[int | str, int | str]  # process and thread
 _KERNELS = {"kernel", "gpu_memcpy", "gpu_memset", "memcpy", "memset"}  # the last two until PyTorch 1.12
 _OPERATORS = {"cpu_op", "operator"}
 _LAUNCHES = re.compile("launch|memcpy|memset", re.IGNORECASE)
 _MODULE = "nn.Module: "
 _STEP = "ProfilerStep#"
-_RECORDED = ("Input Dims", "Input type", "Input Strides", "Concrete Inputs")
+
+
+class _Args(msgspec.Struct):
+    """What an event says of itself; -1 where a number is missing."""
+
+    correlation: int = -1
+    device: int = 0
+    external: int = msgspec.field(name="External id", default=-1)
+    shapes: list[list[int | list[int]]] = msgspec.field(name="Input Dims", default_factory=list)
+    types: list[str] = msgspec.field(name="Input type", default_factory=list)
+    strides: list[Any] = msgspec.field(name="Input Strides", default_factory=list)
+    values: list[Any] = msgspec.field(name="Concrete Inputs", default_factory=list)
+    scripted: str = msgspec.field(name="Module Hierarchy", default="")
+
+
+class _Event(msgspec.Struct):
+    name: str
+    ts: float
+    dur: float
+    pid: int | str
+    tid: int | str
+    args: _Args = msgspec.field(default_factory=_Args)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.ts) and math.isfinite(self.dur)):
+            raise ValueError("its time is no number")
+
+    @property
+    def thread(self) -> Thread:
+        return self.pid, self.tid
 
 
 class Argument(NamedTuple):
@@ -45,10 +76,10 @@ class Spans:
     duration: array = field(default_factory=lambda: array("d"))
     what: array = field(default_factory=lambda: array("q"))
 
-    def add(self, event: dict[str, Any], what: int) -> None:
+    def add(self, event: _Event, what: int) -> None:
         """Add an event."""
-        self.start.append(float(event["ts"]))
-        self.duration.append(max(float(event["dur"]), 0.0))
+        self.start.append(event.ts)
+        self.duration.append(max(event.dur, 0.0))
         self.what.append(what)
 
 
@@ -82,35 +113,40 @@ class Recording:
     steps: int = 0
 
     def add(self, event: dict[str, Any]) -> None:
-        """Keep what matters of an event."""
-        kind, name = str(event.get("cat", "")).lower(), event.get("name", "")
+        """Keep what matters of an event; a ValueError says what is wrong with one that matters."""
+        kind, name = str(event.get("cat", "")).lower(), str(event.get("name", ""))
         if kind in _KERNELS:
-            self._add_kernel(event, name)
+            self._add_kernel(_typed(event))
         elif kind in _OPERATORS:
-            self._add_operator(event, name)
+            self._add_operator(_typed(event))
         elif kind.endswith(("runtime", "driver")) and _LAUNCHES.search(name):  # of CUDA, HIP, …
-            self.launched[event.get("args", {}).get("correlation", -1)] = _thread(event), float(event["ts"])
+            launch = _typed(event)
+            self.launched[launch.args.correlation] = launch.thread, launch.ts
         elif kind == "python_function" and name.startswith(_MODULE):
+            module = _typed(event)
             number = _number(self.modules, name.removeprefix(_MODULE))
-            self.running.setdefault(_thread(event), Spans()).add(event, number)
+            self.running.setdefault(module.thread, Spans()).add(module, number)
         elif kind == "user_annotation" and name.startswith(_STEP):
             self.steps += 1
 
-    def _add_kernel(self, event: dict[str, Any], name: str) -> None:
-        args = event.get("args", {})
-        self.kernels.add(event, _number(self.names, name))
-        self.correlation.append(args.get("correlation", -1))
-        self.external.append(_external(args))
-        self.devices[args.get("device", 0)] += 1
+    def _add_kernel(self, kernel: _Event) -> None:
+        self.kernels.add(kernel, _number(self.names, kernel.name))
+        self.correlation.append(kernel.args.correlation)
+        self.external.append(kernel.args.external)
+        self.devices[kernel.args.device] += 1
 
-    def _add_operator(self, event: dict[str, Any], name: str) -> None:
-        args, thread = event.get("args", {}), _thread(event)
-        recorded, scripted = [args.get(key, ()) for key in _RECORDED], args.get("Module Hierarchy", "")
-        number = _number(self.calls, (name, *map(str, recorded), scripted))
+    def _add_operator(self, event: _Event) -> None:
+        args = event.args
+        recorded = args.shapes, args.types, args.strides, args.values
+        number = _number(self.calls, (event.name, *map(str, recorded), args.scripted))
         if number == len(self.call):
-            self.call.append(Call(name, [Argument(*each) for each in zip_longest(*recorded, fillvalue="")], scripted))
-        self.operators.setdefault(thread, Spans()).add(event, number)
-        self.recorded[_external(args)] = thread, float(event["ts"])
+            arguments = [
+                Argument(shape or [], kind or "", strides or [], "" if value is None else str(value))
+                for shape, kind, strides, value in zip_longest(*recorded)
+            ]
+            self.call.append(Call(event.name, arguments, args.scripted))
+        self.operators.setdefault(event.thread, Spans()).add(event, number)
+        self.recorded[args.external] = event.thread, event.ts
 
 
 def read_recording(path: str | Path) -> Recording:
@@ -129,13 +165,13 @@ def read_recording(path: str | Path) -> Recording:
                 found.add(value)
             elif key == "deviceProperties":
                 found.sheets = [dict(sheet) for sheet in value]
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"{path} is damaged: it holds {value!r:.80} among its {key}") from error
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{path} is damaged: it holds {value!r:.80} among its {key} ({error})") from error
     if not found.names:
         lacks = "no kernel of a GPU; record it with ProfilerActivity.CUDA" if seen else f"no {EVENTS}"
         raise ValueError(f"{path} is no trace of a GPU by torch.profiler: it holds {lacks}")
-    if not (math.isfinite(sum(found.kernels.start)) and 0 < sum(found.kernels.duration) < math.inf):
-        raise ValueError(f"{path} is damaged: its kernels have no times, or times that are no numbers")
+    if not sum(found.kernels.duration) > 0:
+        raise ValueError(f"{path} is damaged: its kernels take no time")
     return found
 
 
@@ -143,9 +179,5 @@ def _number(known: dict[Any, int], key: Any) -> int:
     return known.setdefault(key, len(known))
 
 
-def _thread(event: dict[str, Any]) -> Thread:
-    return event["pid"], event["tid"]
-
-
-def _external(args: dict[str, Any]) -> int:
-    return args.get("External id", args.get("external id", -1))
+def _typed(event: dict[str, Any]) -> _Event:
+    return msgspec.convert(event, _Event, strict=False)  # some write numbers as texts

@@ -28,6 +28,7 @@ _TYPES = {
     "c10::complex<double>": torch.complex128,
 }
 _EIGHT_BITS = re.compile(r"c10::Float8_(\w+)")
+_TOO_LARGE = 2**62  # for a column of integers, and for any GPU
 _CAUSAL = 5  # which argument of flash-attn's forward says so, as of its version 2
 
 
@@ -62,7 +63,7 @@ def work_of(call: Call, own: torch.dtype) -> Row | None:
         found.flop += row.flop
         found.read_bytes += row.read_bytes
         found.write_bytes += row.write_bytes
-    return found
+    return found if max(found.flop, found.read_bytes, found.write_bytes) < _TOO_LARGE else None
 
 
 def _same(call: Call, own: torch.dtype) -> Callable[[], Any]:

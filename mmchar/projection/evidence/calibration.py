@@ -79,7 +79,7 @@ def fit(
 ) -> Fit:
     """Rates from the latencies of the cases, then powers from their energies; parameters without data stay expected.
 
-    Cases whose ``fitted`` is ``no`` or ``host`` take no part. The priors are `PRIORS` and `POWER_PRIORS`, or others.
+    Cases whose ``fitted`` is not ``yes`` take no part. The priors are `PRIORS` and `POWER_PRIORS`, or others.
     """
     of_rates, of_powers = priors or (PRIORS, POWER_PRIORS)
     cases = [case for case in cases if case.asked.get("fitted", "yes") == "yes"]

@@ -42,7 +42,8 @@ class Row(msgspec.Struct, omit_defaults=True):
     What is left blank is the model's own default (sizes, steps), one GPU, or what `validate` is told (types, kernels).
     ``energy_j`` is of all GPUs and the whole batch; ``frames`` is 1 for images. ``stage`` is the part of the generation
     that the time is of (``denoise``, ``decode_image``, ``encode_text``, ...), by default all of it. ``fitted`` is
-    ``host`` where the host was the limit, ``no`` where the GPU was not as its sheet says: a fit leaves both out.
+    ``host`` where the host was the limit, ``board`` where it is not said which of a GPU's boards it was, and ``no``
+    where the GPU was not as its sheet says: a fit leaves all three out.
     """
 
     model: str
@@ -67,7 +68,7 @@ class Row(msgspec.Struct, omit_defaults=True):
     execution: Literal["eager", "compiled"] | None = None
     channels_last: bool | None = None
     tf32: bool | None = None
-    fitted: Literal["yes", "no", "host"] | None = None
+    fitted: Literal["yes", "no", "host", "board"] | None = None
     stage: str | None = None
     value: _Amount | None = None
     unit: str | None = None
@@ -80,7 +81,7 @@ _ONE_OF = {
     "dtype": ("bfloat16", "float16", "float32"),
     "attention": BACKENDS,
     "execution": EXECUTIONS,
-    "fitted": ("yes", "no", "host"),
+    "fitted": ("yes", "no", "host", "board"),
 }
 
 

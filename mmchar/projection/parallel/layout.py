@@ -126,10 +126,11 @@ def _plain(table: pd.DataFrame) -> pd.DataFrame:
 
 def _share(degrees: Degrees, request: Request) -> Share | None:
     """How one GPU's share of a denoising stage is made; None where none is shared."""
+    sides = (request.height, request.width)
     if degrees.ulysses * degrees.ring > 1:
-        return partial(share_sequence, ulysses=degrees.ulysses, ring=degrees.ring)
+        return partial(share_sequence, ulysses=degrees.ulysses, ring=degrees.ring, sides=sides)
     if degrees.patch > 1:
-        return partial(displaced_patches, many=degrees.patch, sides=(request.height, request.width))
+        return partial(displaced_patches, many=degrees.patch, sides=sides)
     return partial(pipeline, many=degrees.pipefusion) if degrees.pipefusion > 1 else None
 
 

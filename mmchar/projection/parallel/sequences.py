@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mmchar.projection.communication import extra_rows, message_rows
+from mmchar.projection.parallel.linear_attention import linear_products, share_linear
 from mmchar.projection.parallel.token_parts import attends, must_divide, token_bytes, with_lengths
 from mmchar.tracing.attention import item_bytes
 
@@ -19,18 +20,26 @@ _SHRINKING = ("flop", "read_bytes", "write_bytes", "mask_bytes", "live_bytes")
 
 
 def share_sequence(
-    rows: pd.DataFrame, image: pd.DataFrame, text: pd.DataFrame | None, *, ulysses: int, ring: int
+    rows: pd.DataFrame,
+    image: pd.DataFrame,
+    text: pd.DataFrame | None,
+    *,
+    ulysses: int,
+    ring: int,
+    sides: tuple[int, int],
 ) -> pd.DataFrame:
     """Rows of one denoising stage as one of the GPUs that share its sequence runs them.
 
     Text tokens that attend together with the image are shared as well where the GPUs divide them, as xDiT does, and
     are otherwise on every GPU whole. ``image`` and ``text`` are the parts of the rows that grow with the image and with
-    the prompt, see `token_parts`.
+    the prompt, see `token_parts`; ``sides`` are height and width of the image in pixels.
     """
     many = ulysses * ring
     over_image = attends(rows) & (image["q_len"] > 0)
     full = over_image & (image["kv_len"] > 0)
-    _check(rows, full, image["q_len"], ulysses, ring)
+    linear = bool(linear_products(rows, image).any())
+    if not linear:
+        _check(rows, full, image["q_len"], ulysses, ring)
     joint_text = (rows["q_len"] - image["q_len"]).where(full, 0)
     grows = text is not None and bool((text["q_len"][full & (joint_text > 0)] > 0).all())  # not an empty prompt's
     splits = grows and joint_text.max() > 0 and (joint_text % many == 0).all()
@@ -41,6 +50,8 @@ def share_sequence(
         out[column] = rows[column] - part + -(-part // many)
     crossed = over_image & ~full  # queries of the image, keys of the text, which every GPU has
     out = with_lengths(out, rows[crossed], q_len=rows["q_len"][crossed] // many)
+    if linear:
+        return share_linear(out, rows, image, ulysses=ulysses, ring=ring, sides=sides)
     return _share_cores(out, rows[full], joint_text[full] * int(not splits), ulysses, ring)
 
 

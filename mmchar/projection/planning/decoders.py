@@ -107,9 +107,23 @@ def _rows(stage: "Stage", able: "dict[str, nn.Module]", decoder: str) -> pd.Data
     from mmchar.tracing.trace import trace
 
     network = able[stage.component]
-    with _switched(network, decoder):
+    with _as_called(network, stage), _switched(network, decoder):
         rows = rows_frame(trace(network, stage.work(network)))
     return rows.assign(stage=stage.name, component=stage.component, step=0, repeats=stage.repeats)
+
+
+@contextmanager
+def _as_called(network: "nn.Module", stage: "Stage") -> Iterator[None]:
+    """Let a network have the type that it is called with: pipelines decode in float32 where float16 would overflow."""
+    from mmchar.generation.structure import tensors
+
+    given = tensors((stage.call.args, dict(stage.call.kwargs)))
+    before = next(network.parameters()).dtype
+    network.to(next((tensor.dtype for tensor in given if tensor.is_floating_point()), before))
+    try:
+        yield
+    finally:
+        network.to(before)
 
 
 @contextmanager

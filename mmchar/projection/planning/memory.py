@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 RESERVED, AS_BUILT = 1.25, 1.05
+ROOMS = ("none", "tight", "fits")
 
 
 def fit_in_memory(model: Any, *inputs: Any, gpu: str | Gpu, **call: Any) -> pd.DataFrame:
@@ -38,26 +39,26 @@ def fit_in_memory(model: Any, *inputs: Any, gpu: str | Gpu, **call: Any) -> pd.D
     -------
     DataFrame
         ``offload, decoder``; ``peak_bytes`` = ``weight_bytes`` + ``live_bytes``, weights and activations at the peak,
-        and the ``stage`` and ``component`` where it is; ``moved_bytes`` between host and GPU in one generation, and
-        ``moved_s``, what that takes at least, at the full rate of the host's link: weights go up and, with ``model``,
-        down again once for each component; with ``sequential`` up in every execution; ``room``: ``fits``, ``tight``
-        or ``none``.
+        and the ``stage`` and ``component`` where it is; ``else_bytes``, the peak of the other components;
+        ``moved_bytes`` between host and GPU in one generation, and ``moved_s``, what that takes at least, at the full
+        rate of the host's link: weights go up and, with ``model``, down again once for each component; with
+        ``sequential`` up in every execution; ``room``: ``fits``, ``tight`` or ``none``.
     """
     sheet = get_gpu(gpu)
     return pd.DataFrame(ways_to_hold(Generation.of(model, *inputs, **call), sheet))
 
 
 def first_to_fit(generation: Generation, gpu: Gpu) -> list[dict[str, Any]]:
-    """The rows of `fit_in_memory` up to the first that fits, of those with room at all; less offloading comes first.
+    """The first row of `fit_in_memory` that is tight, if it comes before one that fits, and the first that fits.
 
-    An autoencoder is sliced or tiled only where it has the peak.
+    Less offloading comes first. An autoencoder is sliced or tiled only where that could make the difference.
     """
-    found = []
+    found: dict[str, dict[str, Any]] = {}
     for way in ways_to_hold(generation, gpu, only_if_it_helps=True):
-        found += [way] if way["room"] != "none" else []
+        found.setdefault(way["room"], way)
         if way["room"] == "fits":
             break
-    return found
+    return [way for name, way in found.items() if name != "none"]
 
 
 def ways_to_hold(generation: Generation, gpu: Gpu, *, only_if_it_helps: bool = False) -> Iterator[dict[str, Any]]:
@@ -67,10 +68,17 @@ def ways_to_hold(generation: Generation, gpu: Gpu, *, only_if_it_helps: bool = F
         whole = _held(generation, offload, "whole")
         yield _on(gpu, whole)
         for decoder in list(DECODERS)[1:]:
-            if only_if_it_helps and not can(generation.subject().networks.get(whole["component"]), decoder):
+            if only_if_it_helps and not _would_help(generation, offload, decoder, gpu):
                 continue
             if held := _held(generation, offload, decoder):
                 yield _on(gpu, held)
+
+
+def _would_help(generation: Generation, offload: str, decoder: str, gpu: Gpu) -> bool:
+    """Whether an autoencoder that can decode so has the peak, and all else finds more room without it."""
+    held = _held(generation, offload, "whole")
+    able = can(generation.subject().networks.get(held["component"]), decoder)
+    return able and ROOMS.index(room(held["else_bytes"], gpu)) > ROOMS.index(room(held["peak_bytes"], gpu))
 
 
 @functools.lru_cache(maxsize=16)
@@ -89,6 +97,7 @@ def _held(generation: Generation, offload: str, decoder: str) -> dict[str, Any]:
         held, moved = _one_by_one(table, generation.subject().networks)
     peak = held + table["live_bytes"]
     at = peak.idxmax()
+    others = peak[table["component"].astype(str) != str(table["component"][at])]
     return {
         "offload": offload,
         "decoder": decoder,
@@ -97,6 +106,7 @@ def _held(generation: Generation, offload: str, decoder: str) -> dict[str, Any]:
         "live_bytes": int(table["live_bytes"][at]),
         "stage": str(table["stage"][at]),
         "component": str(table["component"][at]),
+        "else_bytes": int(others.max()) if len(others) else 0,
         "moved_bytes": int(moved),
     }
 

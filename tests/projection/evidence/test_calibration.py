@@ -64,7 +64,9 @@ def test_parameters_that_no_measurement_touches_stay_as_expected(made):
 
 def test_a_model_left_out_is_predicted_by_the_others_only(made, monkeypatch):
     seen = []
-    monkeypatch.setattr(calibration, "fit", lambda some: seen.append({c.asked["model"] for c in some}) or fit(made))
+    monkeypatch.setattr(
+        calibration, "fit", lambda some, priors: seen.append({c.asked["model"] for c in some}) or fit(made)
+    )
     table = leave_out(made, beside=made[:1])
     assert seen == [{"sd3.5-medium"}, {"pixart-sigma-1024"}]
     assert list(table["model"]) == ["pixart-sigma-1024"] * 3 + ["sd3.5-medium"] * 3
@@ -85,7 +87,7 @@ def test_nothing_to_fit_and_nothing_to_leave_out_are_one_line(made):
 def test_a_gpu_left_out_is_predicted_by_the_others_only(made, monkeypatch):
     elsewhere = [replace(case, gpu=get_gpu("a100-80gb"), asked=case.asked | {"gpu": "a100-80gb"}) for case in made[:2]]
     seen = []
-    monkeypatch.setattr(calibration, "fit", lambda some: seen.append({c.gpu.name for c in some}) or fit(made))
+    monkeypatch.setattr(calibration, "fit", lambda some, priors: seen.append({c.gpu.name for c in some}) or fit(made))
     table = leave_out([*made, *elsewhere], by="gpu")
     assert seen == [{"a100-80gb"}, {"h100-sxm"}]
     assert list(table["gpu"]) == ["h100-sxm"] * 6 + ["a100-80gb"] * 2

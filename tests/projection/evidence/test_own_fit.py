@@ -66,7 +66,8 @@ def test_fit_from_a_shell_and_what_takes_the_file(measured, tmp_path, capsys):
     found = read_efficiency(out)
     assert np.median(np.abs(predicted(ready, found.rates, found.power)["latency_error"])) < 0.12  # of 0.167
     assert found.n == 4 and found.gpus == ["a100-80gb"] and len(found.rows_sha256) == 64 and "torch" in found.software
-    assert found.messages == Interconnect() and found.power == Power()  # nothing was measured of either
+    assert vars(found.messages) == pytest.approx(vars(Interconnect()))  # nothing was measured of these
+    assert found.power == Power()
     assert set(found.spread) == set(PRIORS) and all(found.spread[name] <= PRIORS[name][1] + 1e-9 for name in PRIORS)
 
     assert main(["validate", str(path), "--efficiency", str(out), "--json"]) == 0
@@ -101,7 +102,8 @@ def test_a_file_may_say_less_and_comes_back_as_it_was(tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "JSON"),
+        ("", "truncated"),
+        ("x", "JSON is malformed"),
         ("[1]", "Expected `object`, got `array`"),
         ('{"efficency": {}}', "unknown field `efficency`"),
         ('{"efficiency": {"bandwith": 0.5}}', "efficiency has no 'bandwith'; did you mean 'bandwidth'?"),
