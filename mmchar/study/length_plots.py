@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mmchar.study.look import (
     FAMILY_COLORS,
@@ -91,6 +91,30 @@ def curves(
         ax.set_yscale("log", base=base)
         ax.xaxis.set_major_formatter("{x:,g}")
     ax.set(xlabel=xlabel, ylabel=ylabel)
+    legend_beside(ax)
+    return ax
+
+
+def core_share_by_tokens(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Share of attention cores in a denoiser's FLOPs over its tokens: counted as dots, ``n / (n + half)`` as lines.
+
+    Columns: ``model``, ``case`` (what a dot is called), ``tokens``, ``share`` (%), ``half`` (tokens).
+    """
+    ax = axes(ax, width=9.0, height=4.6)
+    along = np.geomspace(data["tokens"].min() / 4, data["tokens"].max() * 4, 200)
+    for number, (model, rows) in enumerate(data.groupby("model", sort=False)):
+        color, half = PALETTE[number % len(PALETTE)], rows["half"].iloc[-1]
+        label = f"{model} (half at {amount(half)} tokens)"
+        ax.plot(along, 100 * along / (along + half), color=color, lw=1.3, label=label)
+        ax.scatter(rows["tokens"], rows["share"], color=color, s=38, zorder=3)
+    for number, row in enumerate(data.sort_values("tokens").itertuples()):  # neighbours keep clear of each other
+        shift, side = ((7, -9), "left") if number % 2 else ((-6, 5), "right")
+        place = (row.tokens, row.share)
+        ax.annotate(row.case, place, shift, textcoords="offset points", fontsize=7, ha=side)
+    ax.axhline(50, color="0.5", lw=0.8, ls="--")
+    ax.set(xscale="log", ylim=(0, 100), xlabel="tokens of the longest sequence", ylabel="attention cores (% of FLOPs)")
+    ax.xaxis.set_major_formatter("{x:,g}")
+    ax.yaxis.set_major_formatter(PercentFormatter(decimals=0))
     legend_beside(ax)
     return ax
 
