@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -50,10 +50,11 @@ def by_year(models: str) -> list[str]:
     return sorted(dict.fromkeys(names), key=lambda name: get_spec(name).year)
 
 
-def told(ax: Axes, title: str, more: str = "") -> tuple[Figure, str]:
-    """The figure of these axes under a title, and its caption: the title and what there is to say besides."""
-    ax.set_title(title)
-    return ax.get_figure(), f"{title}. {more}".strip()  # type: ignore[return-value]
+def told(drawn: Axes | Figure, title: str, more: str = "") -> tuple[Figure, str]:
+    """A figure under a title, and its caption: the title and what there is to say besides."""
+    figure = drawn if isinstance(drawn, Figure) else drawn.figure
+    drawn.suptitle(title) if isinstance(drawn, Figure) else drawn.set_title(title)
+    return cast(Figure, figure), f"{title}. {more}".strip()
 
 
 def near(name: str, *, expected: float, got: float, within: float, unit: str = "") -> dict[str, Any]:
@@ -157,12 +158,14 @@ def _frame_shares(table: pd.DataFrame) -> pd.DataFrame:
 def part_shares(tables: Iterable[pd.DataFrame], *, gpu: str) -> pd.DataFrame:
     """Projected seconds of each part of a generation, with fused attention.
 
-    Columns: ``case`` (model and steps), a part of `PART_COLORS` each (s), ``total_s``, ``gpu``, ``time_kind``.
+    Columns: ``case`` (model, steps, and whether it could be guided and is not), a part of `PART_COLORS` each (s),
+    ``total_s``, ``gpu``, ``time_kind``.
     """
     rows = []
     for table in tables:
-        timed, steps = project(table, gpu=gpu, attention="flash"), table.attrs["request"]["steps"]
-        case = f"{table.attrs['model']}, {steps} step{'s' * (steps != 1)}"
+        timed, asked = project(table, gpu=gpu, attention="flash"), table.attrs["request"]
+        steps, alone = asked["steps"], ", not guided" * (asked.get("guidance", 2) <= 1)
+        case = f"{table.attrs['model']}, {steps} step{'s' * (steps != 1)}{alone}"
         seconds = (timed["time_s"] * timed["repeats"]).groupby(parts(timed)).sum()
         rows.append({"case": case, **seconds.reindex(list(PART_COLORS), fill_value=0.0), "total_s": seconds.sum()})
     return pd.DataFrame(rows).assign(gpu=gpu, time_kind="projected")
