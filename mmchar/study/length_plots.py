@@ -1,6 +1,7 @@
 """Figures over sequences: lengths, gains against length, scaling. As in `plots`: a tidy table in, axes out."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -228,7 +229,7 @@ def weight_use(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         name = f"{row.model}, {row.stage}"
         ax.annotate(name, (row.reads, row.uses), shift, textcoords="offset points", fontsize=7, ha=side)
     ax.set(xscale="log", yscale="log", xlabel="reads of each weight in one generation", ylabel="positions per read")
-    ax.set_xlim(data["reads"].min() / 2, data["reads"].max() * 20)
+    ax.set_xlim(data["reads"].min() / 4, data["reads"].max() * 20)
     legend_beside(ax)
     return ax
 
@@ -266,9 +267,14 @@ def request_panels(data: pd.DataFrame) -> Figure:
     require(data, "model", "case", "batch", "steps", "value")
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
     usual = data["steps"] == data.groupby("model")["steps"].transform("first")
-    curves(data[usual], x="batch", y="value", hue="case", xlabel="batch (images)", ylabel="s/image, projected", ax=left)
+    look: dict[str, Any] = {
+        "y": "value",
+        "hue": "case",
+        "colors": dict(zip(data["case"].unique(), PALETTE, strict=False)),
+    }
+    curves(data[usual], x="batch", xlabel="batch (images)", ylabel="time (s/image), projected", ax=left, **look)
     one = data[(data["batch"] == 1) & ~data["case"].str.endswith("not guided")].sort_values("steps", kind="stable")
-    curves(one, x="steps", y="value", hue="case", xlabel="steps", ylabel="", base=None, ax=right)
+    curves(one, x="steps", xlabel="steps", ylabel="", base=None, ax=right, **look)
     left.set(yscale="linear", ylim=(0, None))
     left.set_xticks(sorted(data["batch"].unique()))
     for ax in (left, right):

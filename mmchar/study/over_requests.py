@@ -100,6 +100,12 @@ def _memory(table: pd.DataFrame) -> dict[str, int]:
     }
 
 
+def timeline(table: pd.DataFrame) -> pd.DataFrame:
+    """Memory of a generation, call by call, with fused and with eager attention: what `plots.memory_timeline` draws."""
+    eager = use_backend(table, "eager")["live_bytes"]
+    return table[["model", "stage", "live_bytes"]].assign(live_eager_bytes=eager)
+
+
 def crossover(data: pd.DataFrame, x: str, rising: str, other: str) -> float:
     """Where ``rising`` passes ``other``, by straight lines through the logarithms; NaN if it does not."""
     ratio = np.log(data[rising].to_numpy(float) / data[other].to_numpy(float))

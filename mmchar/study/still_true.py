@@ -41,13 +41,16 @@ _PARTS = (  # of a stage, by its name; every other one is the network that is as
 )
 
 
-def by_year(models: str) -> list[str]:
-    """Names of the models asked for, separated by commas, or ``all``, which stands for `MODELS`, by their year.
+def by_year(models: str, needs: str = "") -> list[str]:
+    """Names of models, separated by commas, or ``all`` (of `MODELS`), by year.
 
-    Raises a ValueError for an unknown name.
+    Raises a ValueError for an unknown one, and for one whose request has no field ``needs``.
     """
-    names = [name.strip() for name in (MODELS if models == "all" else models).split(",")]
-    return sorted(dict.fromkeys(names), key=lambda name: get_spec(name).year)
+    names = dict.fromkeys(name.strip() for name in (MODELS if models == "all" else models).split(","))
+    for name in names:
+        if needs and needs not in get_spec(name).request:
+            raise ValueError(f"{name} takes no {needs!r}; choose a model that does (mmchar models)")
+    return sorted(names, key=lambda name: get_spec(name).year)
 
 
 def told(drawn: Axes | Figure, title: str, more: str = "") -> tuple[Figure, str]:
@@ -82,7 +85,7 @@ def share(amounts: pd.Series, rows: pd.Series) -> float:
 def category_shares(tables: Mapping[str, pd.DataFrame], category: str, *, gpu: str) -> pd.DataFrame:
     """Percent that a category has of each generation's FLOPs and projected time, before and after fused attention.
 
-    Columns: ``model`` (its year before its name, in the order of ``tables``), ``year``, ``setting``, ``share`` (%),
+    Columns: ``model`` (in the order of ``tables``), ``year``, ``setting``, ``share`` (%),
     ``total`` (of 1e12 FLOP, or seconds), ``gpu`` and ``time_kind``. The last setting leaves encoders, image decoder and
     what runs between the networks out.
     """
@@ -100,7 +103,7 @@ def category_shares(tables: Mapping[str, pd.DataFrame], category: str, *, gpu: s
         for setting, (rows_of, each, kind) in settings.items():
             total = each * rows_of["repeats"]
             found = share(total, rows_of["category"] == category), total.sum()
-            rows.append((f"{year}  {name}", year, setting, *found, kind))
+            rows.append((name, year, setting, *found, kind))
     columns = ["model", "year", "setting", "share", "total", "time_kind"]
     return pd.DataFrame(rows, columns=columns).assign(gpu=gpu)
 
@@ -173,7 +176,8 @@ def part_shares(tables: Iterable[pd.DataFrame], *, gpu: str) -> pd.DataFrame:
 
 def plot_years(data: pd.DataFrame, *, paper: float, ax: Axes | None = None) -> Axes:
     """Share of a category in each model, by year, beside a paper's value. The table is one from `category_shares`."""
-    ax = sensitivity(data, paper=paper, ax=axes(ax, width=9.0, height=1.4 + 0.3 * data["model"].nunique()))
+    dated = data.assign(model=data["year"].astype(str) + "  " + data["model"])
+    ax = sensitivity(dated, paper=paper, ax=axes(ax, width=9.0, height=1.4 + 0.3 * data["model"].nunique()))
     ax.set(xlabel="share (%)", xlim=(-2, 102))
     return ax
 

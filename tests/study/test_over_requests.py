@@ -145,3 +145,12 @@ def test_figures_draw_what_is_in_the_tables(sizes, beams):
     assert list(left.lines[0].get_xdata()) == [1, 2] and list(right.lines[0].get_xdata()) == sorted(
         asked["steps"].unique()
     )
+
+
+def test_a_timeline_holds_what_eager_attention_adds():
+    table = count(UNET, tiny=True)
+    data = over.timeline(table)
+    assert len(data) == len(table) and (data["live_eager_bytes"] >= data["live_bytes"]).all()
+    step = table["stage"] == "denoise"
+    assert data.loc[step, "live_eager_bytes"].max() > data.loc[step, "live_bytes"].max()
+    assert data["live_bytes"].max() == table["live_bytes"].max()

@@ -26,6 +26,9 @@ def test_models_come_by_year_and_an_unknown_one_is_named():
     assert still.by_year("all")[0] == "ddpm-celebahq-256" and still.by_year("all")[-1] == "flux.2-klein-4b"
     with pytest.raises(ValueError, match="unknown model 'sdxl1'"):
         still.by_year("sdxl1")
+    assert still.by_year("svd-xt", "frames") == ["svd-xt"]
+    with pytest.raises(ValueError, match="sdxl-base-1.0 takes no 'frames'; choose a model that does"):
+        still.by_year("svd-xt,sdxl-base-1.0", "frames")
 
 
 @pytest.mark.parametrize(
@@ -58,12 +61,14 @@ def test_shares_of_convolution_are_those_of_the_table():
     flop = table["flop"] * table["repeats"]
     by_hand = 100 * flop[table["category"] == "Convolution"].sum() / flop.sum()
     assert found.loc[0, ["model", "setting", "time_kind"]].tolist() == [
-        "2022  stable-diffusion-1.5", "FLOPs (counted)", "counted",
+        "stable-diffusion-1.5", "FLOPs (counted)", "counted",
     ]  # fmt: skip
     assert found.loc[0, "share"] == pytest.approx(by_hand)
     assert set(found.loc[1:, "time_kind"]) == {"projected"}
     eager_s, fused_s, alone_s = found.loc[1:, "total"]
     assert eager_s > fused_s > alone_s > 0
+    ax = still.plot_years(found, paper=44)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["2022  stable-diffusion-1.5"]
 
 
 @pytest.mark.parametrize(("model", "sizes"), [("flux.1-dev", (256, 512)), ("stable-diffusion-1.5", (512, 1024))])
