@@ -42,10 +42,7 @@ _PARTS = (  # of a stage, by its name; every other one is the network that is as
 
 
 def by_year(models: str, needs: str = "") -> list[str]:
-    """Names of models, separated by commas, or ``all`` (of `MODELS`), by year.
-
-    Raises a ValueError for an unknown one, and for one whose request has no field ``needs``.
-    """
+    """Names of models, separated by commas, or ``all`` (of `MODELS`), by year; ValueError for one without ``needs``."""
     names = dict.fromkeys(name.strip() for name in (MODELS if models == "all" else models).split(","))
     for name in names:
         if needs and needs not in get_spec(name).request:
