@@ -97,7 +97,7 @@ def image_parts(table: pd.DataFrame) -> "pd.Series[str]":
 
 def stage_parts(table: pd.DataFrame) -> "pd.Series[str]":
     """The part of each row's stage, a value of `PART_COLORS`; a ValueError for a stage that is none of them."""
-    stage = table["stage"].astype(str).str.replace(r"_variant_\d+$", "", regex=True)
+    stage = table["stage"].astype(str).str.replace(r"(?:_variant)?_\d+$", "", regex=True)
     known = {name: part for part, names in _STAGES.items() for name in names.split("|")}
     for name in sorted(set(stage) - known.keys()):
         raise ValueError(
@@ -112,7 +112,7 @@ def image_costs(table: pd.DataFrame, *, gpu: str, execution: str = "eager") -> d
     Returns
     -------
     dict
-        ``name``, ``model`` (with its adaptor), ``images``; ``image_tokens`` that the language model sees, in its
+        ``model``, ``label`` (with its adaptor), ``images``; ``image_tokens`` that the language model sees, in its
         sequence or beside it; ``sequence_tokens`` of the prefill; ``encoder_flop, adaptor_flop, cross_flop`` (of
         cross-attention layers in the prefill), ``prefill_flop`` (with them); ``first_token_s`` and its range
         ``low_s, high_s``: encoder, adaptor and prefill; ``token_s`` and ``token_device_s`` of one decoding step, with
@@ -134,9 +134,9 @@ def image_costs(table: pd.DataFrame, *, gpu: str, execution: str = "eager") -> d
     )
     config = spec.components[first.loc[written, "component"].iloc[0]].config
     return {
-        "name": spec.name,
+        "model": spec.name,
         "images": table.attrs["images"],
-        "model": f"{spec.name} ({adaptor_of(spec.name, tiny=spec.tiny)})",
+        "label": f"{spec.name} ({adaptor_of(spec.name, tiny=spec.tiny)})",
         "image_tokens": int(across.max() if len(across) else _sequence(table) - text),
         "sequence_tokens": _sequence(table),
         **{f"{name}_flop": int(by_part.get(part, 0)) for name, part in _SHORT.items()},
