@@ -8,7 +8,8 @@ from mmchar.models.loading import list_models
 from mmchar.models.specs import schema
 from mmchar.projection.data_sheets import get_gpu, list_gpus
 from mmchar.provenance import doctor
-from mmchar.study.verdicts.pages import counts, write_verdicts
+from mmchar.runs.verdicts import counts
+from mmchar.study.verdicts.pages import write_verdicts
 from mmchar.study.verdicts.scorecard import moves, scorecard
 from mmchar.study.verdicts.setting import Setting
 from mmchar.study.zoo_page import write_page, zoo_table

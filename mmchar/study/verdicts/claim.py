@@ -3,15 +3,11 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 from mmchar.projection.uncertainty import OTHER
+from mmchar.runs.verdicts import HOLDS, IF, NOT
 from mmchar.study.claims import NEAR
 from mmchar.study.verdicts.setting import Setting
-
-HOLDS, IF, NOT = "holds", "holds if …", "does not hold"
-NO_GPU, UNKNOWN, UNREAD = "cannot tell without a GPU", "cannot tell", "not judged: second hand"
-VERDICTS = (HOLDS, IF, NOT, NO_GPU, UNKNOWN, UNREAD)
 
 Reading = tuple[str, ...]  # what one reading takes a statement to mean, an aspect each: ("pixel space", "end to end")
 Readings = dict[Reading, float]
@@ -76,9 +72,3 @@ def _clauses(chosen: Collection[Reading], others: Collection[Reading]) -> list[s
 
 def _part(reading: Reading, aspects: tuple[int, ...]) -> Reading:
     return tuple(reading[i] for i in aspects)
-
-
-def in_words(row: Any) -> str:
-    """A row's ``ours`` with its unit and its range: ``53.4 % (41.5 to 72.1)``."""
-    unit = " %" if row.our_unit == "%" else ""
-    return f"{row.ours:.3g}{unit}" + ("" if row.low == row.high else f" ({row.low:.3g} to {row.high:.3g})")

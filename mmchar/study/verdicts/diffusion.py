@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from mmchar.projection.uncertainty import U_NET_IMAGE
+from mmchar.runs.verdicts import UNREAD
 from mmchar.study.experiments import length_readings
-from mmchar.study.verdicts.claim import UNREAD, Claim, Readings, near
+from mmchar.study.verdicts.claim import Claim, Readings, near
 from mmchar.study.verdicts.setting import (
     CONVOLUTIONS,
     EVERYTHING,

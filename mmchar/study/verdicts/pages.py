@@ -1,4 +1,4 @@
-"""The scorecard as text: its head for the README, tables for the notebook, and the file that a test holds it to."""
+"""The scorecard as text: tables for the notebook, and the file that a test holds it to."""
 
 from pathlib import Path
 from typing import Any
@@ -6,24 +6,8 @@ from typing import Any
 import pandas as pd
 
 from mmchar.provenance import SOURCE
-from mmchar.study.verdicts.claim import VERDICTS, in_words
+from mmchar.runs.verdicts import in_words, with_condition
 from mmchar.tables import markdown, write_table
-
-
-def counts(card: pd.DataFrame) -> str:
-    """How many statements have which verdict, in one line."""
-    number = card["verdict"].value_counts()
-    return f"{len(card)} statements: " + ", ".join(f"{number[each]} {each}" for each in VERDICTS if each in number)
-
-
-def head(card: pd.DataFrame) -> str:
-    """The judged claims as a Markdown table: what was said, ours with its range, and the verdict."""
-    rows = card[(card["short"] != "") & card["ours"].notna()]
-    ours = [in_words(row) for row in rows.itertuples()]
-    shown = pd.DataFrame(
-        {"": rows["id"], "what the paper says": rows["short"], "ours": ours, "verdict": _verdict(rows)}
-    )
-    return markdown(shown)
 
 
 def judged(card: pd.DataFrame) -> str:
@@ -36,7 +20,7 @@ def judged(card: pd.DataFrame) -> str:
     shown["ours, if the projection is off"] = [_may(row) for row in rows.itertuples()]
     shown["from"] = rows["basis"]
     shown[["measured here", "measured by others"]] = rows[["measured", "measured_by_others"]].fillna("")
-    return markdown(shown.assign(verdict=_verdict(rows), reason=rows["reason"], figure=rows["figure"].map(_link)))
+    return markdown(shown.assign(verdict=with_condition(rows), reason=rows["reason"], figure=rows["figure"].map(_link)))
 
 
 def second_hand(card: pd.DataFrame) -> str:
@@ -57,10 +41,6 @@ def second_hand(card: pd.DataFrame) -> str:
     )
 
 
-def _verdict(rows: pd.DataFrame) -> "pd.Series[str]":
-    return rows["verdict"].where(rows["condition"] == "", "holds if " + rows["condition"])
-
-
 def _may(row: Any) -> str:
     return "" if not row.may_low < row.may_high else f"{row.may_low:.3g} to {row.may_high:.3g}"
 
@@ -73,6 +53,6 @@ def _link(figure: str) -> str:
 
 def write_verdicts(card: pd.DataFrame, path: str | Path) -> None:
     """Write what a test holds the verdicts to, as CSV: numbers to three figures, for other machines."""
-    columns = ["id", "ours", "low", "high", "our_unit", "basis", "verdict", "condition", "figure", "reason"]
+    columns = ["id", "short", "ours", "low", "high", "our_unit", "basis", "verdict", "condition", "figure", "reason"]
     numbers = card[["ours", "low", "high"]].map(lambda value: float(f"{value:.3g}"))
     write_table(path, card[columns].assign(**numbers))

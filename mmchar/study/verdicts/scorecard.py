@@ -8,9 +8,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from mmchar.projection.uncertainty import error_range
+from mmchar.runs.verdicts import UNKNOWN, UNREAD
 from mmchar.study.claims import statements
 from mmchar.study.verdicts import diffusion, language, slides, transformers, video
-from mmchar.study.verdicts.claim import UNKNOWN, UNREAD, Claim, Readings, judge
+from mmchar.study.verdicts.claim import Claim, Readings, judge
 from mmchar.study.verdicts.evidence import by_others, measured_here
 from mmchar.study.verdicts.setting import AS_IT_IS, Setting, changes
 

@@ -4,9 +4,10 @@ from mmchar.measuring.optimization.ladder import ladder
 from mmchar.models.loading import get_spec, zoo_names
 from mmchar.projection.uncertainty import U_NET_IMAGE
 from mmchar.request import Request
+from mmchar.runs.verdicts import UNKNOWN
 from mmchar.study.experiments import PAPER
 from mmchar.study.projected_ladder import project_rung
-from mmchar.study.verdicts.claim import UNKNOWN, Claim, Readings, near
+from mmchar.study.verdicts.claim import Claim, Readings, near
 from mmchar.study.verdicts.diffusion import LATENT, PIXEL
 from mmchar.study.verdicts.setting import Setting, count_once, timed, total_s
 

@@ -4,8 +4,9 @@ from functools import cache
 
 import numpy as np
 
+from mmchar.runs.verdicts import UNREAD
 from mmchar.study.claims import attention_block
-from mmchar.study.verdicts.claim import UNREAD, Claim, Readings, near
+from mmchar.study.verdicts.claim import Claim, Readings, near
 from mmchar.study.verdicts.diffusion import LATENT, PIXEL, category_share, of_models
 from mmchar.study.verdicts.setting import HOST_FREE, ON_H100, Setting, count_once, share, timed
 

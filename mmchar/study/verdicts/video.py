@@ -3,8 +3,9 @@
 import pandas as pd
 
 from mmchar.projection.uncertainty import U_NET_VIDEO
+from mmchar.runs.verdicts import UNREAD
 from mmchar.study.temporal import temporal_readings
-from mmchar.study.verdicts.claim import UNREAD, Claim, Readings
+from mmchar.study.verdicts.claim import Claim, Readings
 from mmchar.study.verdicts.setting import ON_H100, Setting, timed
 
 _STAGES = {

@@ -1,6 +1,7 @@
 """How readings become a verdict and a condition."""
 
-from mmchar.study.verdicts.claim import HOLDS, IF, NOT, judge, near
+from mmchar.runs.verdicts import HOLDS, IF, NOT
+from mmchar.study.verdicts.claim import judge, near
 
 READINGS = {
     ("latent", "all"): 53.0,

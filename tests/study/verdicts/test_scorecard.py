@@ -7,9 +7,10 @@ from matplotlib import pyplot as plt
 
 from mmchar.cli.main import main
 from mmchar.provenance import REFERENCE, SOURCE
+from mmchar.runs.verdicts import HOLDS, IF, NOT, UNKNOWN, UNREAD, VERDICTS, counts, head
 from mmchar.study.claims import statements
-from mmchar.study.verdicts import pages, scorecard as cards
-from mmchar.study.verdicts.claim import HOLDS, IF, NOT, UNKNOWN, UNREAD, VERDICTS, Claim
+from mmchar.study.verdicts import scorecard as cards
+from mmchar.study.verdicts.claim import Claim
 from mmchar.study.verdicts.evidence import others
 from mmchar.study.verdicts.figure import verdict_rows
 from mmchar.study.verdicts.setting import EVERYTHING, Setting, changes, timed
@@ -44,8 +45,8 @@ def test_all_verdicts_are_as_committed():
     card = cards.scorecard(progress=False)
     assert_as_committed(card)
     readme = (SOURCE / "README.md").read_text(encoding="utf-8")
-    assert pages.head(card) in readme
-    assert pages.counts(card) in readme
+    assert head(card) in readme
+    assert counts(card) in readme
 
 
 def test_every_statement_has_a_row_with_a_verdict_and_a_reason():
