@@ -18,6 +18,7 @@ from mmchar.study.verdicts.setting import AS_IT_IS, Setting, changes
 CLAIMS: dict[str, Claim] = {
     claim.id: claim for room in (diffusion, transformers, video, language, slides) for claim in room.CLAIMS
 }
+OWN_FIGURE = "10_verdicts"  # of claims that no earlier notebook draws
 _SHOWN = ["id", "model", "statement", "value", "unit", "where", "read", "source"]
 
 
@@ -68,7 +69,7 @@ def _judged(row: "pd.Series[Any]", setting: Setting) -> dict[str, Any]:
         "verdict": decided,
         "condition": condition,
         "reason": reason.format(**words) if values else reason,
-        "figure": claim.figure,
+        "figure": claim.figure or (OWN_FIGURE if values else ""),
     }
 
 
@@ -118,9 +119,8 @@ def moves(claim_id: str, setting: Setting | None = None) -> pd.DataFrame:
     Columns: ``id, change, kind`` (``assumption`` or ``reading``), ``ours``, ``moved`` (by how much), ``agrees``, and
     ``paper_low, paper_high``. Raises a ValueError for a claim that has no value here.
     """
-    claim, start = CLAIMS.get(claim_id), setting or Setting()
-    if claim is None or claim.readings is None:
-        raise ValueError(f"nothing is computed for claim {claim_id}; choose among {', '.join(with_values())}")
+    (claim,), start = known([claim_id]), setting or Setting()
+    assert claim.readings is not None
     first, *others = claim.readings(start).items()
     rows = [(AS_IT_IS, "assumption", first[1])]
     among = changes(start)
@@ -133,9 +133,12 @@ def moves(claim_id: str, setting: Setting | None = None) -> pd.DataFrame:
     return out[["id", "change", "kind", "ours", "moved", "agrees", "paper_low", "paper_high"]]
 
 
-def with_values() -> list[str]:
-    """Ids of the claims for which a value is computed."""
-    return sorted(name for name, claim in CLAIMS.items() if claim.readings)
+def known(ids: Collection[str]) -> list[Claim]:
+    """The claims of these ids; raises a ValueError where nothing is computed for one of them."""
+    able = sorted(name for name, claim in CLAIMS.items() if claim.readings)
+    if unknown := [name for name in ids if name not in able]:
+        raise ValueError(f"nothing is computed for claim {', '.join(unknown)}; choose among {', '.join(able)}")
+    return [CLAIMS[name] for name in ids]
 
 
 def paper_range(row: "pd.Series[Any]") -> tuple[float, float]:

@@ -105,8 +105,7 @@ CLAIMS = (
     ),
     Claim(
         "c071",
-        "An image has 64 times the positions of its latent; of 4 released channels against 3 colours {low} times the"
-        " numbers remain.",
+        "An image has 64 times the positions of its latent; with 4 channels against 3 colours, {low} the numbers.",
         _latent_ratio,
         (64, 64),
         "x",
