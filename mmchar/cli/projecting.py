@@ -143,7 +143,7 @@ def _step_cache(args: argparse.Namespace) -> Change:
 
 
 def _how(args: argparse.Namespace) -> str:
-    cached = f", {args.step_cache} cache with {args.hit_rate:.0%} hits" if args.step_cache else ""
+    cached = f", steps cached by {args.step_cache}, {args.hit_rate:.0%} hits" if args.step_cache else ""
     return f"{args.attention} attention, {args.execution} execution, {args.dtype}{cached}"
 
 

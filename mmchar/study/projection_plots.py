@@ -56,7 +56,7 @@ def beside_published(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def kernels_beside(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
+def kernels_beside(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Projected against measured seconds of single kernels, both axes logarithmic, with the line of agreement.
 
     The table is one from `kernels.kernels_beside_projected`.
@@ -71,7 +71,7 @@ def kernels_beside(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes"
     return ax
 
 
-def decoder_by_kernel(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
+def decoder_by_kernel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Milliseconds of each kind of kernel in an image decoder: measured by others (hatched) and projected.
 
     The table is one from `kernels.decoder_beside_projected`.

@@ -116,7 +116,7 @@ def test_cached_steps_are_a_stage_of_their_own(capsys):
     argv = ("project", "flux.1-dev", "--gpu", "h100-sxm", "--step-cache", "first-block", "--hit-rate", "0.25")
     repeats = {stage["stage"]: stage["repeats"] for stage in result(capsys, *argv)["stages"]}
     assert (repeats["denoise"], repeats["denoise_cached"]) == (21, 7)
-    assert "first-block cache with 25% hits" in run(capsys, *argv)[1]
+    assert "steps cached by first-block, 25% hits" in run(capsys, *argv)[1]
 
 
 def test_request_options_change_the_count(capsys):

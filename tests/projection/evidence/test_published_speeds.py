@@ -45,7 +45,7 @@ def test_the_file_says_in_columns_what_a_fit_may_see():
     rows = published_speeds()
     assert not rows["setting"].str.contains(r"channels.last|TF32|int[48]|fp8|Ulysses|tensor parallel", case=False).any()
     assert (rows["weights"] == "").all() and (rows["tf32"] == "").all() and (rows["source"] != "").all()
-    assert set(rows["fitted"]) == {"no", "host", ""} and set(rows["channels_last"]) == {"true", ""}
+    assert set(rows["fitted"]) == {"no", "host", "board", ""} and set(rows["channels_last"]) == {"true", ""}
     assert rows[rows["setting"].str.contains("locked|PCIE")]["fitted"].eq("no").all()
     assert rows[rows["setting"].str.contains("host bound")]["fitted"].isin(["no", "host"]).all()
 
