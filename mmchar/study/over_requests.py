@@ -145,7 +145,7 @@ def weight_use(tables: Mapping[str, pd.DataFrame], *, least: float = 10) -> pd.D
         sums = pd.DataFrame({"flop": flop, "once": flop / rows["m"]}).groupby(base, sort=False).sum()
         runs = executions(table).rename(index=str)[stage.unique()]
         reads = runs.groupby(runs.index.str.replace(r"_variant_\d+", "", regex=True)).sum()
-        main = sums[100 * sums["flop"] / sums["flop"].sum() >= least]
+        main = sums[sums["flop"] / sums["flop"].sum() >= least / 100]
         found += [(name, get_spec(name).family, at, reads[at], row.flop / row.once) for at, row in main.iterrows()]
     return pd.DataFrame(found, columns=["model", "family", "stage", "reads", "uses"])
 
