@@ -214,7 +214,8 @@ def execute(
     """
     environment = {"HF_HUB_OFFLINE": "1", **os.environ, "MMCHAR_RUN": str(new), "MMCHAR_RUN_ID": id_}
     environment |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "JUPYTER_PREFER_ENV_PATH": "1"}
-    environment |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    quiet = [os.environ.get("PYTHONWARNINGS", ""), "ignore:IProgress not found"]  # tqdm's advice names its own path
+    environment |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONWARNINGS": ",".join(filter(None, quiet))}
     part = part_file(new, notebook.stem)
     process = OwnProcess(_papermill, notebook, part, given, log=new / "run.log", environment=environment)
     try:

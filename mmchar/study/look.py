@@ -37,6 +37,16 @@ KIND_COLORS = {
     "temporal": PALETTE[3],
 }
 BOUND_COLORS = {"compute": PALETTE[0], "memory": PALETTE[1], "launch": PALETTE[7], "communication": PALETTE[6]}
+PART_COLORS = {
+    "encoder": PALETTE[2],
+    "adaptor": PALETTE[1],
+    "cross-attention layers": PALETTE[4],
+    "language model": PALETTE[0],
+    "speech model": PALETTE[5],
+    "denoiser": PALETTE[3],
+    "decoder": PALETTE[9],
+    "outside the networks": PALETTE[7],
+}
 HATCH = {"projected": "", "measured": "///"}
 
 

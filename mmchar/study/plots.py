@@ -3,14 +3,18 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
+import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from mmchar.study.look import (
     CATEGORY_COLORS,
     HATCH,
     KIND_COLORS,
     PALETTE,
+    PART_COLORS,
     amount,
     axes,
     by_family,
@@ -24,7 +28,8 @@ from mmchar.study.look import (
 
 __all__ = [
     "KIND_COLORS", "plt", "style",  # for notebooks, which take them from here
-    "intensity", "memory_fit", "memory_timeline", "operator_breakdown", "roofline", "sensitivity", "size_and_compute",
+    "cost_panels", "intensity", "memory_fit", "memory_timeline", "operator_breakdown", "part_shares", "roofline",
+    "sensitivity", "size_and_compute",
 ]  # fmt: skip
 
 
@@ -215,3 +220,49 @@ def sensitivity(data: pd.DataFrame, *, paper: float, ax: Axes | None = None) -> 
     ax.set(xlabel="share of time (%)", xlim=(0, 100))
     legend_beside(ax)
     return ax
+
+
+def part_shares(data: pd.DataFrame, *, label: str, title: str = "", ax: Axes | None = None) -> Axes:
+    """Share of projected time of each part, one bar per ``label``, with its seconds at the end.
+
+    The table is one from `time_by_part`, or several of them with a column that names the bars.
+    """
+    require(data, label, "part", "time_s", "time_kind")
+    wide = data.pivot_table(index=label, columns="part", values="time_s", aggfunc="sum", sort=False)
+    wide = wide.reindex(columns=[part for part in PART_COLORS if part in wide]).fillna(0.0)
+    total = wide.sum(axis=1)
+    ax = axes(ax, width=9.0, height=1.4 + 0.4 * len(wide))
+    totals = [f"{amount(time_s)} s" for time_s in total]
+    kinds = data.drop_duplicates(label)["time_kind"]
+    stacked_shares(100 * wide.div(total, axis=0), colors=PART_COLORS, totals=totals, kinds=kinds, ax=ax)
+    ax.set_xlabel("share of projected time (%)")
+    ax.set_title(title, fontsize=10)
+    return ax
+
+
+def cost_panels(
+    data: pd.DataFrame, costs: Mapping[str, tuple[str, str, float]], *, x: str, xlabel: str, hue: str, title: str = ""
+) -> Figure:
+    """One panel per cost over ``x``, one line per value of ``hue``.
+
+    ``costs`` are columns, each with what its panel is called, its unit, and what its values are multiplied by.
+    """
+    require(data, x, hue, *costs)
+    rows = -(-len(costs) // 2)
+    figure, panels = plt.subplots(rows, 2, figsize=(9.0, 2.5 * rows + 1.0), layout="constrained", squeeze=False)
+    look = {"hue": hue, "hue_order": sorted(data[hue].unique()), "palette": "colorblind", "markersize": 7}
+    look |= {"style": hue, "style_order": look["hue_order"], "markers": True, "dashes": False}
+    for ax, (column, (label, unit, scale)) in zip(panels.flat, costs.items(), strict=False):
+        sns.lineplot(data.assign(**{column: scale * data[column]}), x=x, y=column, ax=ax, **look)
+        ax.set(yscale="log", xlabel=xlabel, ylabel=unit)
+        ax.set_title(label, fontsize=10)
+        ax.set_xticks(sorted(data[x].unique()))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+        ax.yaxis.set_major_formatter("{x:,g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.tick_params(which="both", labelsize=9)
+        handles, names = ax.get_legend_handles_labels()
+        ax.legend_.remove()
+    figure.suptitle(title, fontsize=11)
+    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return figure

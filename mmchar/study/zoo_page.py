@@ -139,11 +139,11 @@ def _adaptor_row(spec: ModelSpec) -> dict[str, Any] | None:
         "image_tokens": int(across.max() if len(across) else prefill["q_len"].max() - text),
         "adaptor_tflop": float(tflop[stage.str.startswith("project_image") | merging].sum()),
         "prefill_tflop": float(tflop[stage == "prefill"].sum()),
-        **_kv_bytes(spec.components[table.loc[stage == "prefill", "component"].iloc[0]].config, prefill),
+        **kv_bytes(spec.components[table.loc[stage == "prefill", "component"].iloc[0]].config, prefill),
     }
 
 
-def _kv_bytes(config: Mapping[str, Any], prefill: pd.DataFrame) -> dict[str, int]:
+def kv_bytes(config: Mapping[str, Any], prefill: pd.DataFrame) -> dict[str, int]:
     """Bytes of keys and values after a prefill: 2 * layers * kv_heads * head_dim * tokens * item, of each attention."""
     text = config.get("text_config", config)
     kv_heads = text.get("num_key_value_heads") or text["num_attention_heads"]
