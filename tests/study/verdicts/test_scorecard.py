@@ -47,6 +47,11 @@ def test_all_verdicts_are_as_committed():
     readme = (SOURCE / "README.md").read_text(encoding="utf-8")
     assert head(card) in readme
     assert counts(card) in readme
+    moved = cards.moves("c001").set_index("change")["ours"]
+    assert f"eager attention gives ({moved['eager attention']:.1f} %)" in " ".join(readme.split())
+    assert f"without their layout copies and bias ({moved.filter(like='in latent').iloc[0]:.1f} %)" in " ".join(
+        readme.split()
+    )
 
 
 def test_every_statement_has_a_row_with_a_verdict_and_a_reason():
