@@ -119,8 +119,8 @@ COMMANDS = {
     ),
     "claims": Command(
         reference.judge_claims,
-        "the paper's claims judged by projections of its models",
-        [("--gpu", {"default": "a100-80gb"}), "--dtype", "--execution", "--json"],
+        "every statement of the papers with its verdict, or what moves one of them",
+        [("--gpu", {"default": "a100-80gb"}), "--dtype", "--execution", "--moves", "--out", "--json"],
     ),
     "study": Command(
         batch.run_study,

@@ -74,6 +74,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of all commands, but for the fields of
     "--out": {"help": "where to write: a table (.parquet or .csv), the zoo's page (.md), a folder of measurements"},
     "--perfetto": {"metavar": "FILE", "help": "where to write a trace of the table for ui.perfetto.dev (.json)"},
     "--json": {**_FLAG, "help": "machine-readable output"},
+    "--moves": {"metavar": "ID", "help": "change one assumption at a time, and show which moves this claim, e.g. c001"},
     "--leave-out": {"choices": LEFT_OUT, "help": "predict each model, family or GPU by a fit to the others"},
     "--published": {**_FLAG, "help": "validate with data/reference/published_speeds.csv"},
     "--efficiency": {"metavar": "FILE.json", "help": "project with what mmchar fit found"},

@@ -8,7 +8,10 @@ from mmchar.models.loading import list_models
 from mmchar.models.specs import schema
 from mmchar.projection.data_sheets import get_gpu, list_gpus
 from mmchar.provenance import doctor
-from mmchar.study.claims import projected_suite, scorecard
+from mmchar.runs.verdicts import counts
+from mmchar.study.verdicts.pages import write_verdicts
+from mmchar.study.verdicts.scorecard import moves, scorecard
+from mmchar.study.verdicts.setting import Setting
 from mmchar.study.zoo_page import write_page, zoo_table
 
 
@@ -66,9 +69,15 @@ def examine(args: argparse.Namespace) -> Answer:
 
 
 def judge_claims(args: argparse.Namespace) -> Answer:
-    """Judge the paper's claims by projections of its models."""
+    """Judge the papers' claims, or say which assumption moves one of them; ``--out`` writes all verdicts as CSV."""
+    check_out(args.out, (".csv",))
     get_gpu(args.gpu).check_dtype(args.dtype)
-    suite = projected_suite(gpu=args.gpu, dtype=args.dtype, execution=args.execution, progress=not args.json)
-    table = scorecard(*suite).assign(gpu=args.gpu, time_kind="projected")
-    shown = table[["id", "statement", "paper", "ours", "unit", "low", "high", "verdict", "how"]]
-    return Answer(records(table), aligned(shown))
+    setting = Setting(gpu=args.gpu, dtype=args.dtype, execution=args.execution)
+    if args.moves is not None:
+        table = moves(args.moves, setting)
+        return Answer(records(table), aligned(table.round(2)))
+    table = scorecard(setting, progress=not args.json)
+    if args.out:
+        write_verdicts(table, args.out)
+    shown = table[table["ours"].notna()][["id", "short", "ours", "low", "high", "our_unit", "verdict", "condition"]]
+    return Answer(records(table), f"{aligned(shown.round(2))}\n\n{counts(table)}")

@@ -1,4 +1,4 @@
-"""The scorecard: what all notebooks expected before they ran, beside what they got."""
+"""The scorecard: one verdict per statement, then what the notebooks expected before they ran, beside what they got."""
 
 import sys
 from collections.abc import Iterable
@@ -8,9 +8,14 @@ from typing import Any
 import pandas as pd
 
 from mmchar.files import atomic_write, set_aside
+from mmchar.provenance import REFERENCE
 from mmchar.runs.listing import read_checks
 from mmchar.runs.run_state import run_state
+from mmchar.runs.verdicts import counts, head
 from mmchar.tables import markdown, read_table, write_table
+
+VERDICTS = REFERENCE / "verdicts.csv"
+_VERDICTS = "Statements of the papers as notebook 10 judges them on the papers' GPU (`data/reference/verdicts.csv`)."
 
 
 def write_scorecard(results_dir: Path, folder: Path, keep: set[str], *, quick: bool) -> str:
@@ -28,8 +33,9 @@ def write_scorecard(results_dir: Path, folder: Path, keep: set[str], *, quick: b
     checks = _with_earlier_rows(checks[["notebook", "claim", "name", "expected", "got", "verdict"]], folder, keep)
     counts = checks["verdict"].replace({"agrees": "agree", "differs": "differ"}).value_counts().sort_index()
     counted = f"{len(checks)} checks: {', '.join(f'{number} {verdict}' for verdict, number in counts.items())}"
+    verdicts = read_table(VERDICTS) if VERDICTS.is_file() else None
     try:
-        atomic_write(folder / "scorecard.md", as_markdown(checks, counted, earlier))
+        atomic_write(folder / "scorecard.md", as_markdown(checks, counted, earlier, verdicts))
     except OSError as error:
         raise ValueError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
     write_table(folder / "scorecard.csv", checks)
@@ -49,11 +55,14 @@ def _with_earlier_rows(checks: pd.DataFrame, folder: Path, keep: set[str]) -> pd
     return pd.concat([checks, rows.astype(object)]).sort_values("notebook", kind="stable") if len(rows) else checks
 
 
-def as_markdown(checks: pd.DataFrame, counted: str, earlier: Iterable[str] = ()) -> str:
-    """The checks as a Markdown table; the runs in `earlier` have a good result, but did not end well since."""
+def as_markdown(
+    checks: pd.DataFrame, counted: str, earlier: Iterable[str] = (), verdicts: pd.DataFrame | None = None
+) -> str:
+    """Verdicts, and checks, as Markdown tables; runs in `earlier` have a good result, but did not end well since."""
     said = "What the notebooks expected before they ran, and what they got; each states the rule of its verdicts."
     note = f"Of an earlier run, as the latest did not end well: {', '.join(earlier)}.\n\n" if earlier else ""
-    return f"# Scorecard\n\n{said}\n\n{counted}.\n\n{note}{markdown(checks.map(_cell))}\n"
+    first = "" if verdicts is None else f"{_VERDICTS}\n\n{counts(verdicts)}.\n\n{head(verdicts)}\n\n## Checks\n\n"
+    return f"# Scorecard\n\n{first}{said}\n\n{counted}.\n\n{note}{markdown(checks.map(_cell))}\n"
 
 
 def _cell(value: Any) -> str:

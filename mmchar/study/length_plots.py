@@ -1,27 +1,38 @@
 """Figures over sequences: lengths, gains against length, scaling. As in `plots`: a tidy table in, axes out."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mmchar.study.look import (
+    CATEGORY_COLORS,
     FAMILY_COLORS,
     HATCH,
     KIND_COLORS,
     PALETTE,
     amount,
     axes,
+    by_family,
     label_room,
+    legend_below,
     legend_beside,
     note,
     note_above,
+    require,
     rows_from_top,
 )
+
+# Of figures with several panels: the label of a y axis, its scale, and the columns that it shows, with their names.
+Panels = Mapping[str, tuple[float, Mapping[str, str]]]
+_COLORS = {"convolution": CATEGORY_COLORS["Convolution"], "attention cores": CATEGORY_COLORS["Attention"]}
+_COLORS |= {"attention cores, fused": CATEGORY_COLORS["Attention"], "attention cores, eager": "0.45"}
 
 
 def speedup_by_length(data: pd.DataFrame, *, expected: pd.DataFrame | None = None, ax: Axes | None = None) -> Axes:
@@ -95,6 +106,30 @@ def curves(
     return ax
 
 
+def core_share_by_tokens(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Share of attention cores in a denoiser's FLOPs over its tokens: counted as dots, ``n / (n + half)`` as lines.
+
+    Columns: ``model``, ``case`` (what a dot is called), ``tokens``, ``share`` (%), ``half`` (tokens).
+    """
+    ax = axes(ax, width=9.0, height=4.6)
+    along = np.geomspace(data["tokens"].min() / 4, data["tokens"].max() * 4, 200)
+    for number, (model, rows) in enumerate(data.groupby("model", sort=False)):
+        color, half = PALETTE[number % len(PALETTE)], rows["half"].iloc[-1]
+        label = f"{model} (half at {amount(half)} tokens)"
+        ax.plot(along, 100 * along / (along + half), color=color, lw=1.3, label=label)
+        ax.scatter(rows["tokens"], rows["share"], color=color, s=38, zorder=3)
+    for number, row in enumerate(data.sort_values("tokens").itertuples()):  # neighbours keep clear of each other
+        shift, side = ((7, -9), "left") if number % 2 else ((-6, 5), "right")
+        place = (row.tokens, row.share)
+        ax.annotate(row.case, place, shift, textcoords="offset points", fontsize=7, ha=side)
+    ax.axhline(50, color="0.5", lw=0.8, ls="--")
+    ax.set(xscale="log", ylim=(0, 100), xlabel="tokens of the longest sequence", ylabel="attention cores (% of FLOPs)")
+    ax.xaxis.set_major_formatter("{x:,g}")
+    ax.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+    legend_beside(ax)
+    return ax
+
+
 def length_series(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Query length of every attention call of one execution, in the order in which they run.
 
@@ -161,3 +196,88 @@ def share_bars(
     ax.set(xlim=(0, 125), xlabel=xlabel)
     ax.set_xticks(range(0, 101, 20))
     return ax
+
+
+def size_panels(data: pd.DataFrame, panels: Panels) -> Figure:
+    """Curves over the image's side, a column of panels per model. The table is one from `by_size`."""
+    models = data["model"].unique()
+    shape = {"figsize": (4.2 * len(models) + 2.6, 3.4 * len(panels) + 0.5), "sharex": True, "sharey": "row"}
+    figure, grid = plt.subplots(len(panels), len(models), layout="constrained", squeeze=False, **shape)
+    for line, (ylabel, (scale, names)) in zip(grid, panels.items(), strict=True):
+        for ax, model in zip(line, models, strict=True):
+            rows = data[data["model"] == model].melt("side", list(names), "what")
+            rows = rows.assign(what=rows["what"].map(names), value=scale * rows["value"].astype(float))
+            curves(rows, x="side", y="value", hue="what", xlabel="side (pixels)", ylabel=ylabel, colors=_COLORS, ax=ax)
+            ax.set_yscale("log", base=10)
+            ax.set_xticks(sorted(data["side"].unique()))
+            ax.tick_params(labelsize=8)
+            ax.set_title(model, fontsize=10)
+            ax.label_outer()
+        [ax.get_legend().remove() for ax in line[:-1]]
+    return figure
+
+
+def weight_use(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Positions that one read of a weight serves over the reads of a generation. The table is one of `weight_use`."""
+    require(data, "model", "family", "stage", "reads", "uses")
+    ax = axes(ax, width=9.0, height=4.8)
+    for label, color, rows in by_family(data):
+        ax.scatter(rows["reads"], rows["uses"], s=55, color=color, label=label, zorder=3)
+    for row in data.itertuples():
+        beside = (data["reads"] / row.reads).between(1.01, 20) & (data["uses"] / row.uses).between(0.75, 1.33)
+        side, shift = ("right", (-7, -3)) if beside.any() else ("left", (7, -3))
+        name = f"{row.model}, {row.stage}"
+        ax.annotate(name, (row.reads, row.uses), shift, textcoords="offset points", fontsize=7, ha=side)
+    ax.set(xscale="log", yscale="log", xlabel="reads of each weight in one generation", ylabel="positions per read")
+    ax.set_xlim(data["reads"].min() / 4, data["reads"].max() * 20)
+    legend_beside(ax)
+    return ax
+
+
+def token_traffic(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Gigabytes that decoding one token moves, over the tokens. The table is one from `traffic_by_token`."""
+    require(data, "case", "token", "what", "value")
+    ax = axes(ax, width=9.0, height=4.4)
+    shown = data.assign(gigabytes=data["value"] / 1e9)
+    sns.lineplot(shown, x="token", y="gigabytes", hue="case", style="what", palette="colorblind", ax=ax)
+    ax.set(xscale="log", yscale="log", xlabel="generated token", ylabel="moved for it (GB)")
+    ax.xaxis.set_major_formatter("{x:,g}")
+    legend_beside(ax)
+    return ax
+
+
+def task_lengths(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Shortest to longest sequence of each task, with the median over attention calls. One of `lengths_by_task`."""
+    require(data, "task", "what", "shortest", "median", "longest")
+    order = data["task"].unique().tolist()
+    ax = axes(ax, width=9.0, height=1.6 + 0.42 * len(order))
+    for number, (what, rows) in enumerate(data.groupby("what", sort=False)):
+        row = rows["task"].map(order.index) + 0.22 * (number - 1)
+        ax.hlines(row, rows["shortest"], rows["longest"], color=PALETTE[number], lw=4, alpha=0.5)
+        ax.scatter(rows["median"], row, color=PALETTE[number], s=30, label=what, zorder=3)
+    rows_from_top(ax, order, lines=True)
+    ax.set(xscale="log", xlabel="length that self-attention sees (tokens)")
+    ax.xaxis.set_major_formatter("{x:,g}")
+    legend_below(ax, ncols=3)
+    return ax
+
+
+def request_panels(data: pd.DataFrame) -> Figure:
+    """Projected seconds per image over batch, guided and not, and over steps. The table is one of `asked_again`."""
+    require(data, "model", "case", "batch", "steps", "value")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
+    usual = data["steps"] == data.groupby("model")["steps"].transform("first")
+    look: dict[str, Any] = {
+        "y": "value",
+        "hue": "case",
+        "colors": dict(zip(data["case"].unique(), PALETTE, strict=False)),
+    }
+    curves(data[usual], x="batch", xlabel="batch (images)", ylabel="time (s/image), projected", ax=left, **look)
+    one = data[(data["batch"] == 1) & ~data["case"].str.endswith("not guided")].sort_values("steps", kind="stable")
+    curves(one, x="steps", xlabel="steps", ylabel="", base=None, ax=right, **look)
+    left.set(yscale="linear", ylim=(0, None))
+    left.set_xticks(sorted(data["batch"].unique()))
+    for ax in (left, right):
+        ax.legend(fontsize=8)
+    right.set_ylim(0, None)
+    return figure

@@ -19,7 +19,7 @@ FOLDER = SOURCE / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
 RENDERED = sorted((FOLDER / "rendered").glob("*.ipynb"))
 WHERE_AND_HOW = {"out_dir", "figures_dir", "progress"}  # these say nothing about what a result is
-WORK = {"count", "project", "measure", "measure_time", "count_stage"}
+WORK = {"count", "project", "measure", "measure_time", "count_stage", "scorecard"}
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 every_rendered = pytest.mark.parametrize("path", RENDERED, ids=lambda path: path.stem)
