@@ -147,22 +147,21 @@ def curve(name: str, guidance: float | None, calls: Sequence[int], *, gpu: str, 
     return rows.assign(guidance="none" if guidance == 1 else "its own")
 
 
-def cached_gains(
-    name: str, kind: str, hit_rates: Sequence[float], *, gpu: str, steps: int | None = None, tiny: bool = False
-) -> pd.DataFrame:
+def cached_gains(table: pd.DataFrame, kind: str, hit_rates: Sequence[float], *, gpu: str) -> pd.DataFrame:
     """What a cache between steps saves at stated hit rates: ``hit_rate, time_s, gain`` (times), ``remains`` (%).
 
-    ``remains`` is the share of all that is not the denoiser. Kinds, and what a hit still runs: `step_caching`.
+    ``table`` is a counted one; ``remains`` is the share of all that is not the denoiser. Kinds, and what a hit still
+    runs: `step_caching`.
     """
-    given: dict[str, Any] = {"steps": steps} if steps else {}
-    table, rows = count(name, tiny=tiny, **given), []
+    rows = []
     for rate in (0.0, *hit_rates):
         timed = project(cache_steps(table, kind, hit_rate=rate), gpu=gpu)
         total = timed["time_s"] * timed["repeats"]
         denoiser = total[timed["stage"].astype(str).str.startswith("denoise")].sum()
         rows.append((rate, total.sum(), 100 * (1 - denoiser / total.sum())))
-    out = pd.DataFrame(rows, columns=["hit_rate", "time_s", "remains"]).assign(model=name, cache=kind, gpu=gpu)
-    return out.assign(gain=out["time_s"].iloc[0] / out["time_s"], time_kind="projected")
+    out = pd.DataFrame(rows, columns=["hit_rate", "time_s", "remains"])
+    out = out.assign(model=table.attrs["model"], cache=kind, gpu=gpu, time_kind="projected")
+    return out.assign(gain=out["time_s"].iloc[0] / out["time_s"])
 
 
 def remains_by_calls(data: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:

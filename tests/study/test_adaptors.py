@@ -5,7 +5,7 @@ import pytest
 
 from mmchar import Request, count
 from mmchar.models.loading import get_spec
-from mmchar.study import adaptors
+from mmchar.study import adaptors, plots
 from mmchar.study.adaptors import (
     adaptor_of,
     count_images,
@@ -115,3 +115,16 @@ def test_bad_input_ends_in_one_line():
     table.attrs["model"] = "m"
     with pytest.raises(ValueError, match="stage 'dream' of m is no part of an answer; known are"):
         stage_parts(table)
+
+
+def test_costs_and_parts_are_drawn_with_their_units():
+    rows = pd.DataFrame([image_costs(count_images(LLAVA, ASKED, images=n, tiny=True), gpu="a100-80gb") for n in (1, 2)])
+    figure = plots.cost_panels(rows, adaptors.COSTS, x="images", xlabel="images", hue="label")
+    assert [ax.get_ylabel() for ax in figure.axes] == ["tokens", "TFLOP", "TFLOP", "s", "GB", "ms"]
+    assert list(figure.axes[0].lines[0].get_ydata()) == [16, 32]
+    with pytest.raises(ValueError, match="figure needs column label"):
+        plots.cost_panels(rows.drop(columns="label"), adaptors.COSTS, x="images", xlabel="images", hue="label")
+    parts = adaptors.first_token_parts(count_images(LLAVA, ASKED, images=2, tiny=True), gpu="a100-80gb")
+    ax = plots.part_shares(parts, label="label", title="first token")
+    assert [text.get_text() for text in ax.get_yticklabels()] == [f"{LLAVA}, 2 images"]
+    assert sum(bar.get_width() for bar in ax.patches) == pytest.approx(100)

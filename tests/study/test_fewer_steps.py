@@ -61,7 +61,7 @@ def test_gains_of_fewer_calls_are_over_a_model_s_first_way():
 
 @pytest.mark.parametrize("kind", ["first-block", "teacache"])
 def test_a_cache_gains_at_most_what_its_hits_say(kind):
-    found = cached_gains(PIXART, kind, [0.5], gpu=GPU, steps=10, tiny=True)
+    found = cached_gains(count(PIXART, steps=10, tiny=True), kind, [0.5], gpu=GPU)
     assert found["hit_rate"].tolist() == [0, 0.5] and found["gain"].iloc[0] == 1
     assert 1 < found["gain"].iloc[1] < 2 and found["remains"].iloc[1] > found["remains"].iloc[0]
 
@@ -74,7 +74,7 @@ def test_bad_input_ends_in_one_line():
     with pytest.raises(ValueError, match="deepfloyd-if has no single number of denoising steps"):
         call_costs("deepfloyd-if", gpu=GPU)
     with pytest.raises(ValueError, match="stable-diffusion-1.5 is no list of blocks"):
-        cached_gains(SD, "teacache", [0.5], gpu=GPU, tiny=True)
+        cached_gains(count(SD, tiny=True), "teacache", [0.5], gpu=GPU)
 
 
 def test_what_remains_is_drawn_by_model_and_guidance():
@@ -84,5 +84,5 @@ def test_what_remains_is_drawn_by_model_and_guidance():
     assert ax.get_xscale() == "log" and "%" in ax.get_ylabel()
     with pytest.raises(ValueError, match="figure needs column guidance"):
         fewer_steps.remains_by_calls(rows.drop(columns="guidance"))
-    gains = cached_gains(PIXART, "teacache", [0.5], gpu=GPU, steps=10, tiny=True)
+    gains = cached_gains(count(PIXART, steps=10, tiny=True), "teacache", [0.5], gpu=GPU)
     assert "%" in fewer_steps.gain_by_hits(gains).get_xlabel()
