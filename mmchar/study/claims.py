@@ -15,6 +15,7 @@ from mmchar.projection.roofline import Rates
 from mmchar.provenance import REFERENCE
 from mmchar.study.experiments import totals
 
+DIFFUSION = ("latent_diffusion", "cascaded_diffusion")
 TRANSFORMER = ("parallel_decode", "encoder_decoder", "video_transformer")
 NEAR = 0.25  # "up to X" agrees when our maximum is within a quarter of X: other models, other hardware, other year
 
