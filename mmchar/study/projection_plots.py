@@ -80,8 +80,8 @@ def decoder_by_kernel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     place = np.arange(len(table))
     for shift, column, label in ((-0.2, "measured_s", "measured by others"), (0.2, "projected_s", "projected")):
         width = 1e3 * table[column]
-        hatch = HATCH if column == "measured_s" else ""
-        bars = ax.barh(place + shift, width, 0.38, color=PALETTE[0], edgecolor="white", label=label, hatch=hatch)
+        look: dict[str, Any] = {"color": PALETTE[0], "edgecolor": "white", **(HATCH if column == "measured_s" else {})}
+        bars = ax.barh(place + shift, width, 0.38, label=label, **look)
         names = [f"{ms:.1f} ms, {share:.0f} %" for ms, share in zip(width, 100 * width / width.sum(), strict=True)]
         ax.bar_label(bars, names, padding=3, fontsize=7)
     rows_from_top(ax, table["kind"].tolist())
