@@ -78,9 +78,9 @@ def decoder_by_kernel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     ax = axes(ax, width=8.0, height=4.2)
     place = np.arange(len(table))
-    for shift, column, label in ((-0.2, "measured_s", "measured by others"), (0.2, "projected_s", "projected")):
-        width = 1e3 * table[column]
-        look: dict[str, Any] = {"color": PALETTE[0], "edgecolor": "white", **(HATCH if column == "measured_s" else {})}
+    for shift, kind, label in ((-0.2, "measured", "measured by others"), (0.2, "projected", "projected")):
+        width = 1e3 * table[f"{kind}_s"]
+        look = {"color": PALETTE[0], "edgecolor": "white", "hatch": HATCH[kind]}
         bars = ax.barh(place + shift, width, 0.38, label=label, **look)
         names = [f"{ms:.1f} ms, {share:.0f} %" for ms, share in zip(width, 100 * width / width.sum(), strict=True)]
         ax.bar_label(bars, names, padding=3, fontsize=7)
