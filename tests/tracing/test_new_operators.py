@@ -486,7 +486,7 @@ def test_a_projection_names_the_operators_that_it_leaves_out(monkeypatch, capsys
     attrs, table = table.attrs, table.astype({"op": str, "category": str})
     table.loc[table.index[:2], ["op", "category"]] = [["linalg_qr", "Uncounted"], ["linalg_inv_ex", "Uncounted"]]
     table.attrs = attrs
-    monkeypatch.setattr("mmchar.cli.generation.count", lambda *_, **__: table)
+    monkeypatch.setattr("mmchar.projection.planning.decoders.count", lambda *_, **__: table)
     assert main(["project", "parti-350m", "--gpu", "a100-80gb"]) == 0
     assert "uncounted operators: linalg_inv_ex, linalg_qr\n" in capsys.readouterr().out
     assert main(["project", "parti-350m", "--gpu", "a100-80gb", "--json"]) == 0
