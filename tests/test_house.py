@@ -34,3 +34,8 @@ def test_the_page_of_the_house_names_files_that_exist():
     named = {word for word in page.split("`") if word.endswith((".py", ".json")) and "/" in word and "NAME" not in word}
     assert len(named) > 20
     assert [name for name in sorted(named) if not (PACKAGE / name).exists()] == []
+
+
+def test_no_two_test_files_have_one_name():  # pytest imports them by it
+    names = sorted(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert names == sorted(set(names))
