@@ -54,7 +54,6 @@ class Columns:
     group_norm: np.ndarray
     slow_softmax: np.ndarray  # numbers of long rows that vectors cannot load, of which a softmax is taken
     one_by_one: np.ndarray  # kernels that handle one number at a time: they broadcast, change strides or normalize rows
-    pointwise: np.ndarray  # rows that move bytes and compute next to nothing
     sent: np.ndarray  # messages to other GPUs
     pairs: np.ndarray  # messages that go from pair to pair
     peers: np.ndarray  # GPUs that a message goes to
@@ -66,6 +65,10 @@ class Columns:
     def of_dtype(self, *names: str) -> np.ndarray:
         """Which rows have one of the numeric types."""
         return np.isin(self.dtype, [i for i, name in enumerate(self.dtypes) if name in names])
+
+    def runs_eager(self, execution: str) -> np.ndarray:
+        """Which rows run operator by operator: all in eager mode, and in any mode what runs between the networks."""
+        return self.outside | (execution == "eager")
 
     def __len__(self) -> int:
         return len(self.flop)
@@ -83,15 +86,15 @@ def columns_of(table: pd.DataFrame) -> Columns:
         hides = table["overlap"].astype(str).map(HIDES.index).to_numpy()
         peers = table["peers"].to_numpy().astype("int64")
         step = _numbered(table, "model", "stage", "step")
-    dtypes = table["dtype"].astype("category").cat
-    item = np.array([ITEM_BYTES.get(str(name), 2) for name in dtypes.categories] or [2])[dtypes.codes]
+    dtype, dtypes = _codes(table["dtype"]), tuple(map(str, table["dtype"].astype("category").cat.categories))
+    item = _item_bytes(dtype, dtypes)
     sizes = _product_sizes(table, numbers, item)
     return Columns(
         **numbers,
         launches=launches(table),
         outside=holds(table, "stage", OUTSIDE),
         stage=stage,
-        dtype=_codes(table["dtype"]),
+        dtype=dtype,
         core=core,
         fused=core & holds(table, "backend", *FUSED_BACKENDS),
         flash=core & holds(table, "backend", "flash"),
@@ -104,14 +107,13 @@ def columns_of(table: pd.DataFrame) -> Columns:
         group_norm=holds(table, "op", "native_group_norm"),
         slow_softmax=_slow_softmax(table, numbers, sizes, core),
         one_by_one=_one_by_one(table, numbers),
-        pointwise=holds(table, "category", *POINTWISE),
         sent=sent,
         pairs=sent & holds(table, "op", *POINT_TO_POINT),
         peers=peers,
         hides=hides,
         site=_sites(table, core, hides),
         step=step,
-        dtypes=tuple(map(str, dtypes.categories)),
+        dtypes=dtypes,
     )
 
 
@@ -196,8 +198,11 @@ def _one_by_one(table: pd.DataFrame, numbers: dict[str, np.ndarray]) -> np.ndarr
 
 def item_bytes(columns: Columns) -> np.ndarray:
     """Bytes of one number of each row's type; those of half precision where the type is unknown."""
-    sizes = np.array([ITEM_BYTES.get(name, 2) for name in columns.dtypes] or [2])
-    return sizes[columns.dtype]
+    return _item_bytes(columns.dtype, columns.dtypes)
+
+
+def _item_bytes(dtype: np.ndarray, dtypes: tuple[str, ...]) -> np.ndarray:
+    return np.array([ITEM_BYTES.get(name, 2) for name in dtypes] or [2])[dtype]
 
 
 def holds(table: pd.DataFrame, column: str, *values: str) -> np.ndarray:

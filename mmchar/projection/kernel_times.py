@@ -29,22 +29,21 @@ class KernelTimes:
     start_s: np.ndarray  # what kernels take to start and to end
 
     @property
-    def device_s(self) -> np.ndarray:
-        """Seconds of all kernels of each row."""
-        return sum(self.parts)  # type: ignore[return-value]
+    def main_s(self) -> np.ndarray:
+        """Seconds of the main kernel of each row, without its start."""
+        return np.maximum(self.compute_s, self.memory_s)
 
     @property
     def parts(self) -> tuple[np.ndarray, ...]:
         """Seconds by what holds a row back: arithmetic, memory, and kernels too short or of too few blocks to fill."""
-        main_s = np.maximum(self.compute_s, self.memory_s)
         computes = self.compute_s > self.memory_s
         around_s, latency_s = self.layout_s + self.bias_s, self.statistics_s + self.start_s
-        return np.where(computes, main_s, 0.0), np.where(computes, 0.0, main_s) + around_s, latency_s
+        return np.where(computes, self.main_s, 0.0), np.where(computes, 0.0, self.main_s) + around_s, latency_s
 
 
 def kernel_times(columns: Columns, gpu: Gpu, rates: Efficiency, *, execution: str) -> KernelTimes:
     """What each row's kernels take on a GPU that never waits for its host."""
-    eager = columns.outside | (execution == "eager")
+    eager = columns.runs_eager(execution)
     more = _EAGER_KERNELS["convolution"] * columns.spatial_kernel + _EAGER_KERNELS["group_norm"] * columns.group_norm
     launches = columns.launches * (1 + more * eager)
     return KernelTimes(

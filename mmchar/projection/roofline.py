@@ -114,16 +114,16 @@ def row_times(columns: Columns, gpu: Gpu, rates: Rates, *, execution: str) -> tu
     for dtype in set(TORCH_DTYPES) & set(columns.dtypes) - set(gpu.peak_flop_s):
         if (columns.of_dtype(dtype) & (columns.flop > 0)).any():
             gpu.check_dtype(dtype)  # which the GPU lacks
-    times, kernels = kernel_times(columns, gpu, rates.kernels, execution=execution), rates.kernels
-    device_s = times.device_s
-    eager = columns.outside | (execution == "eager")
+    kernels, eager = rates.kernels, columns.runs_eager(execution)
+    parts = kernel_times(columns, gpu, kernels, execution=execution).parts
+    device_s = np.sum(parts, axis=0)
     host_s = columns.launches * np.where(eager, kernels.dispatch_s, kernels.dispatch_compiled_s)
     if columns.sent.any():  # the link works beside the kernels: a message takes the time that nothing hides
         device_s = np.where(columns.sent, 0.0, device_s)
         device_s += exposed_s(columns, device_s, message_s(columns, gpu, rates.messages))
         host_s = host_s + columns.sent * columns.launches * rates.messages.host_s
     wait_s = _host_wait_s(columns, device_s, host_s)
-    bound = np.where(wait_s > 0, 3, 1 + np.argmax(times.parts, axis=0))
+    bound = np.where(wait_s > 0, 3, 1 + np.argmax(parts, axis=0))
     bound[columns.sent & (wait_s == 0)] = 4
     bound[device_s + wait_s == 0] = 0
     return device_s, wait_s, bound

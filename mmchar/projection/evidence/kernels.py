@@ -33,7 +33,7 @@ def kernels_beside_projected(rates: Efficiency | None = None) -> pd.DataFrame:
     for gpu, here in rows.groupby("gpu", sort=False):
         table = pd.DataFrame([_operator(row) for row in here.to_dict("records")])
         times = _alone(table, str(gpu), rates)
-        main_s = np.maximum(times.compute_s, times.memory_s) + (rates or Efficiency()).kernel_compiled_s
+        main_s = times.main_s + (rates or Efficiency()).kernel_compiled_s
         named = here.assign(kind=here["op"].map(_NAMES), sizes=[_sizes(row) for row in here.to_dict("records")])
         for suffix, measured, projected in (
             ("", "kernel_us", main_s),
@@ -60,7 +60,7 @@ def decoder_beside_projected(rates: Efficiency | None = None) -> pd.DataFrame:
     table = table[table["stage"] == "decode_image"].reset_index(drop=True)
     times = _alone(table, asked["gpu"], rates)
     convolution, norm = holds(table, "category", "Convolution"), holds(table, "op", "native_group_norm")
-    main_s = np.maximum(times.compute_s, times.memory_s) + times.start_s
+    main_s = times.main_s + times.start_s
     attends, linear = holds(table, "category", "Attention"), holds(table, "category", "Linear")
     projected = {
         "group norm: statistics": times.statistics_s[norm],

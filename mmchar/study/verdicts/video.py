@@ -57,21 +57,16 @@ CLAIMS = (
         decides=("no waiting for the host", "compiled", "eager attention", "fused attention of 2022", ON_H100),
         short="temporal in attention, video: over 60 % of time",
     ),
-    Claim(
-        "c009",
-        "Temporal over spatial cores is {ours} over all stages and up to {high} where the video is made.",
-        lambda setting: _over_space("time_s", setting),
-        unit="x",
-        figure="05_temporal_share",
-        verdict=UNREAD,
-    ),
-    Claim(
-        "c036",
-        "Temporal over spatial cores is {ours} over all stages and up to {high} where the video is made.",
-        lambda setting: _over_space("time_s", setting),
-        unit="x",
-        figure="05_temporal_share",
-        verdict=UNREAD,
+    *(
+        Claim(
+            name,
+            "Temporal over spatial cores is {ours} over all stages and up to {high} where the video is made.",
+            lambda setting: _over_space("time_s", setting),
+            unit="x",
+            figure="05_temporal_share",
+            verdict=UNREAD,
+        )
+        for name in ("c009", "c036")
     ),
     Claim(
         "c037",
