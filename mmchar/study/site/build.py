@@ -38,14 +38,15 @@ def build_site(
     from mmchar.study.site.explorer_page import explorer_page
     from mmchar.study.site.figure_pages import copy_figures
 
-    sources = SOURCE / "build" / "site"
-    shutil.rmtree(sources, ignore_errors=True)
-    stage(sources, models, progress=progress)
+    work = SOURCE / "build" / "site"
+    shutil.rmtree(work, ignore_errors=True)
+    stage(work / "pages", models, progress=progress)
     page = explorer_page(played, progress=progress)
+    made = _sphinx(work)
+    copy_figures(made)
+    atomic_write(made / EXPLORER, page)
     shutil.rmtree(out, ignore_errors=True)
-    _sphinx(sources, out)
-    copy_figures(out)
-    atomic_write(out / EXPLORER, page)
+    shutil.move(made, out)
     return out
 
 
@@ -84,8 +85,11 @@ def _check(out: Path) -> None:
         raise ValueError(f"{out.name} holds something that is no site; choose a new or empty folder")
 
 
-def _sphinx(sources: Path, out: Path) -> None:
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E", "-c", str(SOURCE / "docs"), "-d"]
-    ended = subprocess.run([*command, str(SOURCE / "build" / "doctrees"), str(sources), str(out)], check=False)
-    if ended.returncode:
+def _sphinx(work: Path) -> Path:
+    """The folder of HTML that Sphinx makes of the gathered pages, beside them."""
+    made = work / "html"
+    options = ["-q", "-W", "--keep-going", "-c", str(SOURCE / "docs"), "-d", str(work / "doctrees")]
+    command = [sys.executable, "-m", "sphinx", *options, str(work / "pages"), str(made)]
+    if subprocess.run(command, check=False).returncode:
         raise ValueError("Sphinx has warnings, which it says above; the site was not made")
+    return made

@@ -9,6 +9,7 @@ from mmchar.files import atomic_write
 from mmchar.provenance import SOURCE
 from mmchar.runs.notebooks import Notebook, cell_source, cell_tags, load_notebook
 from mmchar.study.site.figure_pages import figure_names, shown
+from mmchar.study.site.same_figure import figure_of
 from mmchar.study.site.sources import with_links
 
 RENDERED = SOURCE / "notebooks" / "rendered"
@@ -38,19 +39,14 @@ def _cells(notebook: Notebook, number: str, folder: Path) -> list[Notebook]:
             heading = (_HEADING.findall(cell_source(cell)) or [heading])[-1]
             cells.append({**cell, "source": with_links(cell_source(cell), _PLACE, folder)})
             continue
-        figures = _figures(cell, names)
-        cells.append(_folded(cell, heading, without_images=bool(figures)))
-        cells += [_markdown(shown(name, "../../figures"), f"figure-{name}") for name in figures]
-        names = [name for name in names if name not in figures]
+        images = [output["data"]["image/png"] for output in cell.get("outputs", []) if _is_image(output)]
+        figures = [figure_of(image, names) for image in images]
+        cells.append(_folded(cell, heading, without_images=all(figures)))
+        found = [name for name in figures if name and all(figures)]
+        cells += [_markdown(shown(name, "../../figures"), f"figure-{name}") for name in found]
+        names = [name for name in names if name not in found]
     left = [_markdown(shown(name, "../../figures"), f"figure-{name}") for name in names]
     return [*cells, *([_markdown("## More figures", "more-figures"), *left] if left else [])]
-
-
-def _figures(cell: Notebook, names: list[str]) -> list[str]:
-    """Figures that a cell draws: those it names, if they are as many as its images."""
-    named = [name for name in re.findall(r"[\"'](\w+)[\"']", cell_source(cell)) if name in names]
-    images = sum(map(_is_image, cell.get("outputs", [])))
-    return list(dict.fromkeys(named)) if images and len(set(named)) == images else []
 
 
 def _folded(cell: Notebook, heading: str, *, without_images: bool) -> Notebook:

@@ -26,9 +26,9 @@ MISSING = "ipywidgets is missing: `pip install ipywidgets` and restart the kerne
 def explorer(model: str = "sdxl-base-1.0", gpu: str = "a100-80gb") -> Any:
     """Widgets to choose a model, a GPU and a request, above the figure and the numbers of that generation.
 
-    A first count of a size takes seconds, and says so; all that was counted before is redrawn in under a second. What a
-    model does not take is said in one line, and the last figure stays. Without ipywidgets: a line that says what to
-    install. Raises a ValueError for an unknown model or GPU.
+    A first count of a size or of steps takes seconds, and says so; what was counted before is redrawn in under a
+    second. What a model does not take is said in one line, and the last figure stays. Without ipywidgets: a line that
+    says what to install. Raises a ValueError for an unknown model or GPU.
     """
     get_spec(model), get_gpu(gpu)
     if find_spec("ipywidgets") is None:
