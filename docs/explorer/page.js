@@ -119,6 +119,7 @@ function draw({ model, cells }) {
   by("charted").textContent = `${title} (${unit})`;
   const spec = structuredClone(CHART);
   spec.data = { values: rows };
+  spec.height = 34 * unique(rows.map((row) => row.stage)).length;
   spec.encoding.x.title = unit;
   const shown = DATA.categories.filter((name) => rows.some((row) => row.category === name));
   spec.encoding.color.scale = { domain: shown, range: shown.map((name) => COLORS[name]) };

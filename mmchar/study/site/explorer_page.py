@@ -39,7 +39,7 @@ def _short(data: str) -> str:
 
 
 def chart() -> dict[str, Any]:
-    """The chart as a Vega-Lite specification: a bar per stage, its parts by category. The script adds rows."""
+    """The chart as a Vega-Lite specification: a bar per stage, its parts by category. The script adds the rows."""
     import altair as alt
 
     bars = alt.Chart(alt.InlineData(values=[], name="rows")).mark_bar(height={"band": 0.8})
@@ -50,4 +50,4 @@ def chart() -> dict[str, Any]:
         order=alt.Order("order:Q"),
         tooltip=["stage:N", "category:N", "shown:N", "share:N"],
     )
-    return drawn.properties(width="container", height=alt.Step(34), autosize="fit-x").to_dict()
+    return drawn.properties(width="container").to_dict()

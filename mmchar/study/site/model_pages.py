@@ -43,7 +43,15 @@ def model_page(spec: ModelSpec, timed: pd.DataFrame, row: Mapping[str, Any]) -> 
         f"{amount(totals['time_s'])} s projected on {GPU}, {memory['peak_bytes'] / 1e9:,.1f} GB at the peak",
         f"{spec.family.replace('_', ' ')}, {spec.year}",
     ]
-    parts = [f"# {spec.name}", spec.summary, " · ".join(facts), "## Architecture", _architecture(spec, timed)]
+    parts = [
+        "---\norphan: true\n---",
+        f"# {spec.name}",
+        "[The zoo](index.md)",
+        spec.summary,
+        " · ".join(facts),
+        "## Architecture",
+        _architecture(spec, timed),
+    ]
     parts += ["## Request", markdown(_asked(spec)), f"Source: {spec.request_source}."]
     parts += [
         "## Stages",
@@ -152,9 +160,8 @@ def _index(zoo: pd.DataFrame) -> str:
         }
     )
     table = _sortable(shown)
-    tree = "```{toctree}\n:hidden:\n:glob:\n\n*\n```"
     raw = f"```{{raw}} html\n{table}\n```"
-    return "\n\n".join(["# The zoo", _INDEX.format(models=len(zoo)), raw, tree]) + "\n"
+    return "\n\n".join(["# The zoo", _INDEX.format(models=len(zoo)), raw]) + "\n"
 
 
 def _sortable(table: pd.DataFrame) -> str:
@@ -165,7 +172,8 @@ def _sortable(table: pd.DataFrame) -> str:
     look: dict[str, Any] = {"classes": "display compact", "layout": {"topStart": "search", "topEnd": None}}
     options: dict[str, Any] = {"paging": False, "showIndex": False, "allow_html": True, "table_id": "zoo", **look}
     drawn = to_html_datatable(table, connected=False, order=[[1, "asc"]], **options)
-    return generate_init_offline_itables_html(of_itables.dt_bundle) + drawn
+    around = '<div class="scrolled" tabindex="0" role="region" aria-label="Models">'
+    return f"{generate_init_offline_itables_html(of_itables.dt_bundle)}{around}{drawn}</div>"
 
 
 _TIME = """The whole generation in bfloat16 with flash attention, eager. The stage *pipeline* is what runs between the
