@@ -4,8 +4,15 @@ import pandas as pd
 import pytest
 
 from mmchar import count, project
-from mmchar.study import fewer_steps
-from mmchar.study.fewer_steps import VARIANTS, at_calls, cached_gains, call_costs, half_remains, scheduler_calls
+from mmchar.study.questions import fewer_steps
+from mmchar.study.questions.fewer_steps import (
+    VARIANTS,
+    at_calls,
+    cached_gains,
+    call_costs,
+    half_remains,
+    scheduler_calls,
+)
 
 GPU, SD, PIXART = "a100-80gb", "stable-diffusion-1.5", "pixart-sigma-1024"
 

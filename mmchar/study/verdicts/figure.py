@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from mmchar.runs.verdicts import HOLDS, IF, NOT, in_words
-from mmchar.study.look import PALETTE, axes, require, rows_from_top
+from mmchar.study.drawing.look import PALETTE, axes, require, rows_from_top
 
 COLORS = {HOLDS: PALETTE[0], IF: PALETTE[1], NOT: PALETTE[4]}
 _LEAST, _MOST = 0.02, 30.0  # of the paper's value; what lies beyond is drawn at the edge

@@ -21,8 +21,8 @@ from mmchar.projection.roofline import project
 from mmchar.projection.uncertainty import time_range
 from mmchar.provenance import package_versions
 from mmchar.request import Request
-from mmchar.study.adaptors import stage_parts
-from mmchar.study.look import PART_COLORS, axes, legend_beside, require
+from mmchar.study.drawing.look import PART_COLORS, axes, legend_beside, require
+from mmchar.study.questions.adaptors import stage_parts
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # class in diffusers, and what is set besides the betas
     "DDIM": ("DDIMScheduler", {"clip_sample": False}),

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from mmchar.study.look import (
+from mmchar.study.drawing.look import (
     CATEGORY_COLORS,
     FAMILY_COLORS,
     HATCH,

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from mmchar.study.look import (
+from mmchar.study.drawing.look import (
     CATEGORY_COLORS,
     HATCH,
     KIND_COLORS,

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from mmchar.files import atomic_write
 from mmchar.projection.evidence.validation import summary
 from mmchar.runs.figures import figure_bytes
-from mmchar.study.length_plots import curves
-from mmchar.study.look import (
+from mmchar.study.drawing.length_plots import curves
+from mmchar.study.drawing.look import (
     BOUND_COLORS,
     HATCH,
     PALETTE,
@@ -27,7 +27,7 @@ from mmchar.study.look import (
     note,
     rows_from_top,
 )
-from mmchar.study.plots import stacked_shares
+from mmchar.study.drawing.plots import stacked_shares
 
 
 def beside_published(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
