@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from mmchar import __version__
-from mmchar.cli import batch, campaign, evidence, generation, projecting, reference, trace
+from mmchar.cli import batch, campaign, comparing, evidence, generation, projecting, reference, trace
 from mmchar.cli.options import add_options
 from mmchar.cli.output import Answer
 from mmchar.measuring.optimization.backends import MEASURED
@@ -116,6 +116,14 @@ COMMANDS = {
         trace.show_trace,
         "a trace that someone recorded, by operator, beside the projection of its rows",
         ["file", "--gpu", "--kernels", "--out", "--perfetto", "--json"],
+    ),
+    "compare": Command(
+        comparing.compare_two,
+        "two models, GPUs, settings, traces or runs side by side, and a figure of it",
+        [
+            *["first", "second", ("--gpu", {"default": "a100-80gb"}), "--dtype", "--attention", "--execution"],
+            *["--tiny", Request, "--figure", "--out", "--json"],
+        ],
     ),
     "claims": Command(
         reference.judge_claims,
