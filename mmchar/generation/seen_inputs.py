@@ -29,8 +29,8 @@ def prompt_of(
     place of a word. A model that does not see is given the text alone. Raises ValueError for several images where the
     model has a place for one.
     """
-    sizes = {"height": height, "width": width, "images": images}
-    pixels = pixels_of(model, batch=batch, prompt_tokens=prompt_tokens, **sizes)
+    sizes = {"height": height, "width": width}
+    pixels = pixels_of(model, batch=batch, images=images, prompt_tokens=prompt_tokens, **sizes)
     if not pixels:
         return {"input_ids": torch.ones(batch, prompt_tokens, dtype=torch.int64)}
     place = image_token(model.config)
