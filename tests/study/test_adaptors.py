@@ -161,6 +161,6 @@ def test_costs_and_parts_are_drawn_with_their_units():
     with pytest.raises(ValueError, match="figure needs column label"):
         plots.cost_panels(rows.drop(columns="label"), adaptors.COSTS, x="images", xlabel="images", hue="label")
     parts = adaptors.first_token_parts(about(LLAVA, 2), gpu="a100-80gb")
-    ax = plots.part_shares(parts, label="label", title="first token")
+    ax = plots.part_shares(parts, label="label")
     assert [text.get_text() for text in ax.get_yticklabels()] == [f"{LLAVA}, 2 images"]
     assert sum(bar.get_width() for bar in ax.patches) == pytest.approx(100)

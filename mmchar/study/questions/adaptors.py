@@ -14,6 +14,7 @@ from mmchar.projection.roofline import project
 from mmchar.projection.uncertainty import time_range
 from mmchar.request import Request
 from mmchar.study.drawing.look import PART_COLORS
+from mmchar.study.findings import Findings
 from mmchar.study.zoo_page import ADAPTORS, kv_bytes
 
 SEEING = ("llava-v1-7b", "llava-1.5-7b", "llava-next-7b-mistral", "qwen2.5-vl-7b", "blip2-opt-2.7b",
@@ -163,3 +164,49 @@ def modalities(table: pd.DataFrame) -> str:
 def _sequence(table: pd.DataFrame) -> int:
     """Tokens of the prefill of a table."""
     return int(table.loc[(table["stage"] == "prefill") & (table["attention"] == "causal"), "q_len"].max())
+
+
+def check_all(found: Findings, *, sizes: bool = True) -> None:
+    """Hold what notebook 12 keeps against what it expected; numbers of tokens only at full ``sizes``."""
+    one, most = _fewest_and_most(found.tables["images"])
+    tokens = {"llava-v1-7b": 256, "llava-1.5-7b": 576, "blip2-opt-2.7b": 32, "idefics-9b-flamingo": 64,
+              "llama-3.2-11b-vision": 6404, "llava-next-7b-mistral": 2880, "qwen2.5-vl-7b": 1296}  # fmt: skip
+    for name in [name for name in one.index if name in tokens and sizes]:
+        found.near(f"{name}: tokens of an image", tokens[name], one.at[name, "image_tokens"], 0)
+    found.near("adaptor over prefill, FLOP", 20, 100 * (one["adaptor_flop"] / one["prefill_flop"]).max(), 2, unit="%")
+    said = f"kernels of a decoding step, {most['images'].iloc[0]} images over one, more at worst"
+    found.near(said, 10, _slower(one, most).max(), 10, unit="%")
+    shares = found.tables["any_to_any"].set_index(["model", "part"])["share"]
+    for (model, part), expected, within in (
+        (("chameleon-7b-t2i", "language model"), 99, 1),
+        (("next-gpt-7b", "denoiser"), 50, 10),
+        (("next-gpt-7b-video", "denoiser"), 90, 10),
+        (("qwen2.5-omni-7b", "speech model"), 60, 10),
+    ):
+        if (model, part) in shares.index:
+            found.near(f"{model}: {part}, of time", expected, shares[model, part], within, unit="%")
+
+
+def learned(by_images: pd.DataFrame, whole: pd.DataFrame) -> str:
+    """What tables of `image_costs` and `generation_parts` say, as a list in Markdown."""
+    one, most = _fewest_and_most(by_images)
+    said = "- **{0.label}**: {0.image_tokens:,} tokens; the first word after {0.first_token_s:.3f} s ({0.low_s:.3f} to"
+    said += f" {{0.high_s:.3f}}), of {most['images'].iloc[0]} images after {{0.most_s:.3f}} s."
+    lines = [said.format(row) for row in one.join(most["first_token_s"].rename("most_s")).itertuples()]
+    slower = _slower(one, most)
+    copies = " ms, then ".join(f"{1e3 * end.at[slower.idxmax(), 'token_copy_s']:.1f}" for end in (one, most))
+    lines += [f"- Kernels of {slower.idxmax()}'s step take {slower.max():.0f} % longer; its copies {copies} ms."]
+    most_of = whole.sort_values("share").drop_duplicates("model", keep="last").sort_index()
+    lines += [f"- **{row.label}**: {row.share:.0f} % of the time is its {row.part}." for row in most_of.itertuples()]
+    return "\n".join(["## What we learned", "", *lines])
+
+
+def _fewest_and_most(by_images: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    numbers = by_images["images"]
+    fewest, most = (by_images[numbers == number].set_index("model") for number in (numbers.min(), numbers.max()))
+    return fewest, most
+
+
+def _slower(one: pd.DataFrame, most: pd.DataFrame) -> pd.Series:
+    """Percent by which the kernels of a decoding step take longer with more images."""
+    return 100 * (most["token_device_s"] / one["token_device_s"] - 1)
