@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from mmchar.study.look import CATEGORY_COLORS, amount
+from mmchar.study.drawing.look import CATEGORY_COLORS, amount
 
 
 def stacked_bars(table: pd.DataFrame, unit: str) -> str:

@@ -18,7 +18,7 @@ from mmchar.projection.data_sheets import get_gpu
 from mmchar.projection.roofline import project
 from mmchar.projection.scaling import count_batch
 from mmchar.request import Request
-from mmchar.study.look import CATEGORY_COLORS
+from mmchar.study.drawing.look import CATEGORY_COLORS
 from mmchar.study.site.breakdown import breakdown, facts, lengths
 from mmchar.study.site.choices import BATCHES, GPUS, MODELS, one_number_of_steps, requests
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmchar.provenance import SOURCE
-from mmchar.study.look import CATEGORY_COLORS
+from mmchar.study.drawing.look import CATEGORY_COLORS
 from mmchar.study.site.explorer_data import explorer_data
 
 _PARTS = SOURCE / "docs" / "explorer"

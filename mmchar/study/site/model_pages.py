@@ -15,7 +15,7 @@ from mmchar.models.specs import ModelSpec
 from mmchar.projection.data_sheets import get_gpu
 from mmchar.projection.roofline import project
 from mmchar.projection.summary import summarize, summarize_memory
-from mmchar.study.look import amount
+from mmchar.study.drawing.look import amount
 from mmchar.study.site.bars import stacked_bars
 from mmchar.study.zoo_page import published_cell, zoo_table
 from mmchar.tables import markdown

@@ -15,8 +15,8 @@ from mmchar.projection.scaling import count_batch
 from mmchar.projection.summary import summarize_memory
 from mmchar.request import Request
 from mmchar.runs.figures import figure_bytes
-from mmchar.study.look import amount
-from mmchar.study.plots import operator_breakdown
+from mmchar.study.drawing.look import amount
+from mmchar.study.drawing.plots import operator_breakdown
 from mmchar.study.site.breakdown import breakdown, lengths
 
 FIELDS = ("height", "width", "frames", "batch", "steps")
