@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from mmchar.study.drawing.look import CATEGORY_COLORS, amount
+from mmchar.counting.shown import CATEGORY_COLORS
+from mmchar.study.drawing.look import amount
 
 
 def stacked_bars(table: pd.DataFrame, unit: str) -> str:

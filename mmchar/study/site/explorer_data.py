@@ -12,13 +12,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from mmchar.counting.operator_table import OUTSIDE, count, executions
+from mmchar.counting.shown import CATEGORY_COLORS
 from mmchar.models.loading import get_spec
 from mmchar.models.specs import ModelSpec
 from mmchar.projection.data_sheets import get_gpu
 from mmchar.projection.roofline import project
 from mmchar.projection.scaling import count_batch
 from mmchar.request import Request
-from mmchar.study.drawing.look import CATEGORY_COLORS
 from mmchar.study.site.breakdown import breakdown, facts, lengths
 from mmchar.study.site.choices import BATCHES, GPUS, MODELS, one_number_of_steps, requests
 

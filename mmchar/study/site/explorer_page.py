@@ -5,8 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from mmchar.counting.shown import CATEGORY_COLORS
 from mmchar.provenance import SOURCE
-from mmchar.study.drawing.look import CATEGORY_COLORS
 from mmchar.study.site.explorer_data import explorer_data
 
 _PARTS = SOURCE / "docs" / "explorer"
