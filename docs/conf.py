@@ -20,6 +20,7 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4
 suppress_warnings = [
     "myst.header",  # a notebook's cells, and parts of a page, may begin below the level before
+    "misc.highlighting_failure",  # what Pygments has no lexer for, such as CSV, is shown plain
     "mystnb.unknown_mime_type",  # what a browser cannot show stands beside a text that it can
 ]
 
@@ -40,6 +41,7 @@ html_css_files = ["site.css"]
 html_js_files = ["tables.js"]
 html_copy_source = False
 html_show_sourcelink = False
+html_show_search_summary = False  # which would fetch pages, and a browser does not fetch from the file system
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 html_math_renderer = "mathml"
 
