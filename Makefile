@@ -16,10 +16,10 @@ export JUPYTER_PREFER_ENV_PATH := 1
 help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-study: $(READY)  ## run every notebook in batch; write results/, figures/ and the scorecard (STUDY_ARGS='--only 02,05')
+study: $(READY)  ## run every notebook in batch; write results/, its figures and the scorecard (STUDY_ARGS='--only 02,05')
 	$(BIN)/mmchar study $(STUDY_ARGS)
 
-rendered: $(READY)  ## run the study and refresh notebooks/rendered/ (STUDY_ARGS)
+rendered: $(READY)  ## run the study and refresh notebooks/rendered/ and figures/ (STUDY_ARGS)
 	$(BIN)/mmchar study --render notebooks/rendered $(STUDY_ARGS)
 
 zoo-page: $(READY)  ## count the whole zoo and write docs/zoo.md

@@ -11,7 +11,6 @@ from mmchar.runs.campaign.measured import write_point
 PARAMETERS = """\
 # what to run
 out_dir = "../results/{stem}"  # where the result goes
-figures_dir = "../figures"     # figures, shared by all
 model = "stable-diffusion-1.5"  # model, a name from `mmchar models`
 steps = 50                      # denoising steps = how often the U-Net runs
 guidance: float = 7.5           # guidance scale, > 1 doubles the batch

@@ -14,7 +14,7 @@ from mmchar.files import checksum, sealed
 from mmchar.models.loading import ZOO, get_spec, load
 from mmchar.runs.batch import run_notebook
 from mmchar.runs.notebooks import render
-from mmchar.runs.records import read_result, save_measured, save_result
+from mmchar.runs.records import Drawn, read_result, save_measured, save_result
 from mmchar.runs.scorecard import as_markdown
 
 ROOT = Path(__file__).parents[1]
@@ -192,7 +192,7 @@ def test_no_name_of_a_table_a_figure_or_a_model_is_a_path(name, tmp_path):
     with pytest.raises(ValueError, match="cannot be a file name"):
         save_result(out, notebook="x", parameters={}, tables={name: table})
     with pytest.raises(ValueError, match="cannot be a file name"):
-        save_result(out, notebook="x", parameters={}, tables={"t": table}, figures={name: (None, "caption")})
+        save_result(out, notebook="x", parameters={}, tables={"t": table}, figures={name: Drawn(None, "caption", "t")})
     if name:
         with pytest.raises(ValueError, match="cannot be a file name"):
             save_measured(out, table.copy().assign(model=name).pipe(with_model, name))

@@ -83,7 +83,7 @@ def _errors(table: pd.DataFrame, problems: Sequence[str], args: argparse.Namespa
     if not table.empty:
         save(table, args.out)
         if args.figure:
-            from mmchar.study.projection_plots import save_predicted_against_measured
+            from mmchar.study.drawing.projection_plots import save_predicted_against_measured
 
             save_predicted_against_measured(table, args.figure)
         lines = [aligned(errors.round(1)) + "\n" for errors in (summary(table), by_kind(table))]

@@ -1,6 +1,6 @@
 """Models as data: what is known of one, read from its file and checked before anything is made of it.
 
-``docs/add_a_model.md`` describes the file; ``mmchar models --schema`` prints its JSON Schema, for editors.
+``docs/howto/own_model.md`` describes the file; ``mmchar models --schema`` prints its JSON Schema, for editors.
 """
 
 import json

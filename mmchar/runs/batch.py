@@ -210,9 +210,9 @@ def execute(
     """Exit code of papermill, and "timed out" or "interrupted" where it was ended from here.
 
     The notebook is run in its own folder. The folder `new` gets the log, and the executed notebook as `part_file`.
-    Every process of the run has ``MMCHAR_RUN``, that folder, and ``MMCHAR_RUN_ID`` in its environment.
+    Every process of the run has ``MMCHAR_RUN``, that folder, in its environment.
     """
-    environment = {"HF_HUB_OFFLINE": "1", **os.environ, "MMCHAR_RUN": str(new), "MMCHAR_RUN_ID": id_}
+    environment = {"HF_HUB_OFFLINE": "1", **os.environ, "MMCHAR_RUN": str(new)}
     environment |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "JUPYTER_PREFER_ENV_PATH": "1"}
     quiet = [os.environ.get("PYTHONWARNINGS", ""), "ignore:IProgress not found"]  # tqdm's advice names its own path
     environment |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONWARNINGS": ",".join(filter(None, quiet))}

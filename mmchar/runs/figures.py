@@ -1,31 +1,32 @@
-"""Figures on disk: svg, png, and a caption that says what the figure was made from."""
+"""Figures on disk: svg, png, the table that is drawn, and a caption that says what it was made from."""
 
 import io
-import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmchar.files import atomic_write, check_file_name
 from mmchar.provenance import versions
+from mmchar.tables import write_table
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 
-def save_figure(
-    figure: "Figure", name: str, caption: str, *, figures_dir: str | Path, tables: Iterable["pd.DataFrame"] = ()
-) -> Path:
-    """The SVG's path; beside it go a PNG (150 dpi) and ``name.md``: the caption, and what `tables` say it is made from.
+MOST_ROWS = 10_000  # a longer table is not written beside its figure; the result has it as parquet
 
-    `caption` says what is to be seen, with units; models, GPUs and kinds of time are read from columns of the tables.
+
+def save_figure(
+    figure: "Figure", name: str, caption: str, *, figures_dir: str | Path, table: "pd.DataFrame"
+) -> list[Path]:
+    """Paths of the figure as SVG and PNG (150 dpi), of ``name.md``, its caption, and of the table drawn as CSV.
+
+    `caption` says what is to be seen, with units; models, GPUs and kinds of time are read from columns of the table.
     """
     path = Path(figures_dir) / f"{check_file_name(name)}.svg"
-    for suffix in (".svg", ".png"):
-        atomic_write(path.with_suffix(suffix), figure_bytes(figure, suffix))
-    atomic_write(path.with_suffix(".md"), f"{caption.strip()}\n\n{_made_from(list(tables))}\n")
-    return path
+    written = [atomic_write(path.with_suffix(end), figure_bytes(figure, end)) for end in (".svg", ".png")]
+    written.append(atomic_write(path.with_suffix(".md"), f"{caption.strip()}\n\n{_made_from(table)}\n"))
+    return written + [write_table(path.with_suffix(".csv"), table)] * (len(table) <= MOST_ROWS)
 
 
 def figure_bytes(figure: "Figure", suffix: str) -> bytes:
@@ -39,16 +40,20 @@ def figure_bytes(figure: "Figure", suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def _made_from(tables: list["pd.DataFrame"]) -> str:
-    """One sentence: models, GPUs, kinds of time, the run that draws the figure, those in ``run_id``, and versions."""
+def write_figure(figure: "Figure", path: str | Path) -> Path:
+    """The path of a figure that stands alone, as PNG or SVG by suffix; the figure is closed."""
+    from matplotlib import pyplot as plt
 
-    def seen(column: str) -> list[str]:
-        cells = (str(cell) for table in tables if column in table.columns for cell in table[column].dropna().unique())
-        return [cell for cell in cells if cell]
+    content = figure_bytes(figure, Path(path).suffix)
+    plt.close(figure)
+    return atomic_write(Path(path), content)
 
-    own = os.environ.get("MMCHAR_RUN_ID")  # set by a batch; a figure drawn by hand belongs to no run
-    lists = {"models": seen("model"), "GPU": seen("gpu"), "time": seen("time_kind")}
-    lists["run"] = ([own] if own else []) + seen("run_id")
+
+def _made_from(table: "pd.DataFrame") -> str:
+    """One sentence: models, GPUs, kinds of time, the runs in ``run_id``, and versions."""
+    columns = {"models": "model", "GPU": "gpu", "time": "time_kind", "run": "run_id"}
+    found = {label: table[column].dropna() for label, column in columns.items() if column in table}
+    lists = {label: [str(cell) for cell in cells.unique() if cell != ""] for label, cells in found.items()}
     parts = [f"{label}: {', '.join(dict.fromkeys(cells))}" for label, cells in lists.items() if cells]
     made_by = ", ".join(f"{name} {version}" for name, version in versions().items() if version)
     return "Made from " + "; ".join([*parts, f"versions: {made_by}"]) + "."

@@ -16,7 +16,7 @@ from mmchar.provenance import SOURCE, machine, versions
 from mmchar.runs.notebooks import cell_source, cell_tags, is_added, load_notebook
 from mmchar.runs.parameters import read_parameters
 
-WHERE = ("out_dir", "figures_dir", "progress")  # parameters that say nothing about what a result is
+WHERE = ("out_dir", "progress")  # parameters that say nothing about what a result is
 PACKAGE = Path(__file__).parents[1]
 BATCH = ("cli", "runs")  # these rooms start runs and look at them; no number in a notebook comes from them
 _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

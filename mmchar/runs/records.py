@@ -11,7 +11,7 @@ import shutil
 import uuid
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 from mmchar.files import (
     atomic_write,
@@ -53,6 +53,14 @@ def attempt_folder(out_dir: Path) -> Path:
     return out_dir.with_name(f".{out_dir.name}.new")
 
 
+class Drawn(NamedTuple):
+    """A figure of a result: its caption, and the name of the table that it shows."""
+
+    figure: "Figure"
+    caption: str
+    table: str
+
+
 class SkipRun(Exception):
     """Raised by a notebook that cannot run here, with the reason: ``raise SkipRun("needs an NVIDIA GPU")``."""
 
@@ -63,18 +71,16 @@ def save_result(
     notebook: str,
     parameters: dict[str, Any],
     tables: dict[str, "pd.DataFrame"],
-    figures: dict[str, tuple["Figure", str]] | None = None,
+    figures: dict[str, "Drawn"] | None = None,
     checks: Any = (),
-    figures_dir: str | Path | None = None,
 ) -> Path:
     """Path of ``result.json``, written after everything that it names.
 
     A result that was there before is good until the new one is complete, and then removed; a damaged one is set aside.
-    `notebook` is the name of its file without suffix; of its `parameters`, ``out_dir`` and ``figures_dir`` say where,
-    not what, and are not recorded. There is at least one table; it goes to ``tables/<name>.parquet``, and to CSV as
-    well up to 1000 rows. `figures` are (figure, caption) by name, and `figures_dir` gets a copy of each. `checks`, a
-    list of dicts or a DataFrame, set expectation against result: ``claim`` or ``name``, ``expected``, ``got``,
-    ``verdict``.
+    `notebook` is the name of its file without suffix; of its `parameters`, ``out_dir`` says where, not
+    what, and is not recorded. There is at least one table; it goes to ``tables/<name>.parquet``, and to CSV as well up
+    to 1000 rows. `checks`, a list of dicts or a DataFrame, set expectation against result: ``claim`` or ``name``,
+    ``expected``, ``got``, ``verdict``.
     """
     out_dir, figures = Path(out_dir), figures or {}
     for name in (*tables, *figures):
@@ -84,10 +90,9 @@ def save_result(
     result = {
         "schema": SCHEMA,
         "notebook": notebook,
-        "parameters": plain({k: v for k, v in parameters.items() if k not in ("out_dir", "figures_dir")}),
+        "parameters": plain({k: v for k, v in parameters.items() if k != "out_dir"}),
         "checks": [_check(check) for check in (checks.to_dict("records") if hasattr(checks, "to_dict") else checks)],
-        "figures": {name: caption for name, (_, caption) in figures.items()},
-        "shared": bool(figures_dir),
+        "figures": {name: drawn.caption for name, drawn in figures.items()},
         "provenance": provenance(),
     }
     if os.environ.get("MMCHAR_RUN") == str(attempt_folder(out_dir.resolve())):
@@ -97,11 +102,11 @@ def save_result(
         if line := set_aside_damaged(folder):
             warnings.warn(line, stacklevel=2)
         if not (folder / "result.json").exists():
-            _write_result(folder, result, tables, figures, figures_dir)
+            _write_result(folder, result, tables, figures)
             return out_dir / "result.json"
     new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        _write_result(new, result, tables, figures, figures_dir)
+        _write_result(new, result, tables, figures)
         replace_result(folder, new)
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -127,7 +132,7 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
-def _write_result(out_dir: Path, result: dict, tables: dict, figures: dict, shared: str | Path | None) -> None:
+def _write_result(out_dir: Path, result: dict, tables: dict, figures: dict) -> None:
     entries: dict[str, dict[str, Any]] = {}
     for name, table in tables.items():
         files = [f"tables/{name}.parquet"] + ([f"tables/{name}.csv"] if len(table) <= SMALL_ROWS else [])
@@ -135,12 +140,8 @@ def _write_result(out_dir: Path, result: dict, tables: dict, figures: dict, shar
             write_table(out_dir / file, table)
         entries[name] = {"files": files, "rows": len(table), "columns": [str(column) for column in table.columns]}
     paths = [out_dir / file for entry in entries.values() for file in entry["files"]]
-    for name, (figure, caption) in figures.items():
-        path = save_figure(figure, name, caption, figures_dir=out_dir / "figures", tables=tables.values())
-        paths += [path.with_suffix(suffix) for suffix in (".svg", ".png", ".md")]
-    for path in paths:
-        if shared and path.parent.name == "figures":
-            atomic_write(Path(shared) / path.name, path.read_bytes())
+    for name, (figure, caption, table) in figures.items():
+        paths += save_figure(figure, name, caption, figures_dir=out_dir / "figures", table=tables[table])
     named = {path.relative_to(out_dir).as_posix(): checksum(path.read_bytes()) for path in paths}
     text = json.dumps(sealed(result | {"tables": entries, "files": named}), indent=1, allow_nan=False)
     atomic_write(out_dir / "result.json", text + "\n")

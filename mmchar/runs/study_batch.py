@@ -9,7 +9,7 @@ from typing import Any
 from mmchar.files import atomic_write
 from mmchar.projection.data_sheets import get_gpu
 from mmchar.runs import slurm as cluster
-from mmchar.runs.batch import KEPT, Run, RunStatus, plan_one, relative_path, require_papermill, run_one
+from mmchar.runs.batch import KEPT, Run, RunStatus, plan_one, require_papermill, run_one
 from mmchar.runs.engine import Stop, run_all
 from mmchar.runs.notebooks import render
 from mmchar.runs.parameters import check_parameters, read_parameters
@@ -36,14 +36,14 @@ def study(
     """How each ``NN_*.ipynb`` of a folder ended, in order; shows progress on stderr and prints one line per run.
 
     Every parameter of every run is checked before the first one starts; the others go on after a failure. What has its
-    good result in `results_dir` already (see `identity`) is kept unless with `force`, and its figures are copied to
-    `figures_dir` where they are missing. Then ``scorecard.md`` and ``scorecard.csv`` in `figures_dir` list the checks
-    of all good results in `results_dir`; rows of notebooks that were not asked for and have no result there stay.
+    good result in `results_dir` already (see `identity`) is kept unless with `force`. Figures of all good runs are
+    copied to `figures_dir`, where ``scorecard.md`` and ``scorecard.csv`` list the checks of all good results in
+    `results_dir`; rows of notebooks that were not asked for and have no result there stay.
 
-    `only` names notebooks by number, as ``"02,05"``. `gpu`, `quick` and `figures_dir` go to every notebook that has
-    such a parameter; figures to ``figures`` beside `notebooks_dir`, or inside `results_dir` when `quick`, if not given.
+    `only` names notebooks by number, as ``"02,05"``. `gpu` and `quick` go to every notebook that has such a parameter.
     `jobs` run at a time (measured times are only worth something with 1), each for `timeout_s` at most. `render_dir`
-    gets a copy for readers of every good run's notebook; a run whose copy is refused ends as not rendered. A `dry_run`
+    gets a copy for readers of every good run's notebook; a run whose copy is refused ends as not rendered.
+    `figures_dir` is ``figures`` in `results_dir`, and beside `notebooks_dir` where notebooks are rendered. A `dry_run`
     prints what would run, and why, and writes nothing. With `slurm` the runs go to a cluster as one job array, and a
     good result of other hardware is kept too, as this machine runs nothing.
     """
@@ -53,8 +53,8 @@ def study(
     if gpu is not None:
         get_gpu(gpu)
     folder, results_dir = Path(notebooks_dir).resolve(), Path(results_dir)
-    figures = Path(figures_dir or (results_dir if quick else folder.parent) / "figures")
-    everywhere = {"gpu": gpu, "quick": quick or None, "figures_dir": relative_path(figures, folder)}
+    figures = Path(figures_dir or (folder.parent if render_dir and not quick else results_dir) / "figures")
+    everywhere = {"gpu": gpu, "quick": quick or None}
     notebooks = _selected(folder, only)
     runs = _wanted(notebooks, results_dir, {k: v for k, v in everywhere.items() if v is not None}, force=force)
     plan = [plan_one(run, any_hardware=slurm is not None) for run in runs]
@@ -63,7 +63,7 @@ def study(
         return plan
     statuses = _run_missing(runs, plan, jobs, timeout_s, slurm)
     for run, status in zip(runs, statuses, strict=True):
-        if status.status == "ok" and status.message == KEPT:
+        if status.status == "ok":
             _share_figures(run.out_dir, figures)
     if render_dir:
         statuses = [_render(run, results_dir, Path(render_dir)) for run in statuses]
@@ -140,9 +140,8 @@ def _line(run: RunStatus, width: int = 0) -> str:
 
 
 def _share_figures(out_dir: Path, figures: Path) -> None:
-    """Copy the figures of a kept run to the folder of all, as the run itself did, where they are missing or differ."""
-    result = run_state(out_dir)[1]
-    for file in result["files"] if result.get("shared") else ():
+    """Copy the figures of a run to the folder of all, where they are missing or differ."""
+    for file in run_state(out_dir)[1].get("files", ()):
         data, shared = (out_dir / file).read_bytes(), figures / Path(file).name
         if file.startswith("figures/") and not (shared.is_file() and shared.read_bytes() == data):
             atomic_write(shared, data)

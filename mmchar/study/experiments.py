@@ -51,13 +51,14 @@ DECODE_FAMILIES, PARALLEL_FAMILIES, DIFFUSION_FAMILIES = (
 CONVOLUTIONAL = (*(family for family in DIFFUSION_FAMILIES if family != "diffusion_transformer"), "video_cascade")
 
 
-def in_order(models: str, *, among: Sequence[str] = ()) -> list[str]:
+def in_order(models: str | Sequence[str], *, among: Sequence[str] = ()) -> list[str]:
     """Names of the models asked for, by family from language models to video diffusion, then by year and size.
 
-    ``models`` are zoo names separated by commas, or ``all``, which stands for those ``among``; by default the models of
-    the paper that the notebooks reproduce. Raises a ValueError for an unknown name.
+    ``models`` are zoo names, separated by commas or in a list, or ``all``, which stands for those ``among``; by default
+    the models of the paper that the notebooks reproduce. Raises a ValueError for an unknown name.
     """
-    names = [name.strip() for name in models.split(",")] if models != "all" else list(among) or zoo_names(PAPER)
+    given = models.split(",") if isinstance(models, str) else models
+    names = [str(name).strip() for name in given] if list(given) != ["all"] else list(among) or zoo_names(PAPER)
     specs = {name: get_spec(name) for name in names}
     order = [*FAMILY_ORDER, *sorted({spec.family for spec in specs.values()} - set(FAMILY_ORDER))]
     size = {name: sum(part.published_params or 0 for part in spec.components.values()) for name, spec in specs.items()}

@@ -18,7 +18,7 @@ from mmchar.models.loading import get_spec, load, zoo_names
 from mmchar.provenance import SOURCE
 from mmchar.request import Limit, Request
 
-PAGE = (SOURCE / "docs" / "add_a_model.md").read_text(encoding="utf-8")
+PAGE = (SOURCE / "docs" / "howto" / "own_model.md").read_text(encoding="utf-8")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 

@@ -5,7 +5,7 @@ import pytest
 
 import mmchar
 from mmchar.projection.scaling import on_gpus, on_several
-from mmchar.study import projection_plots as draw
+from mmchar.study.drawing import projection_plots as draw
 
 mpl.use("agg")
 FLUX = "flux.1-dev"

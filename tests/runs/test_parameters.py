@@ -15,7 +15,7 @@ def notebook(tmp_path):
 
 def test_parameters_are_read_with_defaults_types_and_help(notebook):
     found = read_parameters(notebook)
-    assert list(found) == ["out_dir", "figures_dir", "model", "steps", "guidance", "quick", "sizes", "note"]
+    assert list(found) == ["out_dir", "model", "steps", "guidance", "quick", "sizes", "note"]
     assert found["steps"] == Parameter("steps", 50, int, "denoising steps = how often the U-Net runs")
     assert found["guidance"] == Parameter("guidance", 7.5, float, "guidance scale, > 1 doubles the batch")
     assert found["sizes"] == Parameter("sizes", [256, 512], list, "image sizes, pixels")
@@ -93,5 +93,5 @@ def test_a_value_of_another_type_is_refused(notebook, name, value):
 def test_an_unknown_name_is_refused_with_the_nearest(notebook):
     with pytest.raises(ValueError, match="02_x.ipynb has no parameter 'step'; did you mean 'steps'?"):
         check_parameters(notebook, {"step": 5})
-    with pytest.raises(ValueError, match="has no parameter 'zzz'; it has out_dir, figures_dir, model"):
+    with pytest.raises(ValueError, match="has no parameter 'zzz'; it has out_dir, model"):
         check_parameters(notebook, {"zzz": 5})

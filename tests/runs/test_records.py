@@ -46,7 +46,7 @@ axes.fill_between([1, 2], [3, 4], hatch="//")
 axes.legend()
 axes.set_xlabel("time (s)")
 table = pd.DataFrame({"model": ["sd", "sd", "llama"], "time_kind": ["projected", "", "measured"]})
-save_figure(figure, "02_share", "Share of time.", figures_dir=sys.argv[1], tables=[table])
+save_figure(figure, "02_share", "Share of time.", figures_dir=sys.argv[1], table=table)
 """
 
 
@@ -54,7 +54,7 @@ def test_a_figure_is_the_same_in_two_processes_and_says_what_it_was_made_from(tm
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONPATH": str(provenance.SOURCE), "PYTHONHASHSEED": seed}
         subprocess.run([sys.executable, "-c", FIGURE, str(tmp_path / seed)], check=True, env=environment)
-    assert files_in(tmp_path / "1") == ["02_share.md", "02_share.png", "02_share.svg"]
+    assert files_in(tmp_path / "1") == ["02_share.csv", "02_share.md", "02_share.png", "02_share.svg"]
     for name in files_in(tmp_path / "1"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
     caption = (tmp_path / "1" / "02_share.md").read_text()
@@ -67,7 +67,7 @@ def test_a_figure_is_the_same_in_two_processes_and_says_what_it_was_made_from(tm
 def test_a_figure_cannot_leave_its_folder(tmp_path):
     for name in ("../a", "/a", "a/b", "", ".hidden", "a\n", "a..b"):
         with pytest.raises(ValueError, match="cannot be a file name") as caught:
-            figures.save_figure(None, name, "", figures_dir=tmp_path)
+            figures.save_figure(None, name, "", figures_dir=tmp_path, table=make_table())
         one_line(caught)
 
 
@@ -77,7 +77,7 @@ def test_a_figure_cannot_leave_its_folder(tmp_path):
 def test_a_result_is_read_back_with_its_tables_and_checks(tmp_path, table, save):
     from matplotlib.figure import Figure
 
-    path = save(figures={"02_share": (Figure(), "Share.")}, figures_dir=tmp_path / "figures")
+    path = save(figures={"02_share": records.Drawn(Figure(), "Share.", "breakdown")})
     result = records.read_result(path.parent)
     assert result["notebook"] == "02_x" and result["parameters"] == {"batch": 1}
     assert result["checks"] == [{"claim": "attention share", "expected": 0.4, "got": None, "verdict": "differs"}]
@@ -87,7 +87,9 @@ def test_a_result_is_read_back_with_its_tables_and_checks(tmp_path, table, save)
     }  # fmt: skip
     pd.testing.assert_frame_equal(tables.read_table(path.parent / entry["files"][0]), table)
     assert sorted([*result["files"], "result.json"]) == files_in(path.parent)
-    assert files_in(tmp_path / "figures") == ["02_share.md", "02_share.png", "02_share.svg"]
+    drawn = [f"figures/02_share.{suffix}" for suffix in ("csv", "md", "png", "svg")]
+    assert [file for file in files_in(path.parent) if file.startswith("figures/")] == drawn
+    assert (path.parent / drawn[0]).read_bytes() == (path.parent / "tables/breakdown.csv").read_bytes()
 
 
 def test_a_long_table_has_no_csv_and_checks_may_be_a_table(save):

@@ -19,7 +19,7 @@ def save(folder, *, steps=50, got=1.5, scale=1.0, torch="2.13.0", id_="012345678
     from matplotlib.figure import Figure
 
     table = make_table().assign(time_s=[0.5 * scale, 1.5 * scale, 1.0 * scale])
-    given = {"tables": {"t": table}, "figures": {"02_share": (Figure(), "Share of time.")}}
+    given = {"tables": {"t": table}, "figures": {"02_share": records.Drawn(Figure(), "Share of time.", "t")}}
     given |= {"checks": [CHECK | {"got": got}], "parameters": {"steps": steps, "gpu": "h100-sxm"}}
     path = records.save_result(folder, notebook="02_x", **given)
     identity = {"cells": ["a", f"b{steps}"], "package": "p", "data": "d", "hardware": {"cpu": "x"}}

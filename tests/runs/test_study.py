@@ -65,14 +65,14 @@ def test_a_study_with_no_runs_is_not_good():
     assert study_exit_code([]) == 1
 
 
-def test_gpu_quick_and_figures_dir_go_to_the_notebooks_that_have_them(folder, started):
+def test_gpu_and_quick_go_to_the_notebooks_that_have_them(folder, started):
     make_notebook(folder / "07_gpu.ipynb", SAVE, parameters='out_dir = "a"\ngpu = "a100-80gb"  # name')
     study(folder, folder.parent / "results", gpu="h200-sxm", quick=True)
-    assert dict(started)["02_x"] == {"quick": True, "figures_dir": "../results/figures"}
+    assert dict(started)["02_x"] == {"quick": True}
     assert dict(started)["07_gpu"] == {"gpu": "h200-sxm"}
     started.clear()
-    study(folder, folder.parent / "results", figures_dir=folder.parent / "pictures")
-    assert dict(started) == {s: {"figures_dir": "../pictures"} for s in ("00_start", "02_x", "05_y")} | {"07_gpu": {}}
+    study(folder, folder.parent / "results")
+    assert dict(started) == {stem: {} for stem in ("00_start", "02_x", "05_y", "07_gpu")}
 
 
 @pytest.mark.parametrize(
@@ -160,12 +160,15 @@ def checked(monkeypatch):
 def test_a_study_writes_the_scorecard_of_all_good_results(folder, checked, capsys):
     root = folder.parent
     study(folder, root / "results", only="0,2")
-    assert capsys.readouterr().out.splitlines()[-1] == f"4 checks: 2 agree, 2 differ; see {root}/figures/scorecard.md"
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == f"4 checks: 2 agree, 2 differ; see {root}/results/figures/scorecard.md"
+    )
     study(folder, root / "results", only="5")
-    table = read_table(root / "figures" / "scorecard.csv")
+    table = read_table(root / "results" / "figures" / "scorecard.csv")
     assert table["notebook"].tolist() == ["00_start"] * 2 + ["02_x"] * 2 + ["05_y"] * 2
     assert table["verdict"].tolist() == ["agrees", "differs"] * 3
-    text = (root / "figures" / "scorecard.md").read_text()
+    text = (root / "results" / "figures" / "scorecard.md").read_text()
     assert "6 checks: 3 agree, 3 differ." in text
     assert r"| 02_x | c003 | gain \| ratio | 1.1 to 2.5 | 1.812 | agrees |" in text
     assert "| 05_y |  | lengths | 64, 4096 |  | differs |" in text
@@ -173,11 +176,12 @@ def test_a_study_writes_the_scorecard_of_all_good_results(folder, checked, capsy
 
 def test_quick_results_never_come_into_the_scorecard_of_a_study(folder, checked):
     root = folder.parent
+    figures = root / "results" / "figures"
     study(folder, root / "results", quick=True)
-    assert len(read_table(root / "results" / "figures" / "scorecard.csv")) == 6
-    assert not (root / "figures").exists()
+    assert len(read_table(figures / "scorecard.csv")) == 6
+    (figures / "scorecard.csv").unlink()
     study(folder, root / "results", only="2")
-    assert set(read_table(root / "figures" / "scorecard.csv")["notebook"]) == {"02_x"}
+    assert set(read_table(figures / "scorecard.csv")["notebook"]) == {"02_x"}
 
 
 def test_a_scorecard_that_cannot_be_written_is_named(folder, checked):
@@ -189,17 +193,17 @@ def test_a_scorecard_that_cannot_be_written_is_named(folder, checked):
 
 def test_a_fresh_clone_keeps_the_rows_of_notebooks_that_it_does_not_run(folder, checked, tmp_path):
     root = folder.parent
-    study(folder, root / "results")
-    study(folder, tmp_path / "fresh", only="2")
+    study(folder, root / "results", figures_dir=root / "figures")
+    study(folder, tmp_path / "fresh", only="2", figures_dir=root / "figures")
     table = read_table(root / "figures" / "scorecard.csv")
     assert table["notebook"].tolist() == ["00_start"] * 2 + ["02_x"] * 2 + ["05_y"] * 2
     (folder / "05_y.ipynb").unlink()  # rows of a notebook that is gone go with it
-    study(folder, tmp_path / "fresh", only="2")
+    study(folder, tmp_path / "fresh", only="2", figures_dir=root / "figures")
     assert read_table(root / "figures" / "scorecard.csv")["notebook"].tolist() == ["00_start"] * 2 + ["02_x"] * 2
 
 
 def test_a_damaged_scorecard_is_set_aside_and_named(folder, checked, capsys):
-    figures = folder.parent / "figures"
+    figures = folder.parent / "results" / "figures"
     study(folder, folder.parent / "results", only="0")
     (figures / "scorecard.csv").write_text("notebook\n0,0,0\n")
     study(folder, folder.parent / "results", only="2")
@@ -338,10 +342,10 @@ def test_a_rendered_notebook_has_outputs_but_no_times_and_is_stable(ran, tmp_pat
 
 FIGURE = """\
 from matplotlib.figure import Figure
-figures = {"%s_f": (Figure(), "A caption.")}
+figures = {"%s_f": Drawn(Figure(), "A caption.", "t")}
 result = dict(parameters={"steps": steps}, tables={"t": pd.DataFrame({"a": [steps]})}, figures=figures)
 checks = [{"name": "steps", "expected": 50, "got": steps, "verdict": "agrees"}]
-save_result(out_dir, notebook="%s", figures_dir=figures_dir, checks=checks, **result)"""
+save_result(out_dir, notebook="%s", checks=checks, **result)"""
 
 
 def snapshot(root):
@@ -353,7 +357,7 @@ def snapshot(root):
 @pytest.mark.slow
 def test_a_second_start_does_what_is_missing_and_nothing_else(tmp_path, kernels, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    imports = "import pandas as pd\nfrom mmchar.runs.records import save_result"
+    imports = "import pandas as pd\nfrom mmchar.runs.records import Drawn, save_result"
     for stem in ("01_a", "02_b"):
         once = f"open('../ran_{stem}', 'a').write('x')"
         make_notebook(tmp_path / "notebooks" / f"{stem}.ipynb", once, imports, FIGURE % (stem, stem))
@@ -371,24 +375,22 @@ def test_a_second_start_does_what_is_missing_and_nothing_else(tmp_path, kernels,
     assert not (tmp_path / "results").exists()
     assert main(["study"]) == 0 and ran() == [1, 1]
     id_ = read_runs("results")["id"][0]
-    caption = (tmp_path / "figures" / "01_a_f.md").read_text()
-    assert caption.startswith("A caption.\n\nMade from run: ") and id_ in caption  # from a figure to its run
     assert main(["runs", "show", id_]) == 0 and "A caption." in capsys.readouterr().out
 
     before = snapshot(tmp_path)
     assert plan()[1] == ["01_a  kept", "02_b  kept", "0 of 2 would run, 2 kept; nothing was done"]
     assert plan("--force")[1][0] == "01_a  to run  forced"
     assert snapshot(tmp_path) == before
-    (tmp_path / "figures" / "01_a_f.svg").unlink()
-    (tmp_path / "figures" / "02_b_f.md").write_text("of another run")
+    (tmp_path / "results/figures/01_a_f.svg").unlink()
+    (tmp_path / "results/figures/02_b_f.md").write_text("of another run")
     path = tmp_path / "notebooks" / "02_b.ipynb"
     text = path.read_text()
     path.write_text(text.replace("# A question?", "# Another question?"))
     assert main(["study"]) == 0 and ran() == [1, 1]
     assert capsys.readouterr().out.splitlines()[1].split() == ["01_a", "ok", "0.0", "kept"]
-    now = snapshot(tmp_path / "figures")
+    now = snapshot(tmp_path / "results/figures")
     assert {name: data for name, (data, _) in now.items()} == {
-        name.removeprefix("figures/"): data for name, (data, _) in before.items() if name.startswith("figures/")
+        name.removeprefix("results/figures/"): data for name, (data, _) in before.items() if "results/figures/" in name
     }
 
     path.write_text(text.replace('"source": "import pandas', '"source": "1 / 0\\nimport pandas'))
@@ -397,9 +399,10 @@ def test_a_second_start_does_what_is_missing_and_nothing_else(tmp_path, kernels,
     assert plan()[1][-2] == "02_b  to run  last time it failed: ZeroDivisionError: division by zero"
     runs = read_runs("results").set_index("run")
     assert runs.loc["02_b", ["status", "cell", "checks"]].tolist() == ["failed", 4, 1]  # the earlier result is good
-    assert set(read_table("figures/scorecard.csv")["notebook"]) == {"01_a", "02_b"}
+    assert set(read_table("results/figures/scorecard.csv")["notebook"]) == {"01_a", "02_b"}
     assert (
-        "Of an earlier run, as the latest did not end well: 02_b.\n" in (tmp_path / "figures/scorecard.md").read_text()
+        "Of an earlier run, as the latest did not end well: 02_b.\n"
+        in (tmp_path / "results/figures/scorecard.md").read_text()
     )
     assert read_result("results/02_b") and "1 / 0" in (tmp_path / "results/02_b/02_b.latest.ipynb").read_text()
     assert "1 / 0" not in (tmp_path / "results/02_b/02_b.ipynb").read_text()

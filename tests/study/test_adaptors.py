@@ -5,8 +5,9 @@ import pytest
 
 from mmchar import Request, count
 from mmchar.models.loading import get_spec
-from mmchar.study import adaptors, plots
-from mmchar.study.adaptors import (
+from mmchar.study.drawing import plots
+from mmchar.study.questions import adaptors
+from mmchar.study.questions.adaptors import (
     adaptor_of,
     count_images,
     first_token,

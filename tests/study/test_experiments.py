@@ -26,7 +26,8 @@ def test_models_are_ordered_by_family_and_an_unknown_one_is_refused():
         "stable-diffusion-1.5",
         "make-a-video",
     ]
-    assert in_order("all", among=["imagen"]) == ["imagen"]
+    assert in_order("all", among=["imagen"]) == in_order(["all"], among=["imagen"]) == ["imagen"]
+    assert in_order(["make-a-video", "llama-2-7b"]) == ["llama-2-7b", "make-a-video"]  # as papermill's -y gives it
     with pytest.raises(ValueError, match="unknown model 'sd'"):
         in_order("sd")
 

@@ -4,8 +4,15 @@ import pandas as pd
 import pytest
 
 from mmchar import count, project
-from mmchar.study import fewer_steps
-from mmchar.study.fewer_steps import VARIANTS, at_calls, cached_gains, call_costs, half_remains, scheduler_calls
+from mmchar.study.questions import fewer_steps
+from mmchar.study.questions.fewer_steps import (
+    VARIANTS,
+    at_calls,
+    cached_gains,
+    call_costs,
+    half_remains,
+    scheduler_calls,
+)
 
 GPU, SD, PIXART = "a100-80gb", "stable-diffusion-1.5", "pixart-sigma-1024"
 
@@ -80,7 +87,7 @@ def test_bad_input_ends_in_one_line():
 def test_what_remains_is_drawn_by_model_and_guidance():
     rows = fewer_steps.curve(SD, 1.0, [1, 4], gpu=GPU, tiny=True)
     assert rows["guidance"].tolist() == ["none", "none"] and rows["remains"].is_monotonic_decreasing
-    ax = fewer_steps.remains_by_calls(rows, title="t")
+    ax = fewer_steps.remains_by_calls(rows)
     assert ax.get_xscale() == "log" and "%" in ax.get_ylabel()
     with pytest.raises(ValueError, match="figure needs column guidance"):
         fewer_steps.remains_by_calls(rows.drop(columns="guidance"))

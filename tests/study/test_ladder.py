@@ -16,9 +16,9 @@ from mmchar.projection.decode_costs import (
     weight_bytes,
 )
 from mmchar.projection.efficiency import Efficiency
+from mmchar.study.drawing.projection_plots import ladder_bars
 from mmchar.study.experiments import per_unit_s
 from mmchar.study.projected_ladder import project_ladder, project_levers, project_rung, published_rungs
-from mmchar.study.projection_plots import ladder_bars
 
 GPU = "a100-80gb"
 

@@ -7,7 +7,7 @@ import pytest
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from mmchar.study import length_plots, look
+from mmchar.study.drawing import length_plots, look
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from mmchar.runs.records import read_result
 FOLDER = SOURCE / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
 RENDERED = sorted((FOLDER / "rendered").glob("*.ipynb"))
-WHERE_AND_HOW = {"out_dir", "figures_dir", "progress"}  # these say nothing about what a result is
+WHERE_AND_HOW = {"out_dir", "progress"}  # these say nothing about what a result is
 WORK = {"count", "project", "measure", "measure_time", "count_stage", "scorecard"}
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -56,6 +56,14 @@ def test_a_notebook_is_short(path):
     assert {number: lines for number, lines in long.items() if lines > 15} == {}
     functions = [node for _, tree in parsed(path) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     assert [node.name for node in functions if node.end_lineno - node.lineno + 1 > 3] == []
+    assert sum(1 for _, source in code for line in source.splitlines() if line.strip()) <= 80
+
+
+@every_notebook
+def test_a_notebook_has_no_boilerplate(path):
+    source = "\n".join(source for _, source in cells(path, "code"))
+    assert cells(path, "code")[-1][1] == "found.save()"
+    assert re.findall(r"filterwarnings|set_option|save_result|\bstyle\(\)", source) == []
 
 
 @every_notebook
@@ -75,9 +83,9 @@ def test_the_parameters_are_told_to_the_reader(path):
     tagged = [cell for cell in load_notebook(path)["cells"] if "parameters" in cell["metadata"].get("tags", [])]
     assert len(tagged) == 1
     parameters = read_parameters(path)
-    assert {"out_dir", "figures_dir", "gpu", "quick"} <= parameters.keys()
+    assert {"out_dir", "gpu", "quick", "progress"} <= parameters.keys()
     assert parameters["out_dir"].default == f"../results/{path.stem}"
-    assert parameters["figures_dir"].default == "../figures" and parameters["quick"].default is False
+    assert parameters["quick"].default is False
     assert [parameter.name for parameter in parameters.values() if not parameter.help] == []
 
 
@@ -115,7 +123,7 @@ MEASURED = {  # tables that hold what was measured beside something else
 @every_notebook
 def test_a_notebook_runs_on_small_parameters(path, tmp_path, kernels, measured_dir):
     out_dir = tmp_path / "results" / path.stem
-    given = {"quick": True, "figures_dir": str(tmp_path / "figures")}
+    given = {"quick": True}
     if "measured_dir" in read_parameters(path):
         given["measured_dir"] = str(measured_dir)
     run = run_notebook(path, out_dir, given, timeout_s=600)

@@ -8,7 +8,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from mmchar import Request, count
-from mmchar.study import length_plots, over_requests as over
+from mmchar.study.drawing import length_plots
+from mmchar.study.questions import over_requests as over
 
 GPU = "a100-80gb"
 UNET, SPEECH = "stable-diffusion-1.5", "seamless-m4t-v2-large-t2tt"

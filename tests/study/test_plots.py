@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from mmchar.study import look, plots
+from mmchar.study.drawing import look, plots
 from mmchar.study.experiments import FAMILY_ORDER
 
 

@@ -8,7 +8,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from mmchar import Request, count
-from mmchar.study import length_plots, still_true as still
+from mmchar.study.drawing import length_plots
+from mmchar.study.questions import still_true as still
 
 GPU = "a100-80gb"
 

@@ -4,12 +4,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from mmchar.runs.verdicts import HOLDS, IF, NOT, in_words
-from mmchar.study.look import PALETTE, axes, require, rows_from_top
+from mmchar.study.drawing.look import PALETTE, axes, require, rows_from_top
 
 COLORS = {HOLDS: PALETTE[0], IF: PALETTE[1], NOT: PALETTE[4]}
 _LEAST, _MOST = 0.02, 30.0  # of the paper's value; what lies beyond is drawn at the edge
@@ -49,6 +51,19 @@ def what_moves(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     rows_from_top(ax, list(names.str.wrap(46)), fontsize=7.5, lines=True)
     ax.tick_params(axis="x", labelsize=8)
     return ax
+
+
+def all_moves(moved: pd.DataFrame, card: pd.DataFrame) -> Figure:
+    """A panel of `what_moves` for each ``claim`` of several `scorecard.moves`, headed by what the `card` says of it."""
+    require(moved, "claim")
+    claims, named = list(moved.groupby("claim", sort=False)), card.set_index("id")
+    heights = [len(rows) + 3 for _, rows in claims]
+    size = {"figsize": (6.4, 0.25 * sum(heights)), "layout": "constrained"}
+    figure, axs = plt.subplots(len(claims), 1, height_ratios=heights, squeeze=False, **size)
+    for ax, (claim, rows) in zip(axs[:, 0], claims, strict=True):
+        what_moves(rows, ax=ax).set_title(f"{claim}  {named.loc[claim, 'short']}", fontsize=9)
+        ax.set_xlabel(f"ours ({named.loc[claim, 'our_unit']})", fontsize=8)
+    return figure
 
 
 def _draw(ax: Axes, at: int, row: Any) -> None:

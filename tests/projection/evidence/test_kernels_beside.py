@@ -6,7 +6,7 @@ import pytest
 from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.evidence.kernels import decoder_beside_projected, kernels_beside_projected
 from mmchar.provenance import REFERENCE
-from mmchar.study.projection_plots import decoder_by_kernel, kernels_beside
+from mmchar.study.drawing.projection_plots import decoder_by_kernel, kernels_beside
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from mmchar.projection.roofline import project
 from mmchar.projection.uncertainty import time_range
 from mmchar.provenance import package_versions
 from mmchar.request import Request
-from mmchar.study.look import PART_COLORS
+from mmchar.study.drawing.look import PART_COLORS
 from mmchar.study.zoo_page import ADAPTORS, kv_bytes
 
 SEEING = ("llava-v1-7b", "llava-1.5-7b", "llava-next-7b-mistral", "qwen2.5-vl-7b", "blip2-opt-2.7b",

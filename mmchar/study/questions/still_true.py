@@ -12,9 +12,9 @@ from mmchar.counting.cache import cached_table, source_hash
 from mmchar.counting.frame_shares import frame_shares
 from mmchar.models.loading import get_spec
 from mmchar.projection.roofline import project
+from mmchar.study.drawing.look import KIND_COLORS, PALETTE, amount, axes, require
+from mmchar.study.drawing.plots import sensitivity, stacked_shares
 from mmchar.study.experiments import verdict
-from mmchar.study.look import KIND_COLORS, PALETTE, amount, axes, require
-from mmchar.study.plots import sensitivity, stacked_shares
 
 # Of each kind and year what was used most: U-Nets, transformers, video, autoregressive, few steps.
 MODELS = (

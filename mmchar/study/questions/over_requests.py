@@ -13,9 +13,9 @@ from mmchar.models.loading import get_spec
 from mmchar.projection.decode_costs import token_rows, weight_bytes
 from mmchar.projection.roofline import project
 from mmchar.request import Request
+from mmchar.study.drawing.length_plots import Panels
 from mmchar.study.experiments import per_unit_s
-from mmchar.study.length_plots import Panels
-from mmchar.study.still_true import parts
+from mmchar.study.questions.still_true import parts
 from mmchar.tracing.attention import ITEM_BYTES, use_backend
 
 # For `length_plots.size_panels`: the label of a y axis, its scale, and the columns that it shows.

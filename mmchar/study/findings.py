@@ -1,0 +1,104 @@
+"""What one notebook finds: parameters, tables, figures and checks, told as they come and saved together at its end."""
+
+import ast
+import os
+import textwrap
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mmchar.faults import did_you_mean
+from mmchar.runs.records import Drawn, save_result
+from mmchar.study.drawing.look import style
+
+_INJECTED = "# Parameters\n"  # how papermill begins the cell that it puts in
+_SHOWN = {"display.precision": 3, "display.max_rows": 100, "display.width": 170, "display.max_colwidth": 60}
+
+
+class Findings:
+    """The record of one notebook; `begin` makes it."""
+
+    def __init__(self, notebook: str, *, out_dir: str, parameters: dict[str, Any]) -> None:
+        self.notebook, self.out_dir, self.parameters = notebook, out_dir, parameters
+        self.tables: dict[str, pd.DataFrame] = {}
+        self.figures: dict[str, Drawn] = {}
+        self._checks: list[dict[str, Any]] = []
+
+    def draw(self, name: str, drawn: Axes | Figure, table: pd.DataFrame, caption: str) -> None:
+        """Keep a figure with the table that it shows; the figure's name gets the notebook's number in front.
+
+        `caption` says what is to be seen, with units, GPU and the kind of time; its first sentence is the title of a
+        figure that has none.
+        """
+        figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
+        assert figure is not None  # axes without one cannot be drawn on
+        if not figure.get_suptitle() and not any(ax.get_title() for ax in figure.axes):
+            (figure.suptitle if isinstance(drawn, Figure) else drawn.set_title)(_title(caption), fontsize=10)
+        self.keep(name, table)
+        self.figures[f"{self.notebook[:2]}_{name}"] = Drawn(figure, caption, name)
+
+    def keep(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
+        """Keep a table, and give it back, so that a cell can end with it."""
+        self.tables[name] = table
+        return table
+
+    def check(self, name: str, *, expected: Any, got: Any, good: bool, claim: str = "") -> None:
+        """Hold an expectation against what came out; `claim` is an id of ``data/reference/claims.csv`` or ""."""
+        row = {"name": name, "expected": expected, "got": got, "verdict": "agrees" if good else "differs"}
+        self._checks.append({"claim": claim, **row} if claim else row)
+
+    def checks(self) -> pd.DataFrame:
+        """One row per check: claim, name, expected, got, verdict."""
+        return pd.DataFrame(self._checks, columns=["claim", "name", "expected", "got", "verdict"]).fillna({"claim": ""})
+
+    def save(self) -> None:
+        """Write tables, figures and checks to the folder of results, if there is one."""
+        if self.out_dir:
+            about = {"parameters": self.parameters, "tables": self.tables, "figures": self.figures}
+            save_result(self.out_dir, notebook=self.notebook, checks=self._checks, **about)
+
+
+def begin(notebook: str, out_dir: str, *, progress: bool = True, **parameters: Any) -> Findings:
+    """The record of a notebook that starts now; sets the look of its figures and tables.
+
+    `notebook` is the name of its file without suffix, `parameters` are those of its parameters cell: all of them, as a
+    name that papermill has put in beside them is refused as misspelt. Raises a ValueError for such a name, and for a
+    folder of results that cannot be written to.
+    """
+    _refuse_misspelt({"out_dir": out_dir, "progress": progress, **parameters})
+    if out_dir:
+        _check_writable(Path(out_dir))
+    style()
+    for option, value in _SHOWN.items():
+        pd.set_option(option, value)
+    warnings.filterwarnings("ignore", message="IProgress")  # bars are drawn as text where there are no widgets
+    return Findings(notebook, out_dir=out_dir, parameters=parameters)
+
+
+def _title(caption: str) -> str:
+    return "\n".join(textwrap.wrap(caption.split(". ")[0].removesuffix("."), 90))
+
+
+def _refuse_misspelt(known: dict[str, Any]) -> None:
+    """Papermill puts a cell in front of the others and only warns of a name that the notebook does not read."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    for source in shell.user_ns.get("In", []) if shell else []:
+        if source.startswith(_INJECTED):
+            assigned = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+            names = [target.id for node in assigned for target in node.targets if isinstance(target, ast.Name)]
+            for name in names:
+                if name not in known:
+                    hint = did_you_mean(name, known)
+                    raise ValueError(f"no parameter {name!r}; {hint}there are {', '.join(known)}")
+
+
+def _check_writable(folder: Path) -> None:
+    there = next(parent for parent in [folder, *folder.resolve().parents] if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot write results to {str(folder)!r}; give out_dir a folder that can be written to")
