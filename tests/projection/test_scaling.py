@@ -28,7 +28,8 @@ def test_each_gpu_that_has_the_type_has_a_row_with_its_own_projection(everywhere
     assert everywhere["time_s"][1] == pytest.approx((timed["time_s"] * timed["repeats"]).sum())
     for row in everywhere.itertuples():  # the range of its own kind, which may lie on one side of what is projected
         said = error_range(TRANSFORMER, execution="eager", gpu=row.gpu)
-        assert (row.low_s, row.high_s) == pytest.approx((row.time_s / (1 + said["high"]), row.time_s / (1 + said["low"])))
+        low_s, high_s = (row.time_s / (1 + said[end]) for end in ("high", "low"))
+        assert (row.low_s, row.high_s) == pytest.approx((low_s, high_s))
         assert row.low_s <= row.time_s <= row.high_s and row.low_s < row.high_s
     assert everywhere[["compute", "memory", "launch"]].sum(axis=1).tolist() == pytest.approx([100, 100])
 
