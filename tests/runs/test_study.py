@@ -328,7 +328,7 @@ def test_ctrl_c_ends_the_study_and_every_process_of_it(tmp_path, kernels):
     )
     code = (
         heard
-        + "from mmchar.runs.study_batch import *; raise SystemExit(study_exit_code(study('notebooks', 'results')))"
+        + "from mmchar.runs.study_batch import *; raise SystemExit(study_exit_code(study('notebooks', 'results', jobs=1)))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
