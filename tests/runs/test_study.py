@@ -323,12 +323,10 @@ def test_the_runs_can_be_listed_with_the_status_of_the_batch(ran):
 def test_ctrl_c_ends_the_study_and_every_process_of_it(tmp_path, kernels):
     for stem in ("01_a", "02_b"):
         make_notebook(tmp_path / "notebooks" / f"{stem}.ipynb", SLEEP)
-    heard = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background job is deaf
-    )
     code = (
-        heard
-        + "from mmchar.runs.study_batch import *; raise SystemExit(study_exit_code(study('notebooks', 'results', jobs=1)))"
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background job is deaf
+        "from mmchar.runs.study_batch import *; "
+        "raise SystemExit(study_exit_code(study('notebooks', 'results', jobs=1)))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
