@@ -51,10 +51,18 @@ def _cells(notebook: Notebook, number: str, folder: Path) -> list[Notebook]:
 
 def _folded(cell: Notebook, heading: str, *, without_images: bool) -> Notebook:
     outputs = [output for output in cell.get("outputs", []) if not (without_images and _is_image(output))]
-    shown_outputs = [output for output in outputs if output.get("name") != "stderr"]
+    shown_outputs = [_linked(output) for output in outputs if output.get("name") != "stderr"]
     described = {"image": {"alt": f"Figure of the section: {heading}"}}
     metadata = {"tags": [*cell_tags(cell), "hide-input"], "mystnb": described}
     return {**cell, "outputs": shown_outputs, "metadata": metadata}
+
+
+def _linked(output: dict[str, Any]) -> dict[str, Any]:
+    """An output whose Markdown, which Sphinx takes as it is, links to pages instead of notebooks."""
+    if "text/markdown" not in output.get("data", {}):
+        return output
+    text = "".join(output["data"]["text/markdown"])
+    return {**output, "data": {**output["data"], "text/markdown": re.sub(r"\.ipynb(?=[)#])", ".html", text)}}
 
 
 def _is_image(output: dict[str, Any]) -> bool:
