@@ -1,7 +1,5 @@
 """A request to change by hand in a notebook, and what becomes of it: the widgets of ``notebooks/explore.ipynb``."""
 
-import base64
-import html
 from importlib.util import find_spec
 from typing import Any
 
@@ -43,7 +41,8 @@ def explorer(model: str = "sdxl-base-1.0", gpu: str = "a100-80gb") -> Any:
         for name, (options, value) in choices.items()
     }
     boxes |= {name: widgets.IntText(description=name, continuous_update=False) for name in FIELDS}
-    said, drawn = widgets.HTML(), widgets.HTML()
+    said = widgets.Label()
+    drawn = widgets.Image(format="png", layout=widgets.Layout(max_width="55em", width="100%"))
 
     def redraw(_: Any = None) -> None:
         said.value = "counting …"
@@ -51,9 +50,9 @@ def explorer(model: str = "sdxl-base-1.0", gpu: str = "a100-80gb") -> Any:
             asked = {name: boxes[name].value for name in FIELDS if not boxes[name].disabled}
             line, figure = answer(boxes["model"].value, boxes["gpu"].value, asked)
         except ValueError as error:
-            said.value = f"<b>{html.escape(str(error))}</b>"
+            said.value = str(error)
             return
-        said.value, drawn.value = line, _image(figure, line)
+        said.value, drawn.value = line, figure_bytes(figure, ".png")
 
     def fill(_: Any = None) -> None:
         with_defaults(boxes)
@@ -113,9 +112,3 @@ def _figure(parts: Any, title: str) -> Figure:
     ax.set_title(f"Time by stage and category, projected: {title}", fontsize=10)
     plt.close(figure)
     return figure
-
-
-def _image(figure: Figure, alt: str) -> str:
-    """The figure as an HTML image with its alternative text."""
-    data = base64.b64encode(figure_bytes(figure, ".png")).decode()
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}" style="max-width: 55em; width: 100%">'
