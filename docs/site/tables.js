@@ -79,7 +79,7 @@ function sortable(table) {
 }
 
 document.addEventListener("DOMContentLoaded", () => {
-  for (const table of document.querySelectorAll("table.dataframe, table.docutils")) {
+  for (const table of document.querySelectorAll("table.dataframe, table.docutils, .output.text_html table")) {
     sortable(table);
     const around = table.closest(".table-wrapper, .output.text_html");
     if (around) { around.tabIndex = 0; around.setAttribute("role", "region"); around.setAttribute("aria-label", "Table"); }

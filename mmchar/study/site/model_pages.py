@@ -170,6 +170,7 @@ def _sortable(table: pd.DataFrame) -> str:
     from itables.javascript import generate_init_offline_itables_html
 
     look: dict[str, Any] = {"classes": "display compact", "layout": {"topStart": "search", "topEnd": None}}
+    look |= {"text_in_header_can_be_selected": False}  # a click anywhere on a header sorts
     options: dict[str, Any] = {"paging": False, "showIndex": False, "allow_html": True, "table_id": "zoo", **look}
     drawn = to_html_datatable(table, connected=False, order=[[1, "asc"]], **options)
     around = '<div class="scrolled" tabindex="0" role="region" aria-label="Models">'
