@@ -53,6 +53,21 @@ def cache_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def site(cache_folder):
+    """Folder of the static site with few models, made once for all workers."""
+    from filelock import FileLock
+    from samples import SITE_MODELS
+
+    from mmchar.study.site.build import build_site
+
+    folder = cache_folder.with_name("site")
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            build_site(folder, models=SITE_MODELS, played=SITE_MODELS[:1], progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def kernels():
     """An environment in which the kernels that tests start find this package, installed or not."""
     with pytest.MonkeyPatch.context() as patch:

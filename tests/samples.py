@@ -8,6 +8,8 @@ import pandas as pd
 
 from mmchar.runs.campaign.measured import write_point
 
+SITE_MODELS = ["stable-diffusion-1.5", "ddpm-cifar10-32", "dit-xl-2-256"]  # models of the site that tests look at
+
 PARAMETERS = """\
 # what to run
 out_dir = "../results/{stem}"  # where the result goes

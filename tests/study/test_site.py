@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from samples import SITE_MODELS
 
 from mmchar import Request, count, get_gpu, project
 from mmchar.cli.main import main
@@ -14,13 +15,13 @@ from mmchar.provenance import SOURCE
 from mmchar.runs.notebooks import cell_source, load_notebook
 from mmchar.study.site import build, explorer_page
 from mmchar.study.site.breakdown import breakdown
-from mmchar.study.site.build import EXPLORER, build_site
+from mmchar.study.site.build import EXPLORER
 from mmchar.study.site.figure_pages import figure_names
 from mmchar.study.site.flowchart import drawn
 from mmchar.study.site.notebook_pages import RENDERED
 from mmchar.study.site.sources import with_links
 
-MODEL = "stable-diffusion-1.5"
+MODEL = SITE_MODELS[0]
 LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "object": "data"}
 
 
@@ -42,11 +43,6 @@ class Page(HTMLParser):
             self.links.append(given["href"])
         if tag == "img" and not (given.get("alt") or "").strip():
             self.bare_images.append(given.get("src"))
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    return build_site(tmp_path_factory.mktemp("made") / "site", models=[MODEL], played=[MODEL], progress=False)
 
 
 @pytest.fixture(scope="module")
