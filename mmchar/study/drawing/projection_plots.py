@@ -165,7 +165,7 @@ def ladder_bars(
             look |= {"xerr": value * rows["spread"].fillna(0).astype(float) / 2, "error_kw": {"lw": 1}}
         ax.barh(where, value.fillna(0), high, edgecolor="white", lw=0.5, **look)
         for y, each in zip(where, value, strict=True):
-            text = f"{each:.3g}" if each == each else "not in a projection"
+            text = amount(each) if each == each else "not in a projection"
             note(ax, 0.012, y, text, transform=ax.get_yaxis_transform())
     if len(said):
         look = {"marker": "D", "s": 36, "color": "black", "zorder": 3}
@@ -188,6 +188,7 @@ def ladder_panels(
     heights = [1.3 + 0.42 * part["rung"].nunique() for part in parts]
     size = {"figsize": (6.6, sum(heights)), "layout": "constrained"}
     figure, panels = plt.subplots(len(parts), 1, height_ratios=heights, squeeze=False, **size)
+    figure.get_layout_engine().set(h_pad=0.1)
     for ax, part, (name, title) in zip(panels[:, 0], parts, titles.items(), strict=True):
         ladder_bars(part, unit=unit, scale=scale, limit=(limits or {}).get(name), ax=ax).set_title(title, fontsize=10)
     return figure
