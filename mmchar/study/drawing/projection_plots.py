@@ -185,10 +185,10 @@ def ladder_panels(
 ) -> Figure:  # fmt: skip
     """A panel of `ladder_bars` below the other for each model of `titles`; `limits` are seconds by model."""
     parts = [data[data["model"] == name] for name in titles]
-    heights = [1.3 + 0.42 * part["rung"].nunique() for part in parts]
+    heights = [1.2 + 0.32 * part["rung"].nunique() for part in parts]
     size = {"figsize": (6.6, sum(heights)), "layout": "constrained"}
     figure, panels = plt.subplots(len(parts), 1, height_ratios=heights, squeeze=False, **size)
-    figure.get_layout_engine().set(h_pad=0.1)
+    figure.get_layout_engine().set(h_pad=0.08)
     for ax, part, (name, title) in zip(panels[:, 0], parts, titles.items(), strict=True):
         ladder_bars(part, unit=unit, scale=scale, limit=(limits or {}).get(name), ax=ax).set_title(title, fontsize=10)
     return figure
