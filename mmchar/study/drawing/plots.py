@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from mmchar.counting.shown import CATEGORY_COLORS
 from mmchar.study.drawing.look import (
-    CATEGORY_COLORS,
     HATCH,
     KIND_COLORS,
     PALETTE,
@@ -222,7 +222,7 @@ def sensitivity(data: pd.DataFrame, *, paper: float, ax: Axes | None = None) -> 
     return ax
 
 
-def part_shares(data: pd.DataFrame, *, label: str, title: str = "", ax: Axes | None = None) -> Axes:
+def part_shares(data: pd.DataFrame, *, label: str, ax: Axes | None = None) -> Axes:
     """Share of projected time of each part, one bar per ``label``, with its seconds at the end.
 
     The table is one from `time_by_part`, or several of them with a column that names the bars.
@@ -236,12 +236,11 @@ def part_shares(data: pd.DataFrame, *, label: str, title: str = "", ax: Axes | N
     kinds = data.drop_duplicates(label)["time_kind"]
     stacked_shares(100 * wide.div(total, axis=0), colors=PART_COLORS, totals=totals, kinds=kinds, ax=ax)
     ax.set_xlabel("share of projected time (%)")
-    ax.set_title(title, fontsize=10)
     return ax
 
 
 def cost_panels(
-    data: pd.DataFrame, costs: Mapping[str, tuple[str, str, float]], *, x: str, xlabel: str, hue: str, title: str = ""
+    data: pd.DataFrame, costs: Mapping[str, tuple[str, str, float]], *, x: str, xlabel: str, hue: str
 ) -> Figure:
     """One panel per cost over ``x``, one line per value of ``hue``.
 
@@ -263,6 +262,5 @@ def cost_panels(
         ax.tick_params(which="both", labelsize=9)
         handles, names = ax.get_legend_handles_labels()
         ax.legend_.remove()
-    figure.suptitle(title, fontsize=11)
     figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return figure
