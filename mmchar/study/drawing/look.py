@@ -55,6 +55,14 @@ def rows_from_top(ax: Axes, labels: Sequence[str], *, lines: bool = False, **loo
     ax.grid(axis="y", visible=lines)
 
 
+def rows_under_names(ax: Axes, labels: Sequence[str], **look: Any) -> None:
+    """As `rows_from_top`, with each label above its row instead of beside it: long labels in a narrow figure."""
+    ax.set_yticks([row - 0.42 for row in range(len(labels))], labels, ha="left", va="center", **look)
+    ax.tick_params(axis="y", pad=-4, length=0)
+    ax.set(ylim=(len(labels) - 0.6, -0.75), ylabel="")
+    ax.grid(axis="y", visible=False)
+
+
 def label_room(names: "Iterable[object]", letters: int = 30) -> float:
     """Inches to add to a figure's width for row labels longer than what its width is meant for."""
     return 0.09 * max(0, max((len(str(name)) for name in names), default=0) - letters)
