@@ -33,30 +33,41 @@ __all__ = [
 ]  # fmt: skip
 
 
-def operator_breakdown(data: pd.DataFrame, *, label: str, unit: str = "s", ax: Axes | None = None) -> Axes:
+def operator_breakdown(
+    data: pd.DataFrame, *, label: str, value: str = "value", unit: str = "s", title: str = "", above: bool = False,
+    ax: Axes | None = None,
+) -> Axes:  # fmt: skip
     """Share of each operator category, one stacked bar per label, with its absolute total at the end.
 
     Columns: ``label`` (what bars stand for, in order of appearance), ``category``, ``value`` (in ``unit``),
-    ``time_kind``.
+    ``time_kind``. Long labels stand ``above`` their bars.
     """
-    require(data, label, "category", "value", "time_kind")
-    wide = data.pivot_table(index=label, columns="category", values="value", aggfunc="sum", sort=False, observed=True)
+    require(data, label, "category", value, "time_kind")
+    wide = data.pivot_table(index=label, columns="category", values=value, aggfunc="sum", sort=False, observed=True)
     wide = wide.reindex(columns=[name for name in CATEGORY_COLORS if name in wide]).fillna(0.0)
     total, kinds = wide.sum(axis=1), data.drop_duplicates(label)["time_kind"]
     totals = [f"{amount(each)} {unit}" for each in total]
-    ax = axes(ax, height=1.2 + 0.36 * len(wide))
-    stacked_shares(100 * wide.div(total, axis=0), colors=CATEGORY_COLORS, totals=totals, kinds=kinds, ax=ax)
+    ax = axes(ax, width=7.0, height=1.2 + (0.5 if above else 0.36) * len(wide))
+    shares, tall = 100 * wide.div(total, axis=0), 0.5 if above else 0.8
+    stacked_shares(shares, colors=CATEGORY_COLORS, totals=totals, kinds=kinds, tall=tall, ax=ax)
+    if above:
+        ax.set_yticks([])
+        [ax.text(0, row - 0.28, name, fontsize=9, va="bottom") for row, name in enumerate(wide.index)]
+        ax.set_ylim(top=-0.85)
     ax.set_xlabel("share of the total (%)")
+    ax.set_title(title, fontsize=10)
     return ax
 
 
 def stacked_shares(
-    shares: pd.DataFrame, *, colors: Mapping[str, str], totals: Sequence[str], kinds: Iterable[str], ax: Axes
-) -> None:
+    shares: pd.DataFrame, *, colors: Mapping[str, str], totals: Sequence[str], kinds: Iterable[str], tall: float = 0.8,
+    ax: Axes,
+) -> None:  # fmt: skip
     """A bar per row of shares (%), stacked by column, hatched by its kind of time, with its total at the end."""
     left = 0.0 * shares.sum(axis=1)
     for name, share in shares.items():
-        bars = ax.barh(range(len(shares)), share, left=left, color=colors[name], edgecolor="white", lw=0.5, label=name)
+        look = {"color": colors[name], "edgecolor": "white", "lw": 0.5, "label": name}
+        bars = ax.barh(range(len(shares)), share, tall, left=left, **look)
         for bar, kind in zip(bars, kinds, strict=True):
             bar.set_hatch(HATCH.get(kind, ""))
         ink = "black" if name in ("Elementwise", "Idle") else "white"
