@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
+from mmchar.counting.shown import whole
 from mmchar.models.loading import DTYPES, Model, get_spec, load
 from mmchar.request import FIELDS, Request
 from mmchar.tracing import attention as attention_models
@@ -76,7 +77,7 @@ def count(
     if attention not in attention_models.BACKENDS:
         raise ValueError(f"unknown attention {attention!r}; choose one of {', '.join(attention_models.BACKENDS)}")
     table = _table(model, inputs, call, dtype, tiny, cache)
-    return table if attention == "flash" else attention_models.use_backend(table, attention)
+    return whole(table if attention == "flash" else attention_models.use_backend(table, attention))
 
 
 def _table(

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from mmchar.counting import operator_table as counting
+from mmchar.counting import operator_table as counting, shown
 from mmchar.faults import said_by
 from mmchar.locks import measuring
 from mmchar.measuring.energy import energy_counter
@@ -95,7 +95,7 @@ def measure(
         target = named(model, inputs, call, settings, device=device, dtype=dtype, tiny=tiny)
     else:
         target = of_object(model, inputs, call, settings)
-    return _measured(target, settings)
+    return shown.whole(_measured(target, settings))
 
 
 def _measured(target: Target, settings: Settings) -> pd.DataFrame:

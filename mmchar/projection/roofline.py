@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from mmchar.counting.operator_table import OUTSIDE, count
+from mmchar.counting.shown import whole
 from mmchar.projection.columns import POINTWISE, Columns, columns_of, holds, launches
 from mmchar.projection.communication import Interconnect, exposed_s, message_s
 from mmchar.projection.data_sheets import TORCH_DTYPES, Gpu, get_gpu
@@ -85,7 +86,7 @@ def project(
         bound=pd.Categorical.from_codes(bound, list(BOUNDS)),
     )
     out.attrs = {**table.attrs, "gpu": sheet.name, "execution": execution}
-    return out
+    return whole(out)
 
 
 def prepare(table: pd.DataFrame, *, attention: str | None, execution: str) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,13 @@ class Findings:
     def draw(self, name: str, drawn: Axes | Figure, table: pd.DataFrame, caption: str) -> None:
         """Keep a figure with the table that it shows; the figure's name gets the notebook's number in front.
 
-        `caption` says what is to be seen, with units, GPU and the kind of time.
+        `caption` says what is to be seen, with units, GPU and the kind of time; its first sentence is the title of a
+        figure that has none.
         """
         figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
         assert figure is not None  # axes without one cannot be drawn on
+        if not figure.get_suptitle() and not any(ax.get_title() for ax in figure.axes):
+            (figure.suptitle if isinstance(drawn, Figure) else drawn.set_title)(_title(caption), fontsize=10)
         self.keep(name, table)
         self.figures[f"{self.notebook[:2]}_{name}"] = Drawn(figure, caption, name)
 
@@ -73,6 +77,10 @@ def begin(notebook: str, out_dir: str, *, progress: bool = True, **parameters: A
         pd.set_option(option, value)
     warnings.filterwarnings("ignore", message="IProgress")  # bars are drawn as text where there are no widgets
     return Findings(notebook, out_dir=out_dir, parameters=parameters)
+
+
+def _title(caption: str) -> str:
+    return "\n".join(textwrap.wrap(caption.split(". ")[0].removesuffix("."), 90))
 
 
 def _refuse_misspelt(known: dict[str, Any]) -> None:

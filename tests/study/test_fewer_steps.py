@@ -87,7 +87,7 @@ def test_bad_input_ends_in_one_line():
 def test_what_remains_is_drawn_by_model_and_guidance():
     rows = fewer_steps.curve(SD, 1.0, [1, 4], gpu=GPU, tiny=True)
     assert rows["guidance"].tolist() == ["none", "none"] and rows["remains"].is_monotonic_decreasing
-    ax = fewer_steps.remains_by_calls(rows, title="t")
+    ax = fewer_steps.remains_by_calls(rows)
     assert ax.get_xscale() == "log" and "%" in ax.get_ylabel()
     with pytest.raises(ValueError, match="figure needs column guidance"):
         fewer_steps.remains_by_calls(rows.drop(columns="guidance"))

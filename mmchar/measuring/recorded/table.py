@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from mmchar.counting.operator_table import AMOUNTS, COLUMNS, as_categories, rows_frame
+from mmchar.counting.shown import whole
 from mmchar.measuring.kernel_names import kernel_kind, kernel_name
 from mmchar.measuring.kernels import Kernel, idle_facts
 from mmchar.measuring.operator_times import ran_by
@@ -70,7 +71,7 @@ def read_trace(path: str | Path) -> pd.DataFrame:
     table = frame.assign(**more)[[*COLUMNS, "shapes"]]
     table = as_categories(_as_it_ran(table))
     table.attrs = _attrs(recording, model, own, kernels, table, kinds)
-    return table
+    return whole(table)
 
 
 def kernel_table(table: pd.DataFrame) -> pd.DataFrame:

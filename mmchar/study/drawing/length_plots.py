@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from mmchar.counting.shown import CATEGORY_COLORS
 from mmchar.study.drawing.look import (
-    CATEGORY_COLORS,
     FAMILY_COLORS,
     HATCH,
     KIND_COLORS,

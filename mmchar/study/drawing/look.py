@@ -15,18 +15,6 @@ from mmchar.study.experiments import FAMILIES
 
 _PALETTES = {name: sns.color_palette(name, 10).as_hex() for name in ("colorblind", "dark", "bright")}
 PALETTE = _PALETTES["colorblind"]
-CATEGORY_COLORS = {
-    "Attention": PALETTE[3],
-    "Convolution": PALETTE[0],
-    "Linear": PALETTE[1],
-    "Normalization": PALETTE[2],
-    "Elementwise": PALETTE[8],
-    "Embedding": PALETTE[5],
-    "Data movement": PALETTE[9],
-    "Communication": PALETTE[6],
-    "Uncounted": PALETTE[7],
-    "Idle": "#d9d9d9",  # no operator: the GPU waits for its host
-}
 FAMILY_COLORS = {name: _PALETTES[palette][number] for name, (_, palette, number) in FAMILIES.items()}
 KIND_COLORS = {
     "self": PALETTE[0],

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from mmchar.counting.shown import CATEGORY_COLORS
 from mmchar.study.drawing.look import (
-    CATEGORY_COLORS,
     HATCH,
     KIND_COLORS,
     PALETTE,

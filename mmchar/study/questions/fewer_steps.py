@@ -22,6 +22,7 @@ from mmchar.projection.uncertainty import time_range
 from mmchar.provenance import package_versions
 from mmchar.request import Request
 from mmchar.study.drawing.look import PART_COLORS, axes, legend_beside, require
+from mmchar.study.findings import Findings
 from mmchar.study.questions.adaptors import stage_parts
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # class in diffusers, and what is set besides the betas
@@ -164,7 +165,7 @@ def cached_gains(table: pd.DataFrame, kind: str, hit_rates: Sequence[float], *, 
     return out.assign(gain=out["time_s"].iloc[0] / out["time_s"])
 
 
-def remains_by_calls(data: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+def remains_by_calls(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Share of time that is not the denoiser, over how often it is called, a line per model and guidance.
 
     Columns: ``model``, ``guidance``, ``calls``, ``remains`` (%).
@@ -177,12 +178,11 @@ def remains_by_calls(data: pd.DataFrame, *, title: str = "", ax: Axes | None = N
     ax.set(xscale="log", ylim=(0, 100), xlabel="calls of the denoiser", ylabel="time outside of it (%, projected)")
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
-    ax.set_title(title, fontsize=10)
     legend_beside(ax)
     return ax
 
 
-def gain_by_hits(data: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+def gain_by_hits(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Speed-up of a whole generation by a cache between steps, over its hit rate, a line per model and kind of cache.
 
     Columns: ``model``, ``cache``, ``hit_rate`` (0 to 1), ``gain`` (times).
@@ -192,9 +192,46 @@ def gain_by_hits(data: pd.DataFrame, *, title: str = "", ax: Axes | None = None)
     shown = data.assign(percent=100 * data["hit_rate"])
     sns.lineplot(shown, x="percent", y="gain", hue="model", style="cache", markers=True, palette="colorblind", ax=ax)
     ax.set(xlabel="steps that hit the cache (%, stated)", ylabel="speed-up of the generation (x, projected)")
-    ax.set_title(title, fontsize=10)
     legend_beside(ax)
     return ax
+
+
+def check_calls(found: Findings, called: pd.DataFrame) -> None:
+    """Hold the calls of `scheduler_calls` against what each solver's method says: ``a n + b`` for ``n`` steps."""
+    more = {"PNDM": (1, 1), "PNDM, Runge-Kutta first": (1, 9), "Heun": (2, -1), "DPM2": (2, -1)}
+    a, b = (called["scheduler"].map(lambda name, at=at: more.get(name, (1, 0))[at]) for at in (0, 1))
+    good = called["calls"] == a * called["steps"] + b
+    got = f"{good.sum()} of {len(good)}"
+    found.check("schedulers' calls", expected="as expected", got=got, good=bool(good.all()))
+
+
+def check_gains(found: Findings, whole: pd.DataFrame, gains: pd.DataFrame) -> None:
+    """Hold gains and what remains, of `fewer_calls` (a row per label) and `cached_gains`, against what was expected."""
+    want: dict[tuple[str, str], tuple[float, float]] = {  # of a label, a column: the value, and how far it may be off
+        ("ddpm-celebahq-256: DDIM, 50 steps", "gain"): (20, 1),
+        ("ddpm-celebahq-256: DDIM, 10 steps", "gain"): (100, 5),
+        ("stable-diffusion-1.5: PNDM, 50 steps", "half"): (1.6, 0.5),
+        ("flux.1-schnell: distilled, 4 steps", "remains"): (10, 10),
+        ("stable-diffusion-1.5: LCM, 4 steps, unguided", "half"): (3.1, 0.5),
+        ("stable-diffusion-1.5: LCM, 4 steps, unguided", "gain"): (15, 3),
+    }
+    here = whole.set_index("label")
+    rows = [(", ".join(key), *at, here.at[key]) for key, at in want.items() if key[0] in here.index]
+    half = gains[(gains["hit_rate"] == 0.5) & (gains["cache"] == "teacache")]
+    rows += [(f"{row.model}, half of the steps cached, gain", 2, 0.2, row.gain) for row in half.itertuples()]
+    for name, at, by, got in rows:
+        found.check(name, expected=f"{at} ± {by}", got=f"{got:.3g}", good=abs(got - at) <= by)
+
+
+def learned(whole: pd.DataFrame) -> str:
+    """What a table of `fewer_calls` (a row per label and GPU) says, as a list in Markdown."""
+    fastest = whole[whole["gain"] > 1.01].drop_duplicates(["model", "gpu"], keep="last")
+    says = "- **{0.label}** on {0.gpu}: {0.total_s:.3g} s ({0.low_s:.3g} to {0.high_s:.3g}), {0.gain:.1f}x as fast;"
+    lines = [f"{says.format(row)} {row.remains:.0f} % is not the denoiser." for row in fastest.itertuples()]
+    most = whole.loc[whole.groupby("model")["half"].idxmax()].sort_values("half", ascending=False)
+    half = ", ".join(f"{row.half:.1f} ({row.model}, {row.gpu})" for row in most.itertuples() if row.half > 0)
+    lines.append(f"- Encoders and decoder take half of the time below so many calls, at most: {half}.")
+    return "\n".join(["## What we learned", "", *lines])
 
 
 def _calls(name: str, steps: int) -> int:
