@@ -33,6 +33,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "measuring.profiling": ["measure"],
         "measuring.recorded.table": ["kernel_table", "read_trace"],
         "study.beside_traces": ["beside_trace"],
+        "study.comparing": ["compare"],
         "provenance": ["doctor"],
     },
 )

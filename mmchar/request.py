@@ -29,6 +29,7 @@ class Request:
 
     - ``batch``: images, videos or prompts generated together.
     - ``prompt_tokens``: text tokens per prompt; items and actions of a recommender's history.
+    - ``images``: images in one prompt, all of one size, of a model that writes about images.
     - ``height``, ``width``: size of the final image or video in pixels.
     - ``frames``: frames of the final video.
     - ``steps``: denoising or parallel-decoding steps; one number, or one per denoiser in the order of the stages.
@@ -42,6 +43,7 @@ class Request:
 
     batch: Positive = UNSET
     prompt_tokens: Positive = UNSET
+    images: Positive = UNSET
     height: Positive = UNSET
     width: Positive = UNSET
     frames: Positive = UNSET
@@ -83,7 +85,7 @@ def resolve(
     defaults : mapping
         Default of every request field that the model has; other fields are refused.
     limits : mapping
-        Of a field, or of a sum of fields, ``"a+b"``.
+        Of a field, or of a sum of fields, ``"a+b"``, each perhaps so many times: ``"a+576*b"``.
 
     Raises ValueError for a field that the model does not have, or a value outside its limits.
     """
@@ -94,8 +96,20 @@ def resolve(
     full = replace(Request(**defaults), **asked)
     _check_steps(full, model, defaults)
     for key, limit in limits.items():
-        _check_limit(model, key, sum(getattr(full, part) for part in key.split("+")), limit)
+        _check_limit(model, key, sum(times * getattr(full, field) for field, times in terms(key).items()), limit)
     return full
+
+
+def terms(key: str) -> dict[str, int]:
+    """What a limit is of: how many times each field, ``{"a": 1, "b": 576}`` of ``"a+576*b"``.
+
+    Raises ValueError for a factor that is no whole number.
+    """
+    parts = [part.rpartition("*") for part in key.split("+")]
+    for times, _, _ in parts:
+        if times and not times.isdecimal():
+            raise ValueError(f"limit {key!r}: {times!r} is not a whole number")
+    return {field: int(times or 1) for times, _, field in parts}
 
 
 def from_mapping(values: Mapping[str, Any]) -> Request:

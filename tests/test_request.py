@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from mmchar.request import FIELDS, Limit, Request, from_mapping, resolve
+from mmchar.request import FIELDS, Limit, Request, from_mapping, resolve, terms
 
 DEFAULTS = {"batch": 1, "prompt_tokens": 77, "height": 512, "width": 512, "steps": 50, "guidance": 7.5}
 LIMITS = {"prompt_tokens": Limit(max=77), "height": Limit(multiple_of=8, max=2048), "width": Limit(multiple_of=8)}
@@ -66,6 +66,16 @@ def test_a_form_and_a_sum_can_be_limits():
         ValueError, match=r"prompt_tokens\+new_tokens=17 is outside the reach of m; it takes from 1 to 16"
     ):
         resolve(Request(new_tokens=7), model="m", defaults=defaults, limits=limits)
+
+
+def test_a_limit_counts_a_field_as_often_as_it_says():
+    assert terms("prompt_tokens+576*images") == {"prompt_tokens": 1, "images": 576}
+    defaults, limits = {"prompt_tokens": 10, "images": 1}, {"prompt_tokens+576*images": Limit(max=1162)}
+    assert resolve(Request(images=2), model="m", defaults=defaults, limits=limits).images == 2  # 10 + 2 * 576 = 1162
+    with pytest.raises(ValueError, match=r"^prompt_tokens\+576\*images=1163 is outside the reach of m; it takes"):
+        resolve(Request(images=2, prompt_tokens=11), model="m", defaults=defaults, limits=limits)
+    with pytest.raises(ValueError, match=r"^limit 'many\*images': 'many' is not a whole number"):
+        terms("many*images")
 
 
 def test_an_unknown_field_names_the_nearest():

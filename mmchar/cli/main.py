@@ -3,13 +3,14 @@
 import argparse
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from mmchar import __version__
-from mmchar.cli import batch, campaign, evidence, generation, projecting, reference, trace
+from mmchar.cli import batch, campaign, comparing, evidence, generation, projecting, reference, trace
 from mmchar.cli.options import add_options
 from mmchar.cli.output import Answer
 from mmchar.measuring.optimization.backends import MEASURED
@@ -117,6 +118,14 @@ COMMANDS = {
         "a trace that someone recorded, by operator, beside the projection of its rows",
         ["file", "--gpu", "--kernels", "--out", "--perfetto", "--json"],
     ),
+    "compare": Command(
+        comparing.compare_two,
+        "two models, GPUs, settings, traces or runs side by side, and a figure of it",
+        [
+            *["first", "second", ("--gpu", {"default": "a100-80gb"}), "--dtype", "--attention", "--execution"],
+            *["--tiny", Request, "--figure", "--out", "--json"],
+        ],
+    ),
     "claims": Command(
         reference.judge_claims,
         "every statement of the papers with its verdict, or what moves one of them",
@@ -139,17 +148,43 @@ COMMANDS = {
 }
 
 
+TASKS = {
+    "one generation": ("count", "project", "measure", "compare", "trace"),
+    "what there is": ("models", "gpus", "zoo", "doctor"),
+    "how far projections are off": ("validate", "fit"),
+    "the study": ("claims", "study", "runs"),
+}
+
+
 def _parser() -> argparse.ArgumentParser:
+    said = "Where the time of a multi-modal generation goes, and what would make it faster."
     parser = _Parser(
-        prog="mmchar", description="Where the time of a multi-modal generation goes, and what would make it faster."
+        prog="mmchar",
+        usage="mmchar [-h] [--version] COMMAND ...",
+        description=f"{said}\n\n{_by_task()}\n\n'mmchar COMMAND --help' tells its options.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mmchar {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", prog="mmchar", help=argparse.SUPPRESS)
     for name, command in COMMANDS.items():
-        added = commands.add_parser(name, help=command.help)
+        added = commands.add_parser(name, description=command.help)
         added.set_defaults(run=command.run, parser=added)
         add_options(added, command.options)
     return parser
+
+
+def _by_task() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    groups = []
+    for task, names in TASKS.items():
+        lines = [
+            textwrap.fill(
+                COMMANDS[name].help, 96, initial_indent=f"  {name:<{width}}", subsequent_indent=" " * (width + 2)
+            )
+            for name in names
+        ]
+        groups.append("\n".join([f"{task}:", *lines]))
+    return "\n\n".join(groups)
 
 
 if __name__ == "__main__":

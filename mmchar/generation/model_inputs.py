@@ -24,7 +24,7 @@ def inputs_of(model: nn.Module, request: Request, *, prompt_tokens: int) -> dict
     main, batch = model.main_input_name, request.batch or 1
     if main == "input_ids" or _writes_about_images(model):
         sizes = {"height": request.height, "width": request.width}
-        found = prompt_of(model, batch=batch, prompt_tokens=prompt_tokens, **sizes)
+        found = prompt_of(model, batch=batch, images=request.images or 1, prompt_tokens=prompt_tokens, **sizes)
         takes, halves = inspect.signature(model.forward).parameters, getattr(model.config, "is_encoder_decoder", False)
         if halves and "decoder_input_ids" in takes and not model.can_generate():  # it does not make them itself
             found["decoder_input_ids"] = found["input_ids"].clone()

@@ -91,8 +91,9 @@ def _written(model: Model, request: Request, more: Mapping[str, Any]) -> Subject
 
         network.generation_config = GenerationConfig.from_dict(dict(made.generation))
     writes = made.cls == "generate"
-    tokens = (request.prompt_tokens or 1) + made.arguments.get("marks", 0)
-    call = {**made.call, **inputs_of(network, request, prompt_tokens=tokens)}
+    _check_room(model.spec, network, request)
+    marks = made.arguments.get("marks", 0) * (request.images or 1)
+    call = {**made.call, **inputs_of(network, request, prompt_tokens=(request.prompt_tokens or 1) + marks)}
     if made.any_request:
         _check_taken(model.spec, request, call, writes=writes)
     if writes and getattr(network.config, "is_encoder_decoder", False):
@@ -106,10 +107,22 @@ def _written(model: Model, request: Request, more: Mapping[str, Any]) -> Subject
     return replace(found, name=model.spec.name, asked=request.given(), renamed=made.stages)
 
 
+def _check_room(spec: ModelSpec, network: Any, request: Request) -> None:
+    """Refuse more images than the context holds, where a limit is of the text beside one image of any size."""
+    limit, images = spec.limits.get("prompt_tokens+new_tokens"), request.images or 1
+    if images == 1 or limit is None or limit.max is None:
+        return
+    one = inputs_of(network, replace(request, batch=1, images=1), prompt_tokens=request.prompt_tokens)
+    each = one["input_ids"].shape[1] - request.prompt_tokens
+    if each and (most := 1 + (limit.max - request.prompt_tokens - request.new_tokens) // each) < images:
+        raise ValueError(f"{images} images of {each} tokens are outside the reach of {spec.name}, which takes {most}")
+
+
 def _check_taken(spec: ModelSpec, request: Request, call: Mapping[str, Any], *, writes: bool) -> None:
     """Refuse a field of a request that no input of a model follows."""
     fields = {"batch", "prompt_tokens", *(("new_tokens", "beams") if writes else ())}
     fields |= {"height", "width", "frames"} if any(name.startswith("pixel_values") for name in call) else set()
+    fields |= {"images"} if writes and {"pixel_values", "input_ids"} <= call.keys() else set()
     fields |= {"audio_s"} if {"input_features", "input_values"} & set(call) else set()
     for name in request.given():
         if name not in fields:

@@ -21,28 +21,31 @@ _PATCHES = 32  # on a side of an image, where a model takes any size and none is
 
 
 def prompt_of(
-    model: nn.Module, *, batch: int, prompt_tokens: int, height: int | None, width: int | None
+    model: nn.Module, *, batch: int, prompt_tokens: int, height: int | None, width: int | None, images: int = 1
 ) -> dict[str, Any]:
-    """What ``generate()`` is given for one image and a text: ``input_ids`` ``(batch, image tokens + text tokens)``.
+    """What ``generate()`` is given for images and a text: ``input_ids`` ``(batch, tokens of images + of text)``.
 
-    A model that does not see is given the text alone.
+    All ``images`` of a prompt stand before its text; a mark that a model needs before each takes, before the first, the
+    place of a word. A model that does not see is given the text alone. Raises ValueError for several images where the
+    model has a place for one.
     """
-    pixels = pixels_of(model, batch=batch, height=height, width=width, prompt_tokens=prompt_tokens)
+    sizes = {"height": height, "width": width}
+    pixels = pixels_of(model, batch=batch, images=images, prompt_tokens=prompt_tokens, **sizes)
     if not pixels:
         return {"input_ids": torch.ones(batch, prompt_tokens, dtype=torch.int64)}
     place = image_token(model.config)
-    if place is None:  # the image is attended to from beside the text
+    if place is None:  # the images are attended to from beside the text
+        if images > 1 and len(pixels["pixel_values"]) != batch:
+            raise ValueError(f"images={images}, but {type(model).__name__} takes one image in a prompt")
         ids = torch.ones(batch, prompt_tokens, dtype=torch.int64)
         return {"input_ids": ids, **pixels}
-    many = image_tokens(model, pixels) // batch
+    many = image_tokens(model, pixels) // (batch * images)
     special = {value for name, value in vars(model.config).items() if name.endswith(("_token_id", "_token_index"))}
     plain = next(token for token in range(3, 64) if token not in special)
-    ids = torch.full((batch, many + prompt_tokens), plain, dtype=torch.int64)
-    ids[:, :many] = place
     start = getattr(model.config, "vision_start_token_id", None)
-    if start is not None and prompt_tokens > 1:
-        ids[:, 1 : many + 1] = place
-        ids[:, 0] = start
+    mark = [] if start is None or prompt_tokens == 1 else [start]
+    row = (mark + [place] * many) * images + [plain] * (prompt_tokens - len(mark))
+    ids = torch.tensor([row] * batch)
     kinds = (ids == place).long()
     takes = inspect.signature(model.forward).parameters
     named = [name for name in ("mm_token_type_ids", "token_type_ids") if name in takes]
@@ -72,14 +75,17 @@ def image_tokens(model: Any, pixels: dict[str, Tensor]) -> int:
 
 
 def pixels_of(
-    model: nn.Module, *, batch: int, height: int | None, width: int | None, prompt_tokens: int
+    model: nn.Module, *, batch: int, height: int | None, width: int | None, prompt_tokens: int, images: int
 ) -> dict[str, Tensor]:
-    """Pixels ``(batch, …)`` and what goes with them, as the model's forward takes them; none for a blind one."""
+    """Pixels and what goes with them, as the model's forward takes them; none for a blind one.
+
+    They are of all images, ``(batch * images, …)``, or of each prompt's, ``(batch, images, …)``.
+    """
     takes = inspect.signature(model.forward).parameters
     vision = getattr(model.config, "vision_config", None) or getattr(model.config, "vq_config", None)
     if "pixel_values" not in takes or vision is None:
         return {}
-    side, dtype = _said(vision, "image_size", "resolution"), next(model.parameters()).dtype
+    many, side, dtype = batch * images, _said(vision, "image_size", "resolution"), next(model.parameters()).dtype
     channels = _said(vision, "num_channels", "in_channels", "in_chans") or 3
 
     def zeros(*shape: int) -> Tensor:
@@ -92,37 +98,37 @@ def pixels_of(
         patch, frames = vision.patch_size, getattr(vision, "temporal_patch_size", 1)
         side = side or _PATCHES * patch
         rows, columns = (height or side) // patch, (width or side) // patch
-        pixels = zeros(batch * rows * columns, channels * frames * patch * patch)
-        return {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, rows, columns]] * batch)}
+        pixels = zeros(many * rows * columns, channels * frames * patch * patch)
+        return {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, rows, columns]] * many)}
     side = side or _SIDE
     height, width = height or side, width or side
     if "spatial_shapes" in takes:
         rows, columns = height // vision.patch_size, width // vision.patch_size
         return {
-            "pixel_values": zeros(batch, rows * columns, channels * vision.patch_size**2),
-            "spatial_shapes": torch.tensor([[rows, columns]] * batch),
-            "pixel_attention_mask": ones(batch, rows * columns),
+            "pixel_values": zeros(many, rows * columns, channels * vision.patch_size**2),
+            "spatial_shapes": torch.tensor([[rows, columns]] * many),
+            "pixel_attention_mask": ones(many, rows * columns),
         }
-    sizes = torch.tensor([[height, width]] * batch)
+    sizes = torch.tensor([[height, width]] * many)
     if getattr(model.config, "image_grid_pinpoints", None):
         from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
         tiles = image_size_to_num_patches([height, width], model.config.image_grid_pinpoints, side)
-        return {"pixel_values": zeros(batch, tiles, channels, side, side), "image_sizes": sizes}
+        return {"pixel_values": zeros(many, tiles, channels, side, side), "image_sizes": sizes}
     if "aspect_ratio_ids" in takes:
         tiles = vision.max_num_tiles
         return {
-            "pixel_values": zeros(batch, 1, tiles, channels, side, side),
-            "aspect_ratio_ids": torch.full((batch, 1), len(vision.supported_aspect_ratios)),
-            "aspect_ratio_mask": ones(batch, 1, tiles),
-            "cross_attention_mask": ones(batch, prompt_tokens, 1, tiles),
+            "pixel_values": zeros(batch, images, tiles, channels, side, side),
+            "aspect_ratio_ids": torch.full((batch, images), len(vision.supported_aspect_ratios)),
+            "aspect_ratio_mask": ones(batch, images, tiles),
+            "cross_attention_mask": ones(batch, prompt_tokens, images, tiles),
         }
     if "image_attention_mask" in takes:
-        pixels = zeros(batch, 1, channels, side, side)
-        return {"pixel_values": pixels, "image_attention_mask": ones(batch, prompt_tokens, 1)}
+        pixels = zeros(batch, images, channels, side, side)
+        return {"pixel_values": pixels, "image_attention_mask": ones(batch, prompt_tokens, images)}
     if "pixel_attention_mask" in takes:  # several images a prompt, of which black ones are none
-        return {"pixel_values": torch.ones(batch, 1, channels, height, width, dtype=dtype)}
-    pixels = zeros(batch, channels, height, width)
+        return {"pixel_values": torch.ones(batch, images, channels, height, width, dtype=dtype)}
+    pixels = zeros(many, channels, height, width)
     own = {"image_sizes": sizes} if vision.model_type == "pixtral" else {}  # images of any size, each told its own
     return {"pixel_values": pixels, **own}
 

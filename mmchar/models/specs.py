@@ -1,6 +1,6 @@
 """Models as data: what is known of one, read from its file and checked before anything is made of it.
 
-``docs/add_a_model.md`` describes the file; ``mmchar models --schema`` prints its JSON Schema, for editors.
+``docs/howto/own_model.md`` describes the file; ``mmchar models --schema`` prints its JSON Schema, for editors.
 """
 
 import json
@@ -15,7 +15,7 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from mmchar.files import check_file_name
-from mmchar.request import FIELDS, Limit, Request, from_mapping, resolve
+from mmchar.request import FIELDS, Limit, Request, from_mapping, resolve, terms
 
 if TYPE_CHECKING:
     import torch
@@ -166,7 +166,7 @@ def _check(spec: ModelSpec) -> None:
             raise ValueError(f"{name}.{empty[0]} has no value; leave it out, or give a number")
         from_mapping(request)
     for key in {**spec.limits, **spec.tiny_limits}:
-        for part in key.split("+"):
+        for part in terms(key):
             if type(spec.request.get(part)) is not int:
                 raise ValueError(f"limits: {part!r} is no field of 'request' with a whole number")
 

@@ -40,6 +40,15 @@ def figure_bytes(figure: "Figure", suffix: str) -> bytes:
     return buffer.getvalue()
 
 
+def write_figure(figure: "Figure", path: str | Path) -> Path:
+    """The path of a figure that stands alone, as PNG or SVG by suffix; the figure is closed."""
+    from matplotlib import pyplot as plt
+
+    content = figure_bytes(figure, Path(path).suffix)
+    plt.close(figure)
+    return atomic_write(Path(path), content)
+
+
 def _made_from(table: "pd.DataFrame") -> str:
     """One sentence: models, GPUs, kinds of time, the runs in ``run_id``, and versions."""
     columns = {"models": "model", "GPU": "gpu", "time": "time_kind", "run": "run_id"}

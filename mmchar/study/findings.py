@@ -28,18 +28,18 @@ class Findings:
         self.figures: dict[str, Drawn] = {}
         self._checks: list[dict[str, Any]] = []
 
-    def draw(self, name: str, drawn: Axes | Figure, table: pd.DataFrame, caption: str) -> None:
-        """Keep a figure with the table that it shows; the figure's name gets the notebook's number in front.
+    def draw(self, name: str, drawn: Axes | Figure, table: pd.DataFrame, caption: str) -> pd.DataFrame:
+        """The table of a figure, which is kept with it; the figure's name gets the notebook's number in front.
 
         `caption` says what is to be seen, with units, GPU and the kind of time; its first sentence is the title of a
         figure that has none.
         """
         figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
         assert figure is not None  # axes without one cannot be drawn on
-        if not figure.get_suptitle() and not any(ax.get_title() for ax in figure.axes):
+        if not (figure.get_suptitle() if isinstance(drawn, Figure) else drawn.get_title() or figure.get_suptitle()):
             (figure.suptitle if isinstance(drawn, Figure) else drawn.set_title)(_title(caption), fontsize=10)
-        self.keep(name, table)
         self.figures[f"{self.notebook[:2]}_{name}"] = Drawn(figure, caption, name)
+        return self.keep(name, table)
 
     def keep(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
         """Keep a table, and give it back, so that a cell can end with it."""
@@ -54,6 +54,12 @@ class Findings:
         verdict = "not judged" if good is None else "agrees" if good else "differs"
         row = {"name": name, "expected": expected, "got": got, "verdict": verdict}
         self._checks.append({"claim": claim, **row} if claim else row)
+
+    def near(self, name: str, expected: float, got: float, within: float, *, unit: str = "", claim: str = "") -> None:
+        """Check that a number is as far from what was expected as it may be."""
+        said = f"{expected:,.4g} ± {within:,.4g} {unit}".rstrip()
+        good = abs(got - expected) <= within
+        self.check(name, expected=said, got=f"{got:,.4g} {unit}".rstrip(), good=good, claim=claim)
 
     def checks(self) -> pd.DataFrame:
         """One row per check: claim, name, expected, got, verdict."""

@@ -130,7 +130,7 @@ def _adaptor_row(spec: ModelSpec) -> dict[str, Any] | None:
     table, request = count(spec.name), spec.resolve()
     prefill = seen(table).query("stage == 'prefill'")
     across = prefill.loc[prefill["attention"] == "cross", "kv_len"]  # the image stands in the sequence, or next to it
-    text = request.prompt_tokens + spec.pipeline.arguments.get("marks", 0)
+    text = request.prompt_tokens + spec.pipeline.arguments.get("marks", 0) * request.images
     stage, tflop = table["stage"].astype(str), table["flop"].astype(float) * table["repeats"] / 1e12
     merging = stage.eq("encode_image") & table["module"].astype(str).str.contains("merger")
     return {
@@ -190,8 +190,8 @@ def _figures(value: float) -> str:
 
 
 def _request_text(request: Mapping[str, Any]) -> str:
-    """The request without a batch of one; steps of several denoisers as 25/25/7."""
-    given = {name: value for name, value in request.items() if (name, value) != ("batch", 1)}
+    """The request without a batch of one and one image; steps of several denoisers as 25/25/7."""
+    given = {name: value for name, value in request.items() if (name, value) not in (("batch", 1), ("images", 1))}
     if isinstance(steps := given.get("steps"), tuple | list):
         given["steps"] = "/".join(map(str, steps))
     return ", ".join(f"{_UNITS.get(name, name.replace('_', ' '))} {value}" for name, value in given.items())
@@ -201,7 +201,8 @@ _INTRO = """{models} models, counted without running them; one multiply-add is 2
 `mmchar zoo --out docs/zoo.md` (or `make zoo-page`) writes this page."""
 _ZOO_TEXT = """*Published* adds the parameters that the authors state, with a + where they state none for a component;
 *built* counts all components, and *difference* compares those of which both are known. *TFLOP* is one generation at
-the default request (batch 1 where it is not said), from the prompt to the finished image, video, sound or text."""
+the default request (batch 1 and one image in a prompt where it is not said), from the prompt to the finished image,
+video, sound or text."""
 _ADAPTOR_TEXT = """Between image encoder and language model stands an adaptor, which costs little beside the prefill;
 what it decides is how many tokens of the image the language model then carries, in its prefill and in its KV cache.
 With cross-attention these tokens stay outside of the sequence: *image K/V* is what they take beside the cache

@@ -241,6 +241,9 @@ count $SD --classes 8 => takes no 'classes'
 count $SD --candidates 8 => takes no 'candidates'
 count $SD --beams 2 => takes no 'beams'
 count $SD --audio-s 2 => takes no 'audio_s'
+count $SD --images 2 => takes no 'images'
+count llava-1.5-7b --images 0 => images=0 is not a whole number of 1 or more
+count llava-1.5-7b --images 8 => prompt_tokens+new_tokens+576*images=4736 is outside the reach of llava-1.5-7b
 count $SD --audio_s 2 => unrecognized arguments
 count llama-2-7b --height 512 => takes no 'height'
 count llama-2-7b --prompt-tokens 5000 => outside the reach of llama-2-7b

@@ -7,7 +7,7 @@ import sys
 import pandas as pd
 import pytest
 
-from mmchar.cli.main import main
+from mmchar.cli.main import COMMANDS, TASKS, main
 from mmchar.provenance import SOURCE
 
 SD = "stable-diffusion-1.5"
@@ -260,3 +260,13 @@ def test_a_checkout_is_a_program():
     asked = [sys.executable, "-m", "mmchar", "measure"]
     done = subprocess.run(asked, capture_output=True, text=True, cwd=SOURCE, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "measure needs a MODEL" in done.stderr
+
+
+def test_the_help_lists_every_command_once_under_its_task(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert sorted(name for names in TASKS.values() for name in names) == sorted(COMMANDS)
+    for task, names in TASKS.items():
+        block = said.split(f"{task}:\n")[1].split("\n\n")[0]
+        assert [line.split()[0] for line in block.splitlines() if line[2] != " "] == list(names)

@@ -43,7 +43,7 @@ WITHOUT = [  # models of classes without a closed form
 NAMES = [name for name in zoo_names() if name not in WITHOUT]
 SD = "stable-diffusion-1.5"
 AWKWARD = {"batch": 3, "guidance": 1.0, "prompt_tokens": 7, "frames": 6, "new_tokens": 5}
-AWKWARD |= {"classes": 6, "candidates": 5, "beams": 3, "audio_s": 7}
+AWKWARD |= {"classes": 6, "candidates": 5, "beams": 3, "audio_s": 7, "images": 2}
 ONE_SIZE = ("ddpm-celebahq-256", "ddpm-cifar10-32", "karlo-unclip")  # their pipelines cannot be asked for another
 # One of every way to write or to denoise.
 REAL = ["llama-2-7b", "llava-1.5-7b", "qwen2.5-vl-7b", "parti-350m", "stable-diffusion-1.5", "flux.1-dev",

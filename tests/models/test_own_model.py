@@ -18,7 +18,7 @@ from mmchar.models.loading import get_spec, load, zoo_names
 from mmchar.provenance import SOURCE
 from mmchar.request import Limit, Request
 
-PAGE = (SOURCE / "docs" / "add_a_model.md").read_text(encoding="utf-8")
+PAGE = (SOURCE / "docs" / "howto" / "own_model.md").read_text(encoding="utf-8")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
@@ -489,6 +489,21 @@ def test_a_vision_language_model_counts_like_the_zoo(tmp_path):
     edit(tmp_path / "config.json", architectures=["LlavaForConditionalGeneration"])
     asked = {**model.spec.request, **model.spec.pipeline.call}
     assert total(count(str(tmp_path), cache=False, **asked)) == total(count(model))
+    three = count(str(tmp_path), cache=False, **{**asked, "images": 3})
+    assert total(three) == total(count(model, images=3)) > total(count(model))
+    with pytest.raises(ValueError, match="images of 16 tokens are outside the reach of"):
+        count(str(tmp_path), cache=False, **{**asked, "images": 5000})
+
+
+def test_images_are_refused_where_a_prompt_has_no_place_for_them(tmp_path):
+    for cls, config in (("LlamaForCausalLM", SMALL), ("ViTModel", {**SMALL, "image_size": 28, "patch_size": 14})):
+        with pytest.raises(ValueError, match="takes no 'images'"):
+            count(str(save_model(tmp_path / cls, cls, **config)), images=2, cache=False)
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14}
+    folder = save_model(tmp_path / "git", "GitForCausalLM", vision_config=vision, **SMALL)
+    with pytest.raises(ValueError, match="images=2, but GitForCausalLM takes one image in a prompt"):
+        count(str(folder), images=2, cache=False)
 
 
 # what is left out

@@ -8,6 +8,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from mmchar import Request, count
+from mmchar.projection.roofline import project
 from mmchar.study.drawing import length_plots
 from mmchar.study.questions import over_requests as over
 
@@ -97,18 +98,56 @@ def test_a_cache_grows_by_a_token_of_keys_and_values():
     assert traffic["cache, read by attention", 4] == 36 * per_token
 
 
-def test_lengths_by_task_are_the_caches():
-    llama = count("llama-2-7b", Request(prompt_tokens=32, new_tokens=5), tiny=True)
-    found = over.lengths_by_task({"T-T": llama}).set_index("what")
-    columns = ["task", "shortest", "median", "longest"]
-    assert found.loc["prompt", columns].tolist() == ["T-T", 32, 32, 32]
-    assert found.loc["each generated token", columns].tolist() == ["T-T", 33, 34.5, 36]
-
-
-def test_every_task_of_the_second_paper_is_in_the_zoo():
+def test_lengths_say_whose_they_are_and_fit_the_models():
     from mmchar import get_spec
 
-    assert [get_spec(name).name for name in over.TASKS.values()] == list(over.TASKS.values())
+    lengths = over.lengths_by_task()
+    assert set(lengths["task"]) == {"T-T", "I-T", "IT-T", "T-I", "S-S", "S-T", "T-S", "H-A"}
+    assert set(lengths["kind"]) == {"counted", "second-hand", "not found"} and lengths["source"].notna().all()
+    unknown = lengths["kind"] == "not found"
+    assert lengths.loc[unknown, ["field", *over.ENDS]].isna().all(axis=None)
+    known = lengths[~unknown]
+    assert known[["field", "unit", "mean", "units_per_one"]].notna().all(axis=None)
+    both = known.dropna(subset=["min", "max"])
+    assert (both["min"] < both["mean"]).all() and (both["mean"] < both["max"]).all()
+    for model, request in over.task_requests(lengths)[["model", "request"]].itertuples(index=False):
+        assert get_spec(model).resolve(Request(**request))
+
+
+def test_lengths_become_requests_and_where_there_is_none_the_zoos():
+    found = over.task_requests(over.lengths_by_task())
+    human = found[found["task"] == "T-T codellama-34b, HumanEval"].set_index("end")["request"]
+    assert human["mean"] == {"prompt_tokens": 157, "new_tokens": 66}  # 156.51 and 65.88 tokens
+    speech = found[found["task"] == "S-T seamless-m4t-v2-large-s2tt, FLEURS"].set_index("end")["request"]
+    assert speech["max"] == {"audio_s": 20, "new_tokens": 74}  # 368 characters: / 18 a second, / 5 a token
+    assert found.loc[found["model"] == "hstu-24l-1024-8k", ["end", "request"]].to_numpy().tolist() == [["zoo", {}]]
+    assert found.loc[found["task"].str.startswith("I-T"), "end"].tolist() == ["mean"]
+
+
+def test_times_of_a_task_are_parts_of_its_generation():
+    lengths = [{"prompt_tokens": 8, "new_tokens": 3}, {"prompt_tokens": 8, "new_tokens": 9}, {}]
+    models = ["llama-2-7b", "llama-2-7b", "hstu-ml20m-large"]
+    asked = pd.DataFrame({"task": models, "model": models, "end": ["min", "max", "zoo"], "request": lengths})
+    short, long, ranked = over.times_by_task(asked, gpu=GPU, tiny=True).itertuples()
+    assert short.first_s == long.first_s  # the same prompt
+    assert short.decode_share < long.decode_share and long.generation_s > short.generation_s
+    timed = project(count("llama-2-7b", Request(**lengths[1]), tiny=True), gpu=GPU)
+    by_stage = (timed["time_s"] * timed["repeats"]).groupby(timed["stage"].astype(str)).sum()
+    assert long.first_s == pytest.approx(by_stage["prefill"])
+    assert long.decode_share == pytest.approx(100 * by_stage["decode"] / by_stage.sum())
+    assert ranked.decode_share == 0 and 0 < ranked.first_s <= ranked.generation_s
+
+
+def test_tasks_are_drawn_from_shortest_to_longest():
+    ends = [("a", "min", 1.0), ("a", "mean", 2.0), ("a", "max", 4.0), ("b", "zoo", 3.0)]
+    data = pd.DataFrame(ends, columns=["task", "end", "first_s"]).assign(generation_s=5.0, decode_share=50.0)
+    first, _, share = length_plots.task_times(data).axes
+    assert [label.get_text() for label in first.get_yticklabels()] == ["a", "b"]
+    assert "projected" in first.get_xlabel() and first.get_xscale() == "log" and share.get_xscale() == "linear"
+    (lines,) = [drawn for drawn in first.collections if hasattr(drawn, "get_segments")]
+    assert [segment[:, 0].tolist() for segment in lines.get_segments()] == [[1.0, 4.0], [3.0, 3.0]]
+    with pytest.raises(ValueError, match="figure needs column decode_share"):
+        length_plots.task_times(data.drop(columns="decode_share"))
 
 
 def test_guidance_and_steps_are_told_apart():
@@ -139,8 +178,6 @@ def test_figures_draw_what_is_in_the_tables(sizes, beams):
     assert ax.collections[0].get_offsets()[0].tolist() == pytest.approx([use["reads"][0], use["uses"][0]])
     ax = length_plots.token_traffic(over.traffic_by_token(beams))
     assert max(ax.lines[0].get_ydata()) < 1 and "GB" in ax.get_ylabel()
-    ax = length_plots.task_lengths(over.lengths_by_task(beams))
-    assert [label.get_text() for label in ax.get_yticklabels()] == list(beams)
     asked = over.asked_again([UNET], [{"batch": 1}, {"batch": 2}, {"steps": 1}], gpu=GPU, tiny=True)
     left, right = length_plots.request_panels(asked).axes
     assert list(left.lines[0].get_xdata()) == [1, 2] and list(right.lines[0].get_xdata()) == sorted(

@@ -128,11 +128,3 @@ def test_figures_draw_what_is_in_the_table():
     assert ax.collections[0].get_offsets()[0].tolist() == pytest.approx([cores["tokens"][0], cores["share"][0]])
     ax = still.plot_parts(still.part_shares([table], gpu=GPU))
     assert sum(bar.get_width() for bar in ax.patches) == pytest.approx(100)
-    figure, caption = still.told(ax, "Parts", "And more.")
-    assert figure is ax.figure and ax.get_title() == "Parts" and caption == "Parts. And more."
-
-
-def test_a_check_says_both_numbers():
-    row = still.near("a number", expected=87, got=86.59, within=1, unit="%")
-    assert row == {"name": "a number", "expected": "87 %", "got": "86.59 %", "verdict": "agrees"}
-    assert still.near("a number", expected=87, got=85, within=1)["verdict"] == "differs"

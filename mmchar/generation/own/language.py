@@ -11,7 +11,7 @@ from mmchar.generation.own.loops import Networks, Steps, denoise_latent, embed_p
 
 
 class LinearAdaptorPipeline:
-    """See an image through an encoder and one linear layer, then answer a question about it.
+    """See images through an encoder and one linear layer, then answer a question about them.
 
     ``image_tokens`` says what an image becomes: a token per patch (``"patches"``), or ``"one"`` for the whole.
     ``generate()`` is the language model's own; on ``meta`` it runs only under `run`.
@@ -22,16 +22,16 @@ class LinearAdaptorPipeline:
     def __init__(self, networks: Networks, inputs: Inputs, *, image_tokens: str = "patches") -> None:
         self.networks, self.inputs, self.whole = networks, inputs, image_tokens == "one"
 
-    def __call__(self, *, batch: int, prompt_tokens: int, new_tokens: int) -> Tensor:
+    def __call__(self, *, batch: int, prompt_tokens: int, new_tokens: int, images: int = 1) -> Tensor:
         """Ids of answers, ``(batch, new_tokens)``."""
-        return self.answer(batch, prompt_tokens, new_tokens).sequences
+        return self.answer(batch, images, prompt_tokens, new_tokens).sequences
 
-    def answer(self, batch: int, prompt_tokens: int, new_tokens: int, **more: Any) -> Any:
-        """What ``generate()`` says after the image and a prompt: always ``new_tokens`` tokens."""
+    def answer(self, batch: int, images: int, prompt_tokens: int, new_tokens: int, **more: Any) -> Any:
+        """What ``generate()`` says after the images and a prompt: always ``new_tokens`` tokens."""
         lm = self.networks["lm"]
         text = embed_prompt(lm, self.inputs, batch=batch, tokens=prompt_tokens)
         return lm.generate(
-            inputs_embeds=torch.cat([self._see(batch), text], dim=1),
+            inputs_embeds=torch.cat([self._see(batch, images), text], dim=1),
             max_new_tokens=new_tokens,
             min_new_tokens=new_tokens,
             do_sample=False,
@@ -40,17 +40,17 @@ class LinearAdaptorPipeline:
             **more,
         )
 
-    def _see(self, batch: int) -> Tensor:
-        """Images as tokens of the language model, ``(batch, image tokens, width)``."""
+    def _see(self, batch: int, images: int) -> Tensor:
+        """Images as tokens of the language model, ``(batch, images * image tokens, width)``."""
         encoder = self.networks["image_encoder"]
         side, channels = encoder.config.image_size, encoder.config.num_channels
-        found = encoder(self.inputs.normal(batch, channels, side, side))
+        found = encoder(self.inputs.normal(batch * images, channels, side, side))
         features = found.image_embeds[:, None] if self.whole else found.last_hidden_state[:, 1:]  # no class token
-        return self.networks["adaptor"](features)
+        return self.networks["adaptor"](features).unflatten(0, (batch, images)).flatten(1, 2)
 
 
 class NextGPTPipeline:
-    """Answer an image and a prompt with text that ends in signal tokens, which drive a diffusion model.
+    """Answer images and a prompt with text that ends in signal tokens, which drive a diffusion model.
 
     The states that the ``signal_tokens`` last tokens came from are projected to the text of the denoiser; nothing
     stands for the empty prompt of guidance.
@@ -73,10 +73,11 @@ class NextGPTPipeline:
         width: int,
         steps: Steps,
         guidance: float,
+        images: int = 1,
         frames: int | None = None,
     ) -> Tensor:
         """Images ``(batch, 3, height, width)``, or videos ``(batch, 3, frames, height, width)``."""
-        said = self.reader.answer(batch, prompt_tokens, new_tokens, output_hidden_states=True)
+        said = self.reader.answer(batch, images, prompt_tokens, new_tokens, output_hidden_states=True)
         signal = [step[-1][:, -1:] for step in said.hidden_states[-self.signal_tokens :]]  # of the last layer
         text = self.networks["output_projector"](torch.cat(signal, dim=1))  # [b, queries, width]
         vae = self.networks["vae"]

@@ -21,7 +21,6 @@ from mmchar.study.drawing.look import (
     axes,
     by_family,
     label_room,
-    legend_below,
     legend_beside,
     note,
     note_above,
@@ -31,6 +30,13 @@ from mmchar.study.drawing.look import (
 
 # Of figures with several panels: the label of a y axis, its scale, and the columns that it shows, with their names.
 Panels = Mapping[str, tuple[float, Mapping[str, str]]]
+_TASK_PANELS = {
+    "first_s": "time to the first token (s), projected",
+    "generation_s": "time of a generation (s), projected",
+}
+_TASK_PANELS |= {"decode_share": "decode in the projected time (%)"}
+_TASK_ENDS = {"min": (">", "shortest of the data set"), "mean": ("o", "mean length"), "max": ("<", "longest")}
+_TASK_ENDS |= {"zoo": ("o", "no length found: the zoo's request")}
 _COLORS = {"convolution": CATEGORY_COLORS["Convolution"], "attention cores": CATEGORY_COLORS["Attention"]}
 _COLORS |= {"attention cores, fused": CATEGORY_COLORS["Attention"], "attention cores, eager": "0.45"}
 
@@ -246,20 +252,28 @@ def token_traffic(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def task_lengths(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Shortest to longest sequence of each task, with the median over attention calls. One of `lengths_by_task`."""
-    require(data, "task", "what", "shortest", "median", "longest")
+def task_times(data: pd.DataFrame) -> Figure:
+    """Projected times of each task from its shortest to its longest lengths, and decode's share: `times_by_task`."""
+    require(data, "task", "end", *_TASK_PANELS)
     order = data["task"].unique().tolist()
-    ax = axes(ax, width=9.0, height=1.6 + 0.42 * len(order))
-    for number, (what, rows) in enumerate(data.groupby("what", sort=False)):
-        row = rows["task"].map(order.index) + 0.22 * (number - 1)
-        ax.hlines(row, rows["shortest"], rows["longest"], color=PALETTE[number], lw=4, alpha=0.5)
-        ax.scatter(rows["median"], row, color=PALETTE[number], s=30, label=what, zorder=3)
-    rows_from_top(ax, order, lines=True)
-    ax.set(xscale="log", xlabel="length that self-attention sees (tokens)")
-    ax.xaxis.set_major_formatter("{x:,g}")
-    legend_below(ax, ncols=3)
-    return ax
+    height = 1.6 + 0.34 * len(order)
+    figure, panels = plt.subplots(1, len(_TASK_PANELS), figsize=(13, height), sharey=True, layout="constrained")
+    for ax, (column, label) in zip(panels, _TASK_PANELS.items(), strict=True):
+        for end, (mark, says) in _TASK_ENDS.items():
+            rows = data[data["end"] == end]
+            face = "none" if end == "zoo" else PALETTE[0]
+            place = rows["task"].map(order.index)
+            ax.scatter(rows[column], place, marker=mark, fc=face, ec=PALETTE[0], s=34, label=says, zorder=3)
+        reach = data.groupby("task", sort=False)[column].agg(["min", "max"])
+        ax.hlines(range(len(order)), reach["min"], reach["max"], color=PALETTE[0], lw=3, alpha=0.4)
+        ax.set(xlabel=label, xscale="linear" if column == "decode_share" else "log")
+        ax.xaxis.set_major_formatter("{x:,g}")
+        ax.xaxis.set_minor_formatter("")
+    rows_from_top(panels[0], order, lines=True)
+    panels[-1].set(xlim=(-3, 103))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
 
 
 def request_panels(data: pd.DataFrame) -> Figure:

@@ -232,7 +232,7 @@ def sensitivity(data: pd.DataFrame, *, paper: float, ax: Axes | None = None) -> 
     return ax
 
 
-def part_shares(data: pd.DataFrame, *, label: str, title: str = "", ax: Axes | None = None) -> Axes:
+def part_shares(data: pd.DataFrame, *, label: str, ax: Axes | None = None) -> Axes:
     """Share of projected time of each part, one bar per ``label``, with its seconds at the end.
 
     The table is one from `time_by_part`, or several of them with a column that names the bars.
@@ -246,12 +246,11 @@ def part_shares(data: pd.DataFrame, *, label: str, title: str = "", ax: Axes | N
     kinds = data.drop_duplicates(label)["time_kind"]
     stacked_shares(100 * wide.div(total, axis=0), colors=PART_COLORS, totals=totals, kinds=kinds, ax=ax)
     ax.set_xlabel("share of projected time (%)")
-    ax.set_title(title, fontsize=10)
     return ax
 
 
 def cost_panels(
-    data: pd.DataFrame, costs: Mapping[str, tuple[str, str, float]], *, x: str, xlabel: str, hue: str, title: str = ""
+    data: pd.DataFrame, costs: Mapping[str, tuple[str, str, float]], *, x: str, xlabel: str, hue: str
 ) -> Figure:
     """One panel per cost over ``x``, one line per value of ``hue``.
 
@@ -273,6 +272,5 @@ def cost_panels(
         ax.tick_params(which="both", labelsize=9)
         handles, names = ax.get_legend_handles_labels()
         ax.legend_.remove()
-    figure.suptitle(title, fontsize=11)
     figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return figure

@@ -12,9 +12,8 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from mmchar.files import atomic_write
 from mmchar.projection.evidence.validation import summary
-from mmchar.runs.figures import figure_bytes
+from mmchar.runs.figures import write_figure
 from mmchar.study.drawing.length_plots import curves
 from mmchar.study.drawing.look import (
     BOUND_COLORS,
@@ -210,9 +209,7 @@ def save_predicted_against_measured(table: pd.DataFrame, path: str | Path) -> Pa
     """The path of the figure, as PNG or SVG by suffix; the same table gives the same bytes."""
     figure, ax = plt.subplots(figsize=(7.0, 6.0), layout="constrained")
     plot_predicted_against_measured(table, ax=ax)
-    content = figure_bytes(figure, Path(path).suffix)
-    plt.close(figure)
-    return atomic_write(path, content)
+    return write_figure(figure, path)
 
 
 def _scatter(data: pd.DataFrame, *, ax: Axes, **columns: str) -> None:

@@ -3,24 +3,18 @@
 Every number is a group-by on an operator table: by stage, and by module path inside a stage.
 """
 
-import inspect
-from dataclasses import replace
 from typing import Any
 
-import msgspec
-import numpy as np
 import pandas as pd
 
-from mmchar.counting.cache import cached_table, source_hash
-from mmchar.counting.operator_table import as_categories, count
 from mmchar.counting.seqlen import seen
-from mmchar.models.loading import ModelSpec, get_spec, load
+from mmchar.models.loading import get_spec
 from mmchar.projection.decode_costs import is_per_token, token_breakdown, token_cost
 from mmchar.projection.roofline import project
 from mmchar.projection.uncertainty import time_range
-from mmchar.provenance import package_versions
 from mmchar.request import Request
 from mmchar.study.drawing.look import PART_COLORS
+from mmchar.study.findings import Findings
 from mmchar.study.zoo_page import ADAPTORS, kv_bytes
 
 SEEING = ("llava-v1-7b", "llava-1.5-7b", "llava-next-7b-mistral", "qwen2.5-vl-7b", "blip2-opt-2.7b",
@@ -46,7 +40,6 @@ COSTS = {  # of `image_costs`: what a panel is called, its unit, and what a valu
     "token_device_s": ("kernels of a decoding step (projected)", "ms", 1e3),
 }
 _SHORT = {"encoder": "encoder", "adaptor": "adaptor", "cross": "cross-attention layers"}
-_INNER_FIRST = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")  # (images, 1, …) of images beside the text
 
 
 def adaptor_of(name: str, *, tiny: bool = False) -> str:
@@ -56,29 +49,6 @@ def adaptor_of(name: str, *, tiny: bool = False) -> str:
     if kind is None or spec.family == "any_to_any" or "new_tokens" not in spec.request:
         raise ValueError(f"{name} writes nothing about images; choose e.g. llava-1.5-7b or idefics-9b-flamingo")
     return kind
-
-
-def count_images(name: str, request: Request | None = None, *, images: int = 1, tiny: bool = False) -> pd.DataFrame:
-    """The operator table of an answer about ``images`` of one size in one prompt, in bfloat16.
-
-    The library's own model is given all of them. Where no library has it (LLaVA v1) they are encoded together and stand
-    in the prompt as so many tokens, which to the language model are like any others. Raises a ValueError for a number
-    of images that is none, or that the model's context does not hold.
-    """
-    if isinstance(images, bool) or not isinstance(images, int) or images < 1:
-        raise ValueError(f"images={images!r} is not a whole number of 1 or more")
-    adaptor_of(name, tiny=tiny)
-    spec, one = get_spec(name, tiny=tiny), count(name, request, tiny=tiny)
-    full = spec.resolve(request)
-    each = _sequence(one) - _text(spec, full)
-    key = "prompt_tokens+new_tokens"
-    room, asked = spec.limits[key].max, (images - 1) * each + full.prompt_tokens + full.new_tokens
-    if room is not None and asked > room:
-        most = 1 + (room - full.prompt_tokens - full.new_tokens) // each
-        raise ValueError(f"{images} images of {each} tokens are outside the reach of {name}, which takes {most}")
-    out = one if images == 1 else _several(spec, full, images, each)
-    out.attrs["images"] = images
-    return out
 
 
 def image_parts(table: pd.DataFrame) -> "pd.Series[str]":
@@ -107,7 +77,7 @@ def stage_parts(table: pd.DataFrame) -> "pd.Series[str]":
 
 
 def image_costs(table: pd.DataFrame, *, gpu: str, execution: str = "eager") -> dict[str, Any]:
-    """What the images of a table of `count_images` cost, projected on a GPU.
+    """What the images of a count of an answer about them cost, projected on a GPU.
 
     Returns
     -------
@@ -120,7 +90,8 @@ def image_costs(table: pd.DataFrame, *, gpu: str, execution: str = "eager") -> d
         prefill.
     """
     spec = get_spec(table.attrs["model"], tiny=table.attrs["tiny"])
-    text, lengths = _text(spec, spec.resolve(Request(**table.attrs["request"]))), seen(table)
+    asked, lengths = Request(**table.attrs["request"]), seen(table)
+    text = asked.prompt_tokens + spec.pipeline.arguments.get("marks", 0) * asked.images
     prefill = lengths[lengths["stage"] == "prefill"]
     across = prefill.loc[prefill["attention"] == "cross", "kv_len"]
     moved = token_breakdown(table, gpu=gpu, execution=execution)
@@ -135,7 +106,7 @@ def image_costs(table: pd.DataFrame, *, gpu: str, execution: str = "eager") -> d
     config = spec.components[first.loc[written, "component"].iloc[0]].config
     return {
         "model": spec.name,
-        "images": table.attrs["images"],
+        "images": asked.images,
         "label": f"{spec.name} ({adaptor_of(spec.name, tiny=spec.tiny)})",
         "image_tokens": int(across.max() if len(across) else _sequence(table) - text),
         "sequence_tokens": _sequence(table),
@@ -167,9 +138,9 @@ def time_by_part(table: pd.DataFrame, parts: "pd.Series[str]", *, gpu: str) -> p
 
 
 def first_token_parts(table: pd.DataFrame, *, gpu: str) -> pd.DataFrame:
-    """`time_by_part` of a table of `count_images` up to its first token, with a ``label``: model, number of images."""
+    """`time_by_part` of an answer about images up to its first token, with a ``label``: model, number of images."""
     rows = first_token(table)
-    many = table.attrs["images"]
+    many = table.attrs["request"]["images"]
     label = f"{table.attrs['model']}, {many} image{'s' * (many > 1)}"
     return time_by_part(rows, image_parts(rows), gpu=gpu).assign(label=label)
 
@@ -195,52 +166,47 @@ def _sequence(table: pd.DataFrame) -> int:
     return int(table.loc[(table["stage"] == "prefill") & (table["attention"] == "causal"), "q_len"].max())
 
 
-def _text(spec: ModelSpec, full: Request) -> int:
-    return full.prompt_tokens + spec.pipeline.arguments.get("marks", 0)
+def check_all(found: Findings, *, sizes: bool = True) -> None:
+    """Hold what notebook 12 keeps against what it expected; numbers of tokens only at full ``sizes``."""
+    one, most = _fewest_and_most(found.tables["images"])
+    tokens = {"llava-v1-7b": 256, "llava-1.5-7b": 576, "blip2-opt-2.7b": 32, "idefics-9b-flamingo": 64,
+              "llama-3.2-11b-vision": 6404, "llava-next-7b-mistral": 2880, "qwen2.5-vl-7b": 1296}  # fmt: skip
+    for name in [name for name in one.index if name in tokens and sizes]:
+        found.near(f"{name}: tokens of an image", tokens[name], one.at[name, "image_tokens"], 0)
+    found.near("adaptor over prefill, FLOP", 20, 100 * (one["adaptor_flop"] / one["prefill_flop"]).max(), 2, unit="%")
+    said = f"kernels of a decoding step, {most['images'].iloc[0]} images over one, more at worst"
+    found.near(said, 10, _slower(one, most).max(), 10, unit="%")
+    shares = found.tables["any_to_any"].set_index(["model", "part"])["share"]
+    for (model, part), expected, within in (
+        (("chameleon-7b-t2i", "language model"), 99, 1),
+        (("next-gpt-7b", "denoiser"), 50, 10),
+        (("next-gpt-7b-video", "denoiser"), 90, 10),
+        (("qwen2.5-omni-7b", "speech model"), 60, 10),
+    ):
+        if (model, part) in shares.index:
+            found.near(f"{model}: {part}, of time", expected, shares[model, part], within, unit="%")
 
 
-def _several(spec: ModelSpec, full: Request, images: int, each: int) -> pd.DataFrame:
-    if spec.pipeline.library == "mmchar":
-        return _as_text(spec.name, full, images, each, spec.tiny)
-    made = {"images": images, "spec": msgspec.to_builtins(spec), "request": full.given()}
-    code = {"source": source_hash(), "inputs": inspect.getsource(_prompt)}
-    versions = package_versions("torch", "diffusers", "transformers", "pandas")
-    return cached_table({**made, **code, "versions": versions}, lambda: _seen_together(spec, full, images))
+def learned(by_images: pd.DataFrame, whole: pd.DataFrame) -> str:
+    """What tables of `image_costs` and `generation_parts` say, as a list in Markdown."""
+    one, most = _fewest_and_most(by_images)
+    said = "- **{0.label}**: {0.image_tokens:,} tokens; the first word after {0.first_token_s:.3f} s ({0.low_s:.3f} to"
+    said += f" {{0.high_s:.3f}}), of {most['images'].iloc[0]} images after {{0.most_s:.3f}} s."
+    lines = [said.format(row) for row in one.join(most["first_token_s"].rename("most_s")).itertuples()]
+    slower = _slower(one, most)
+    copies = " ms, then ".join(f"{1e3 * end.at[slower.idxmax(), 'token_copy_s']:.1f}" for end in (one, most))
+    lines += [f"- Kernels of {slower.idxmax()}'s step take {slower.max():.0f} % longer; its copies {copies} ms."]
+    most_of = whole.sort_values("share").drop_duplicates("model", keep="last").sort_index()
+    lines += [f"- **{row.label}**: {row.share:.0f} % of the time is its {row.part}." for row in most_of.itertuples()]
+    return "\n".join(["## What we learned", "", *lines])
 
 
-def _as_text(name: str, full: Request, images: int, each: int, tiny: bool) -> pd.DataFrame:
-    longer = count(name, replace(full, prompt_tokens=full.prompt_tokens + (images - 1) * each), tiny=tiny)
-    together = count(name, replace(full, batch=images), tiny=tiny)
-    sees, saw = (t["stage"].isin(["encode_image", "project_image"]) for t in (longer, together))
-    out = as_categories(pd.concat([together[saw], longer[~sees]], ignore_index=True))
-    out.attrs = {**longer.attrs, "request": full.given()}
-    return out
+def _fewest_and_most(by_images: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    numbers = by_images["images"]
+    fewest, most = (by_images[numbers == number].set_index("model") for number in (numbers.min(), numbers.max()))
+    return fewest, most
 
 
-def _seen_together(spec: ModelSpec, full: Request, images: int) -> pd.DataFrame:
-    model = load(spec.name, device="meta", dtype="bfloat16", tiny=spec.tiny)
-    ((_, network),) = model.components.items()
-    return count(model, full, **_prompt(network, full, images, _text(model.spec, full)))
-
-
-def _prompt(network: Any, full: Request, images: int, text: int) -> dict[str, Any]:
-    """What ``generate()`` is given: the inputs of so many prompts of one image each, as those of one prompt."""
-    import torch
-
-    from mmchar.generation.seen_inputs import image_token, prompt_of
-
-    given = prompt_of(network, batch=images, prompt_tokens=text, height=full.height, width=full.width)
-    ids, place = given["input_ids"][:1], image_token(network.config)
-    if place is None:  # images stand beside the text: [images, 1, …] -> [1, images, …], masks [images, text, 1, …]
-        beside = {
-            key: value.transpose(0, 1 if key in _INNER_FIRST else 2)
-            for key, value in given.items()
-            if key != "input_ids"
-        }
-        return {**beside, "input_ids": ids}
-    until = int(np.flatnonzero(ids[0] == place)[-1]) + 1  # a mark may stand before the image
-    ids = torch.cat([ids[:, :until]] * images + [ids[:, until:]], dim=1)
-    kinds: dict[str, Any] = {
-        key: (ids == place).long() for key in ("mm_token_type_ids", "token_type_ids") if key in given
-    }
-    return {**given, "input_ids": ids, **kinds}
+def _slower(one: pd.DataFrame, most: pd.DataFrame) -> pd.Series:
+    """Percent by which the kernels of a decoding step take longer with more images."""
+    return 100 * (most["token_device_s"] / one["token_device_s"] - 1)

@@ -10,8 +10,9 @@ import pandas as pd
 from mmchar.counting.operator_table import count, executions
 from mmchar.counting.seqlen import similarity_memory
 from mmchar.models.loading import get_spec
-from mmchar.projection.decode_costs import token_rows, weight_bytes
+from mmchar.projection.decode_costs import is_per_token, per_token, token_rows, weight_bytes
 from mmchar.projection.roofline import project
+from mmchar.provenance import REFERENCE
 from mmchar.request import Request
 from mmchar.study.drawing.length_plots import Panels
 from mmchar.study.experiments import per_unit_s
@@ -41,18 +42,8 @@ MEMORY: Panels = {
         },
     ),
 }
-# The tasks of the second paper (arXiv 2410.00215): text, image, speech, history and action in and out.
-TASKS = {
-    "T-T codellama-34b": "codellama-34b",
-    "IT-T chameleon-7b": "chameleon-7b",
-    "T-I chameleon-7b-t2i": "chameleon-7b-t2i",
-    "S-S seamless": "seamless-m4t-v2-large",
-    "S-T seamless": "seamless-m4t-v2-large-s2tt",
-    "T-S seamless": "seamless-m4t-v2-large-t2st",
-    "T-T seamless": "seamless-m4t-v2-large-t2tt",
-    "H-A hstu": "hstu-24l-1024-8k",
-}
-_TOKENS = {"prefill": "prompt", "decode": "each generated token"}
+_LENGTHS = REFERENCE / "lengths_by_task.csv"
+ENDS = ("min", "mean", "max")
 
 
 def by_size(
@@ -170,25 +161,58 @@ def traffic_by_token(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def lengths_by_task(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Lengths that self-attention sees: ``task, what, shortest, median, longest`` (tokens), ``calls``; tables by task.
+def lengths_by_task() -> pd.DataFrame:
+    """Lengths of what the second paper's tasks (arXiv 2410.00215) read and write, as far as a source was found.
 
-    ``what`` is the prompt, each generated token (its length is that of the cache), or what runs around them: encoders,
-    and decoders of images and sound.
+    A row for each task, data set and ``field`` of a request: ``min, mean, max`` in its ``unit``, of which
+    ``units_per_one`` make one of the field. ``kind`` is ``counted`` (by us, in the data set), ``second-hand``, or ``not
+    found``, where all that is blank. ``source`` says whose.
+    """
+    return pd.read_csv(_LENGTHS)
+
+
+def task_requests(lengths: pd.DataFrame) -> pd.DataFrame:
+    """The requests that lengths stand for: ``task, model, end, request`` (fields, whole numbers), ``kind``.
+
+    ``task`` names model and data set; ``end`` is ``min``, ``mean`` or ``max``, one row for each that a source has, or
+    ``zoo`` where no length was found: the model's own request.
     """
     found = []
-    for table in tables.values():
-        rows = table[~table["attention"].isin(["", "cross"])]
-        what = rows["stage"].astype(str).str.replace(r"_variant_\d+", "", regex=True).map(_TOKENS)
-        lengths = (
-            rows["q_len"].where(rows["attention"] != "causal", rows["kv_len"]).repeat(rows["calls"] * rows["repeats"])
-        )
-        kinds = what.fillna("encoders, image and sound").reindex(lengths.index)
-        each = lengths.groupby(kinds).agg(["min", "median", "max", "size"])
-        found.append(
-            each.set_axis(["shortest", "median", "longest", "calls"], axis=1).rename_axis("what").reset_index()
-        )
-    return pd.concat(found, keys=tables, names=["task", None]).reset_index("task").reset_index(drop=True)
+    named = lengths.assign(dataset=lengths["dataset"].fillna(""))
+    for (task, model, data), rows in named.groupby(["task", "model", "dataset"], sort=False):
+        case = {"task": f"{task} {model}" + f", {data}" * bool(data), "model": model, "kind": rows["kind"].iloc[0]}
+        known = rows.dropna(subset=["field"])
+        ends = [end for end in ENDS if len(known) and known[end].notna().all()]
+        for end in ends or ["zoo"]:
+            asked = known[end] / known["units_per_one"] if ends else known["mean"][:0]
+            request = {field: max(2, round(value)) for field, value in zip(known["field"], asked, strict=False)}
+            found.append({**case, "end": end, "request": request})
+    return pd.DataFrame(found)
+
+
+def times_by_task(requests: pd.DataFrame, *, gpu: str, dtype: str = "bfloat16", tiny: bool = False) -> pd.DataFrame:
+    """Projected times of requests from `task_requests`, which it adds columns to.
+
+    ``first_s`` until the first token is known (of a model that writes none: until all is done), ``generation_s``, and
+    ``decode_share`` (%), that of networks that run once per token. ``gpu``, ``time_kind``.
+    """
+    rows = []
+    for model, request in zip(requests["model"], requests["request"], strict=True):
+        timed = project(count(model, Request(**request), dtype=dtype, tiny=tiny), gpu=gpu, attention="flash")
+        rows.append(_times(timed))
+    return requests.join(pd.DataFrame(rows, index=requests.index)).assign(gpu=gpu, time_kind="projected")
+
+
+def _times(timed: pd.DataFrame) -> dict[str, float]:
+    stage, time_s = timed["stage"].astype(str), timed["time_s"] * timed["repeats"]
+    order = [name for name in dict.fromkeys(stage) if name != "pipeline"]
+    until = next((index for index, name in enumerate(order) if is_per_token(name)), len(order))
+    decode_s = time_s[per_token(timed)].sum()
+    return {
+        "first_s": float(time_s[stage.isin(order[:until])].sum()),
+        "generation_s": float(time_s.sum()),
+        "decode_share": float(100 * decode_s / time_s.sum()),
+    }
 
 
 def asked_again(

@@ -2,11 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mmchar.counting.cache import cached_table, source_hash
 from mmchar.counting.frame_shares import frame_shares
@@ -14,7 +12,7 @@ from mmchar.models.loading import get_spec
 from mmchar.projection.roofline import project
 from mmchar.study.drawing.look import KIND_COLORS, PALETTE, amount, axes, require
 from mmchar.study.drawing.plots import sensitivity, stacked_shares
-from mmchar.study.experiments import verdict
+from mmchar.study.findings import Findings
 
 # Of each kind and year what was used most: U-Nets, transformers, video, autoregressive, few steps.
 MODELS = (
@@ -48,19 +46,6 @@ def by_year(models: str, needs: str = "") -> list[str]:
         if needs and needs not in get_spec(name).request:
             raise ValueError(f"{name} takes no {needs!r}; choose a model that does (mmchar models)")
     return sorted(names, key=lambda name: get_spec(name).year)
-
-
-def told(drawn: Axes | Figure, title: str, more: str = "") -> tuple[Figure, str]:
-    """A figure under a title, and its caption: the title and what there is to say besides."""
-    figure = drawn if isinstance(drawn, Figure) else drawn.figure
-    drawn.suptitle(title) if isinstance(drawn, Figure) else drawn.set_title(title)
-    return cast(Figure, figure), f"{title}. {more}".strip()
-
-
-def near(name: str, *, expected: float, got: float, within: float, unit: str = "") -> dict[str, Any]:
-    """One line of a notebook's table of checks: whether a number is as far from what was expected as it may be."""
-    values = (f"{value:,.4g} {unit}".strip() for value in (expected, got))
-    return verdict(name, **dict(zip(("expected", "got"), values, strict=True)), good=abs(got - expected) <= within)
 
 
 def part_of(stage: str) -> str:
@@ -169,6 +154,32 @@ def part_shares(tables: Iterable[pd.DataFrame], *, gpu: str) -> pd.DataFrame:
         seconds = (timed["time_s"] * timed["repeats"]).groupby(parts(timed)).sum()
         rows.append({"case": case, **seconds.reindex(list(PART_COLORS), fill_value=0.0), "total_s": seconds.sum()})
     return pd.DataFrame(rows).assign(gpu=gpu, time_kind="projected")
+
+
+def check_all(found: Findings, *, sizes: bool = True) -> None:
+    """Hold the tables that notebook 11 keeps against what it expected; without ``sizes`` only what holds at any."""
+    tables = found.tables
+    if sizes:
+        cores = tables["attention"].set_index(["model", "case"])["share"]
+        of = {
+            ("hunyuanvideo", "720p x 129"): 87,
+            ("wan2.1-t2v-14b", "480p x 81"): 53,
+            ("wan2.1-t2v-14b", "720p x 81"): 72,
+        }
+        for case, expected in of.items():
+            if case in cores.index:
+                found.near(f"cores of {' '.join(case)}", expected, cores[case], 1, unit="%")
+        crossing = tables["crossovers"].set_index("model")["FLOP"]
+        for name, expected in {"stable-diffusion-1.5": 960, "sdxl-base-1.0": 1470}.items():
+            if name in crossing.index:
+                found.near(f"crossover of {name}", expected, crossing[name], 20, unit="px")
+    full = tables["pairs"][tables["pairs"]["how"] == "full 3-D"]
+    if len(full):
+        within = (full["same frame"] / (100 - full["text"]) * full["frames"]).max()
+        found.near("pairs within a frame x frames", 1, within, 1e-6)
+    use = tables["weights"]
+    decode = use.loc[(use["model"] == "llama-2-7b") & (use["stage"] == "decode"), "uses"]
+    found.near("positions per read, decode", 1, decode.max(), 1e-6)
 
 
 def plot_years(data: pd.DataFrame, *, paper: float, ax: Axes | None = None) -> Axes:
