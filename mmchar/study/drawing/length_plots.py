@@ -21,6 +21,7 @@ from mmchar.study.drawing.look import (
     axes,
     by_family,
     label_room,
+    legend_below,
     legend_beside,
     note,
     note_above,

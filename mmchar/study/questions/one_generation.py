@@ -143,12 +143,13 @@ def learned(flash: pd.DataFrame, eager: pd.DataFrame, gpu: str) -> str:
     """What came out, as a list in Markdown, from the two projected tables of a generation."""
     times, flop = by_stage(flash, eager), (flash["flop"] * flash["repeats"]).sum() / 1e12
     total_s, least_s, stage = times.at["total", "flash_s"], floor_s(flash, gpu), times["flash_s"].iloc[:-1].idxmax()
-    share = totals(flash, ["category"]).set_index("category")["time_s"] / total_s
+    share = 100 * totals(flash, ["category"]).set_index("category")["time_s"] / total_s
+    of_stage, slower = 100 * times.at[stage, "flash_s"] / total_s, times.at["total", "eager / flash"]
     weights = sum(flash.attrs["params"].values()) * ITEM_BYTES[flash.attrs["dtype"]]
     gb, live, live_eager = (size / 1e9 for size in (weights, flash["live_bytes"].max(), eager["live_bytes"].max()))
     return f"""- One generation is {flop:,.3g} TFLOP and {total_s:.3g} s on {gpu} (projected, flash attention).
-- Most of it is `{stage}`: {times.at[stage, "flash_s"] / total_s:.0%} of the time. By operator it is {share.idxmax()}:
-  {share.max():.0%}. With eager attention the whole takes {times.at["total", "eager / flash"]:.2f} times as long.
+- Most of it is `{stage}`: {of_stage:.0f} % of the time. By operator it is {share.idxmax()}: {share.max():.0f} %. With
+  eager attention the whole takes {slower:.2f} times as long.
 - At the GPU's peak it would be {least_s:.3g} s, {100 * least_s / total_s:.2g} % of that. The rest is kernels that do
   not reach the peak, memory traffic and waiting for the host.
 - Memory: {gb:.3g} GB of weights and up to {live:.3g} GB of activations ({live_eager:.3g} GB if eager)."""
