@@ -20,7 +20,7 @@ def assumed(tables):
 
 
 def test_which_scaled_down_models_are_measured():
-    names = ["llama-2-7b", "llama-2-13b", SD]
+    names = ["llama-2-7b", "llama-2-13b", SD, "make-a-video"]
     assert question.to_measure("one per family", names) == ["llama-2-7b", SD]
     assert question.to_measure("", names) == []
     assert question.to_measure(f"{SD},llama-2-7b", names) == ["llama-2-7b", SD]

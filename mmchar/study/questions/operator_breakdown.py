@@ -37,10 +37,13 @@ _READINGS = (  # claim, name, families, setting
 
 
 def to_measure(measured: str, names: Sequence[str]) -> list[str]:
-    """Models to measure scaled down: ``one per family`` of those ``names`` (its first), names by comma, none for ""."""
+    """Models to measure scaled down: the first of each family of ``names``, or those named by comma, or none for "".
+
+    ``one per family`` leaves those out that make video from frames, which take longer than all others.
+    """
     if measured != "one per family":
         return in_order(measured) if measured else []
-    return list({get_spec(name).family: name for name in reversed(names)}.values())[::-1]
+    return list({get_spec(name).family: name for name in reversed(judged(names))}.values())[::-1]
 
 
 def projected_shares(tables: Mapping[str, pd.DataFrame], *, gpu: str) -> pd.DataFrame:
