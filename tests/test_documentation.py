@@ -62,10 +62,11 @@ def test_what_a_page_says_to_type_works(page, folder, capsys):
 @pytest.mark.parametrize("page", ALL, ids=lambda page: page.stem)
 def test_a_page_names_commands_and_files_that_exist(page):
     text = page.read_text(encoding="utf-8")
-    for name in re.findall(r"(?:^|`)(?:\.venv/bin/)?mmchar ([a-z]+)\b", text, re.MULTILINE):
+    code = "\n".join([*(body for _, body in BLOCK.findall(text)), *re.findall(r"`([^`\n]+)`", text)])
+    for name in re.findall(r"^(?:\.venv/bin/)?mmchar ([a-z]+)\b", code, re.MULTILINE):
         assert name in COMMANDS, name
     targets = set(re.findall(r"^([a-z-]+):", (SOURCE / "Makefile").read_text(), re.MULTILINE))
-    for name in re.findall(r"(?:^|`)make ([a-z-]+)\b", text, re.MULTILINE):
+    for name in re.findall(r"^make ([a-z-]+)\b", code, re.MULTILINE):
         assert name in targets, name
     for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
         assert (page.parent / link).exists(), link

@@ -1,9 +1,10 @@
 """A folder of tables that took long to make, each found again by everything that it depends on."""
 
+import contextlib
 import functools
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 import platformdirs
 
 from mmchar.files import atomic_write, canonical_json, checksum
+from mmchar.locks import held
 from mmchar.tables import decode_parquet, encode_parquet
 
 PACKAGE = Path(__file__).parents[1]
@@ -31,16 +33,29 @@ def cached_table(key: dict[str, Any], build: Callable[[], pd.DataFrame]) -> pd.D
         raise ValueError(f"cache key cannot be written as JSON ({error}); use plain types") from error
     folder = os.environ.get("MMCHAR_CACHE") or platformdirs.user_cache_path("mmchar")
     path = Path(folder) / f"{checksum(name.encode())}.table"
-    table = _read_cached(path, name)
-    if table is not None:
+    if (table := _read_cached(path, name)) is not None:
         return table
-    payload = encode_parquet(build())
-    try:
-        atomic_write(path, checksum(name.encode() + payload).encode() + b"\n" + payload)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        warnings.warn(f"no table is cached ({reason}); set MMCHAR_CACHE to a folder you can write to", stacklevel=2)
+    with _turn(path):
+        if (table := _read_cached(path, name)) is not None:  # another process has just made it
+            return table
+        payload = encode_parquet(build())
+        try:
+            atomic_write(path, checksum(name.encode() + payload).encode() + b"\n" + payload)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            warnings.warn(f"no table is cached ({reason}); set MMCHAR_CACHE to a folder you can write to", stacklevel=2)
     return decode_parquet(payload)
+
+
+@contextlib.contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """Hold a table's turn, so that processes side by side make it once; where nothing can be written, nothing waits."""
+    lock = path.with_suffix(".lock")
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            stack.enter_context(held(lock))
+            stack.callback(lock.unlink, missing_ok=True)
+        yield
 
 
 def _read_cached(path: Path, name: str) -> pd.DataFrame | None:

@@ -23,7 +23,7 @@ class Interconnect:
     bandwidth: float = 0.82
     # The same for one pair of GPUs: point-to-point messages, of which an all-to-all is made, use few channels per
     # peer, so that only several peers together fill the link. Source: fitted.
-    pair: float = 0.20
+    pair: float = 0.21
     # Device time of the smallest collective between GPUs of one machine. Source: fitted.
     latency_s: float = 22e-6
     # Host time that a collective takes on top of an operator: PyTorch's process group looks up the communicator,

@@ -16,14 +16,14 @@ class Power:
     """Board power by what a GPU is busy with, as shares of its power limit. The same for every GPU and model."""
 
     idle: float = 0.15  # with a context, between kernels, at full clocks. Assumed: 100 W of an H100's 700
-    compute: float = 0.982  # tensor cores are the limit; boards then run into their power limit. Source: fitted
-    memory: float = 0.832  # memory is the limit. Source: fitted
-    launch: float = 0.311  # the device waits for the host between short kernels. Source: fitted
-    communication: float = 0.452  # the link is the limit: copy kernels run on few multiprocessors. Source: fitted
+    compute: float = 0.980  # tensor cores are the limit; boards then run into their power limit. Source: fitted
+    memory: float = 0.792  # memory is the limit. Source: fitted
+    launch: float = 0.308  # the device waits for the host between short kernels. Source: fitted
+    communication: float = 0.442  # the link is the limit: copy kernels run on few multiprocessors. Source: fitted
     # Joules on top of idling that FlashAttention-2 takes per FLOP from Hopper on: it does the same instructions there
     # whatever the tensor cores could do, so a board whose limit is higher draws less of it. Source: fitted on H100;
     # that Blackwell, which is made in the same process, needs as much is assumed.
-    attention_j_per_flop: float = 1.92e-12
+    attention_j_per_flop: float = 1.81e-12
 
 
 def energy_j(table: pd.DataFrame, gpu: Gpu, power: Power | None = None) -> float:

@@ -105,10 +105,9 @@ def _fused_attention_flop_s(columns: Columns, gpu: Gpu, rates: Efficiency, peak:
 def _memory_s(columns: Columns, gpu: Gpu, rates: Efficiency, eager: np.ndarray) -> np.ndarray:
     """Seconds of the main kernel's traffic.
 
-    In eager mode, kernels that broadcast, change strides or normalize rows handle one number at a time: they are as
-    fast as multiprocessors issue instructions, where that is slower than memory. So is the softmax of long rows that
-    vectors cannot load. A compiled group norm reads its input
-    twice: for the statistics, then to scale it.
+    In eager mode, kernels that handle one number at a time are as fast as multiprocessors issue instructions, where
+    that is slower than memory. So is the softmax of long rows that vectors cannot load. A compiled group norm reads its
+    input twice: for the statistics, then to scale it.
     """
     compiled_norm = columns.group_norm & ~eager
     moved = columns.read_bytes * np.where(compiled_norm, 2.0, 1.0) + columns.write_bytes
@@ -117,8 +116,7 @@ def _memory_s(columns: Columns, gpu: Gpu, rates: Efficiency, eager: np.ndarray) 
     reached = np.where(product, rates.product_bandwidth(gpu) * loads, rates.bandwidth)
     dram_s = moved / (gpu.bandwidth_bytes_s * reached)
     memory_s = np.where(product, dram_s, _through_cache_s(moved, columns.calls, dram_s, gpu, rates))
-    numbers = columns.write_bytes / item_bytes(columns) * (columns.one_by_one & eager)
-    memory_s = np.maximum(memory_s, numbers / _numbers_s(gpu, rates.one_by_one))
+    memory_s = np.maximum(memory_s, columns.one_by_one * eager / _numbers_s(gpu, rates.one_by_one))
     return np.maximum(memory_s, columns.slow_softmax / _numbers_s(gpu, rates.statistics))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmchar.files import atomic_write
 from mmchar.projection.data_sheets import get_gpu
+from mmchar.provenance import cores
 from mmchar.runs import slurm as cluster
 from mmchar.runs.batch import KEPT, Run, RunStatus, plan_one, require_papermill, run_one
 from mmchar.runs.engine import Stop, run_all
@@ -17,6 +18,8 @@ from mmchar.runs.run_state import run_state
 from mmchar.runs.scorecard import write_scorecard
 from mmchar.runs.slurm import SlurmOptions
 
+_MOST_JOBS = 4  # by default: each may hold two gigabytes
+
 
 def study(
     notebooks_dir: str | Path = "notebooks",
@@ -25,7 +28,7 @@ def study(
     only: str | Iterable[str] | None = None,
     gpu: str | None = None,
     quick: bool = False,
-    jobs: int = 1,
+    jobs: int | None = None,
     timeout_s: float = 1800,
     figures_dir: str | Path | None = None,
     render_dir: str | Path | None = None,
@@ -41,12 +44,14 @@ def study(
     `results_dir`; rows of notebooks that were not asked for and have no result there stay.
 
     `only` names notebooks by number, as ``"02,05"``. `gpu` and `quick` go to every notebook that has such a parameter.
-    `jobs` run at a time (measured times are only worth something with 1), each for `timeout_s` at most. `render_dir`
-    gets a copy for readers of every good run's notebook; a run whose copy is refused ends as not rendered.
+    `jobs` run at a time, as many as there are cores but four at most if not given, each for `timeout_s` at most; then
+    those that measure (they have a parameter ``samples``) one by one, as times taken side by side are worth nothing.
+    `render_dir` gets a copy for readers of every good run's notebook; a run whose copy is refused ends as not rendered.
     `figures_dir` is ``figures`` in `results_dir`, and beside `notebooks_dir` where notebooks are rendered. A `dry_run`
     prints what would run, and why, and writes nothing. With `slurm` the runs go to a cluster as one job array, and a
     good result of other hardware is kept too, as this machine runs nothing.
     """
+    jobs = min(_MOST_JOBS, cores()) if jobs is None else jobs
     if type(jobs) is not int or jobs < 1 or not timeout_s > 0:
         raise ValueError(f"jobs = {jobs!r}, timeout_s = {timeout_s!r}; give a whole number of jobs and seconds above 0")
     require_papermill()
@@ -129,7 +134,11 @@ def _run_missing(
         stop = Stop()
         with stop.on_signals():
             one = partial(run_one, timeout_s=timeout_s, stop=stop)
-            ended = run_all(missing, one, _line, jobs=jobs, of=len(runs), name="study", unit="run")
+            measuring = [run for run in missing if "samples" in read_parameters(run.notebook)]
+            beside = [run for run in missing if run not in measuring]
+            ended = run_all(beside, one, _line, jobs=jobs, of=len(runs) - len(measuring), name="study", unit="run")
+            if measuring:
+                ended += run_all(measuring, one, _line, of=len(measuring), name="measuring", unit="run")
     by_name = {status.name: status for status in ended}
     return [by_name.get(planned.name, planned) for planned in plan]
 

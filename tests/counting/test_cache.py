@@ -11,6 +11,7 @@ from samples import files_in, make_table, one_line
 
 from mmchar.counting import cache
 from mmchar.files import atomic_write
+from mmchar.provenance import SOURCE
 
 
 @pytest.fixture
@@ -72,6 +73,31 @@ def test_a_damaged_cached_table_is_built_again(folder, table, how):
         assert build.calls == 2  # the damaged file was replaced
 
 
+MAKES = """
+import sys, time
+from pathlib import Path
+import pandas as pd
+from mmchar.counting.cache import cached_table
+def build():
+    with Path(sys.argv[1]).open("a") as made:
+        made.write("x")
+    time.sleep(1.0)
+    return pd.DataFrame({"a": [1]})
+print(cached_table({"of": "two processes"}, build)["a"].tolist())
+"""
+
+
+def test_processes_side_by_side_make_a_table_once(folder, tmp_path):
+    made = tmp_path / "made"
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    both = [
+        subprocess.Popen([sys.executable, "-c", MAKES, str(made)], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert [process.communicate(timeout=120)[0] for process in both] == ["[1]\n"] * 2
+    assert made.read_text() == "x" and [path.suffix for path in folder.iterdir()] == [".table"]
+
+
 def test_a_cache_folder_that_cannot_be_used_costs_a_warning_not_the_table(tmp_path, monkeypatch, table):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MMCHAR_CACHE", str(tmp_path / "file"))
@@ -101,7 +127,7 @@ def test_a_failed_build_is_not_cached_and_a_key_must_be_plain(folder, table):
 
     with pytest.raises(RuntimeError, match="no formula"):
         cache.cached_table({"a": 1}, broken)
-    assert not folder.exists()
+    assert files_in(folder) == []
     for key in ({"a": object()}, {"a": float("nan")}):
         with pytest.raises(ValueError, match="cache key") as caught:
             cache.cached_table(key, Build(table))
@@ -117,7 +143,7 @@ def test_source_hash_changes_with_content_and_name_but_not_with_order_or_folder(
     assert len(cache.source_hash()) == 64
 
 
-BESIDE = {"faults", "files", "provenance", "tables"}  # what errors say, where tables are kept and what made them
+BESIDE = {"faults", "files", "locks", "provenance", "tables"}  # what errors say, where tables are kept, what made them
 
 
 def test_a_count_loads_no_module_that_is_not_in_its_key(tmp_path):

@@ -152,6 +152,26 @@ def test_a_broadcast_computes_an_index_for_each_number():
     assert scalar_s == pytest.approx(whole_s * 2 / 3, rel=0.05)  # 4 of 6 B
 
 
+def test_a_copy_to_a_wider_type_takes_number_by_number_and_one_to_a_narrower_streams():
+    # bfloat16 to float32 and back: 2 and 4 B of each number; clocks: 66.9e12 / 256
+    numbers = 50_331_648
+    wider = {"op": "_to_copy", "read_bytes": 2 * numbers, "write_bytes": 4 * numbers}
+    narrower = {"op": "_to_copy", "read_bytes": 4 * numbers, "write_bytes": 2 * numbers, "dtype": "float32"}
+    rates = replace(RATES, cache_share=0.0)
+    wider_s, narrower_s = project(table(wider, narrower), gpu="h100-sxm", efficiency=rates)["time_s"] - RATES.kernel_s
+    assert wider_s == pytest.approx(numbers / (RATES.one_by_one * 66.9e12 / 256))
+    assert narrower_s == pytest.approx(6 * numbers / (3350e9 * RATES.bandwidth))
+
+
+@pytest.mark.parametrize("op", ["mul", "mul_"])
+def test_numbers_of_a_product_of_two_types_are_counted_once(op):
+    # bfloat16 numbers times a float32 for each of 32,768 rows: 4 B of each number are written, in the time of one
+    numbers = 50_331_648
+    mixed = {"op": op, "read_bytes": 2 * numbers + 4 * 32_768, "write_bytes": 4 * numbers}
+    time_s = project(table(mixed), gpu="h100-sxm")["time_s"].item() - RATES.kernel_s
+    assert time_s == pytest.approx(numbers / (RATES.one_by_one * 66.9e12 / 256), rel=2e-3)
+
+
 def test_tiny_row_is_launch_bound():
     out = project(table(pointwise(16, calls=3)), gpu="a100-80gb")
     assert out["bound"].item() == "launch"

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from samples import SAVE, SLEEP, files_in, is_gone, make_notebook, make_table, one_line, wait_for
@@ -59,6 +60,27 @@ def test_a_study_runs_what_was_selected(folder, started, only, names, capsys):
     if "02_x" in names:
         assert "02_x" in out[names.index("02_x") + 1] and "cell 3: KeyError: 'a'" in out[names.index("02_x") + 1]
     assert study_exit_code(statuses) == (1 if "02_x" in names else 0)
+
+
+def test_what_measures_runs_alone_after_the_others(folder, monkeypatch):
+    at_once, seen, together = [], [], threading.Barrier(2)
+
+    def pretend(notebook, out_dir, parameters, **_):
+        at_once.append(notebook.stem)
+        if notebook.stem != "01_measures":
+            together.wait(timeout=60)
+        seen.append((notebook.stem, len(at_once)))
+        if notebook.stem != "01_measures":
+            together.wait(timeout=60)
+        at_once.remove(notebook.stem)
+        return RunStatus(notebook.stem, "ok", 1.0)
+
+    monkeypatch.setattr(batch, "run_notebook", pretend)
+    make_notebook(folder / "01_measures.ipynb", SAVE, parameters='out_dir = "a"\nsamples = 3  # executions')
+    (folder / "05_y.ipynb").unlink()
+    statuses = study(folder, folder.parent / "results", jobs=2)
+    assert [run.name for run in statuses] == ["00_start", "01_measures", "02_x"]
+    assert seen[-1] == ("01_measures", 1) and {many for _, many in seen[:-1]} == {2}
 
 
 def test_a_study_with_no_runs_is_not_good():
@@ -301,12 +323,10 @@ def test_the_runs_can_be_listed_with_the_status_of_the_batch(ran):
 def test_ctrl_c_ends_the_study_and_every_process_of_it(tmp_path, kernels):
     for stem in ("01_a", "02_b"):
         make_notebook(tmp_path / "notebooks" / f"{stem}.ipynb", SLEEP)
-    heard = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background job is deaf
-    )
     code = (
-        heard
-        + "from mmchar.runs.study_batch import *; raise SystemExit(study_exit_code(study('notebooks', 'results')))"
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background job is deaf
+        "from mmchar.runs.study_batch import *; "
+        "raise SystemExit(study_exit_code(study('notebooks', 'results', jobs=1)))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:

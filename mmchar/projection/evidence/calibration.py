@@ -33,8 +33,14 @@ PRIORS: Priors = {
     "joules_7nm": (1.2e-12, 0.2),
     "joules_4nm": (0.75e-12, 0.15),
     "flash": (0.84, 0.08),
-    "flash_mma": (5.6, 0.08),
-    "softmax_depth": (25.0, 0.3),
+    # FlashAttention-2's forward on an H100 SXM, head_dim 128, no mask, in TFLOP/s; of each follows `flash_mma` x 66.9 x
+    # 128 / (128 + softmax_depth) x keys / (keys + fill_keys). 370 with 16,384 keys (arXiv 2407.08608, figure 5) and 370
+    # with 8,192 (Dao-AILab/flash-attention, pull request 1791): 6.7. 360 with 32,256 (Wan2.1 in kernel_times.csv) and
+    # 355 with 32,768 (Dao-AILab/flash-attention, issue 1051): 6.4. Their spread is 3 %.
+    "flash_mma": (6.5, 0.03),
+    # At head_dim 64 for 128 the same is 324 for 370 (2407.08608, figure 5), of which follow 21 columns; on an A100 190
+    # for 225 (2307.08691, figure 5): 29.
+    "softmax_depth": (25.0, 0.15),
     "fill_keys": (100.0, 0.4),
     "causal": (0.88, 0.05),
     "mem_efficient": (0.5, 0.3),

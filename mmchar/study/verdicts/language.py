@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from mmchar.counting.operator_table import executions
+from mmchar.counting.operator_table import OUTSIDE, executions
 from mmchar.projection.decode_costs import token_breakdown, token_cost
 from mmchar.projection.uncertainty import AUTOREGRESSIVE
 from mmchar.runs.verdicts import NO_GPU
@@ -84,7 +84,7 @@ def _stages(setting: Setting) -> tuple[pd.DataFrame, "pd.Series[str]"]:
 
 def _reorders(table: pd.DataFrame) -> "pd.Series[bool]":
     """Rows that reorder the cache of a beam search: index_select, and the copy of the indices before each."""
-    return (table["stage"] == "pipeline") & table["op"].isin(["index_select", "_to_copy"])
+    return (table["stage"] == OUTSIDE) & table["op"].isin(["index_select", "_to_copy"])
 
 
 def _compiled_decoder(setting: Setting) -> Readings:
@@ -125,7 +125,7 @@ def _both(setting: Setting) -> tuple[pd.DataFrame, pd.DataFrame, "pd.Series[str]
 def _reorder_calls(_setting: Setting) -> Readings:
     """Calls of index_select per decoding step, outside of the networks."""
     table = count_once(SEAMLESS)
-    rows = (table["stage"] == "pipeline") & (table["op"] == "index_select")
+    rows = _reorders(table) & (table["op"] == "index_select")
     return {("in transformers",): float(table.loc[rows, "calls"].sum() / executions(table)["decode"])}
 
 

@@ -16,7 +16,7 @@ from mmchar.projection.evidence.cases import cases, predict, published_cases
 from mmchar.projection.evidence.rows import REQUIRED
 
 EXPECTED = calibration._rates({name: expected for name, (expected, _) in PRIORS.items()})
-TRUTH = replace(EXPECTED, kernels=replace(EXPECTED.kernels, fill_depth=250.0, flash_mma=5.0, fed=200.0))
+TRUTH = replace(EXPECTED, kernels=replace(EXPECTED.kernels, fill_depth=250.0, flash_mma=6.1, fed=200.0))
 
 
 def made_up(model: str, batch: int, gpus: int, **more: object) -> dict[str, object]:
