@@ -14,7 +14,7 @@ from mmchar.study.experiments import totals
 from mmchar.tracing.attention import ITEM_BYTES, use_backend
 
 FEW = ("llama-2-7b", "parti-350m", "stable-diffusion-1.5", "imagen")
-# The eight of the paper. Source: arXiv 2312.14385, Table 1.
+# The eight models of arXiv 2312.14385, as the zoo has them, of language models one size each.
 OF_PAPER = (
     *("llama-2-7b", "imagen", "stable-diffusion-1.5", "muse-3b", "parti-20b", "emu-like-prod-tti"),
     *("make-a-video", "phenaki-1.8b"),
