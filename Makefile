@@ -11,7 +11,7 @@ TEST_JOBS ?= 2
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help study rendered zoo-page test bench lab clean
+.PHONY: help study rendered zoo-page site test bench lab clean
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -24,6 +24,9 @@ rendered: $(READY)  ## run the study and refresh notebooks/rendered/ and figures
 
 zoo-page: $(READY)  ## count the whole zoo and write docs/zoo.md
 	$(BIN)/mmchar zoo --out docs/zoo.md
+
+site: $(READY)  ## make the static site in site/, to be opened offline; the first time counts the zoo (SITE_ARGS)
+	$(BIN)/mmchar site $(SITE_ARGS)
 
 test: $(READY)  ## lint, format, types, imports, tests and small notebooks (PYTEST_ARGS='-m "not slow"', TEST_JOBS=2)
 	$(BIN)/ruff check .
@@ -39,7 +42,7 @@ lab: $(READY)  ## open the notebooks in JupyterLab, reachable from this machine 
 	$(BIN)/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks $(LAB_ARGS)
 
 clean:  ## remove .venv and caches; results/ is kept
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # Made once, and again when the pins or the package's own needs change. The mark is written last: a set-up that was

@@ -20,7 +20,7 @@ CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
 PIN_LINES = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line[:1] not in ("", "#")]
 PINS = {canonicalize_name(Requirement(line).name): Requirement(line) for line in PIN_LINES}
 EXTRAS = PROJECT["optional-dependencies"]
-PINNED_EXTRAS = EXTRAS["study"] + EXTRAS["slurm"] + EXTRAS["dev"]
+PINNED_EXTRAS = EXTRAS["study"] + EXTRAS["site"] + EXTRAS["slurm"] + EXTRAS["dev"]
 PINNED_NEEDS = [Requirement(need) for need in PROJECT["dependencies"] + PINNED_EXTRAS]
 ALL_NEEDS = {canonicalize_name(need.name) for need in PINNED_NEEDS} | {"flash-attn", "torchao"}
 

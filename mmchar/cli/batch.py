@@ -1,4 +1,4 @@
-"""The shell commands that run notebooks and look at what they left."""
+"""The shell commands that run notebooks, look at what they left, and make the site of it."""
 
 import argparse
 from collections import Counter
@@ -8,6 +8,7 @@ from mmchar.cli.options import slurm_given
 from mmchar.cli.output import Answer, aligned, records
 from mmchar.runs.listing import diff_runs, read_runs, show_run, text_of
 from mmchar.runs.study_batch import study, study_exit_code
+from mmchar.study.site.build import build_site, size_line
 
 
 def run_study(args: argparse.Namespace) -> Answer:
@@ -16,6 +17,13 @@ def run_study(args: argparse.Namespace) -> Answer:
     how = {name: getattr(args, name) for name in ("only", "gpu", "quick", "jobs", "force", "dry_run")}
     statuses = study(args.notebooks, args.results, render_dir=args.render, slurm=slurm, **how)
     return Answer(None, "", 0 if args.dry_run else study_exit_code(statuses))
+
+
+def make_site(args: argparse.Namespace) -> Answer:
+    """Make the static site, and say how large it is."""
+    few = ["stable-diffusion-1.5"] if args.quick else None
+    site = build_site(args.out, models=few, played=few)
+    return Answer(None, size_line(site))
 
 
 def look_at_runs(args: argparse.Namespace) -> Answer:

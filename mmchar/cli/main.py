@@ -139,6 +139,14 @@ COMMANDS = {
             *["--slurm", SlurmOptions],
         ],
     ),
+    "site": Command(
+        batch.make_site,
+        "make the static site of a checkout: its pages, the zoo, and a page to play with",
+        [
+            ("--out", {"default": "site", "help": "the folder to make it in"}),
+            ("--quick", {"help": "few models, for tests"}),
+        ],
+    ),
     "runs": Command(
         batch.look_at_runs,
         "list the runs behind figures and tables, show one, or compare two",

@@ -27,6 +27,7 @@ from mmchar.study.drawing.look import (
     note_above,
     require,
     rows_from_top,
+    rows_under_names,
 )
 
 # Of figures with several panels: the label of a y axis, its scale, and the columns that it shows, with their names.
@@ -187,20 +188,19 @@ def length_histogram(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 def share_bars(
     data: pd.DataFrame, *, label: str, reference: float, says: str, xlabel: str, ax: Axes | None = None
 ) -> Axes:
-    """One share per bar, with the absolute total that it is a share of, and a line where one was stated.
+    """One share per bar, its name above it, with the total that it is a share of, and a line where one was stated.
 
     Columns: ``label``, ``share`` (%), ``total_s`` (s) and ``time_kind``; ``says`` names the stated share ``reference``.
     """
-    ax = axes(ax, width=8.0 + label_room(data[label]), height=1.6 + 0.34 * len(data))
-    bars = ax.barh(range(len(data)), data["share"], color=KIND_COLORS["temporal"], edgecolor="white", lw=0.5)
+    ax = axes(ax, width=6.6, height=1.2 + 0.4 * len(data))
+    bars = ax.barh(range(len(data)), data["share"], 0.46, color=KIND_COLORS["temporal"], edgecolor="white", lw=0.5)
     found = data[["time_kind", "share", "total_s"]].itertuples(index=False, name=None)
     for row, (bar, (kind, share, total)) in enumerate(zip(bars, found, strict=True)):
         bar.set_hatch(HATCH.get(kind, ""))
         note(ax, share + 1, row, f"{share:.0f} % of {amount(total)} s")
     ax.axvline(reference, color="black", lw=1.2, ls="--")
-    note_above(ax, reference, says)
-    rows_from_top(ax, data[label].tolist())
-    ax.set(xlim=(0, 125), xlabel=xlabel)
+    rows_under_names(ax, data[label].tolist(), fontsize=8)
+    ax.set(xlim=(0, 125), xlabel=f"{xlabel}; dashed: {says}")
     ax.set_xticks(range(0, 101, 20))
     return ax
 
