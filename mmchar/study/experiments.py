@@ -50,6 +50,11 @@ DECODE_FAMILIES, PARALLEL_FAMILIES, DIFFUSION_FAMILIES = (
 )
 CONVOLUTIONAL = (*(family for family in DIFFUSION_FAMILIES if family != "diffusion_transformer"), "video_cascade")
 
+_OTHER_SIZES = {
+    "llama-2-7b": ("llama-2-13b", "llama-2-70b"),
+    "parti-20b": ("parti-350m", "parti-750m", "parti-3b"),
+}
+
 
 def in_order(models: str | Sequence[str], *, among: Sequence[str] = ()) -> list[str]:
     """Names of the models asked for, by family from language models to video diffusion, then by year and size.
@@ -63,6 +68,12 @@ def in_order(models: str | Sequence[str], *, among: Sequence[str] = ()) -> list[
     order = [*FAMILY_ORDER, *sorted({spec.family for spec in specs.values()} - set(FAMILY_ORDER))]
     size = {name: sum(part.published_params or 0 for part in spec.components.values()) for name, spec in specs.items()}
     return sorted(specs, key=lambda name: (order.index(specs[name].family), specs[name].year, size[name], name))
+
+
+def one_size_each(names: Sequence[str], *, also: Sequence[str] = ()) -> list[str]:
+    """The models without the other sizes of LLaMA-2 and Parti, of which one is among them: a figure stays readable."""
+    crowd = {size for name, sizes in _OTHER_SIZES.items() if name in names for size in sizes}
+    return [name for name in names if name in also or name not in crowd]
 
 
 def diffusion_and_others(names: Sequence[str]) -> tuple[list[str], list[str]]:

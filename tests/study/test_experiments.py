@@ -14,6 +14,7 @@ from mmchar.study.experiments import (
     in_order,
     length_readings,
     longest_by_step,
+    one_size_each,
     totals,
     verdict,
 )
@@ -30,6 +31,12 @@ def test_models_are_ordered_by_family_and_an_unknown_one_is_refused():
     assert in_order(["make-a-video", "llama-2-7b"]) == ["llama-2-7b", "make-a-video"]  # as papermill's -y gives it
     with pytest.raises(ValueError, match="unknown model 'sd'"):
         in_order("sd")
+
+
+def test_one_size_each_keeps_a_size_that_is_alone():
+    names = ["llama-2-7b", "llama-2-13b", "llama-2-70b", "parti-350m", "imagen"]
+    assert one_size_each(names) == ["llama-2-7b", "parti-350m", "imagen"]
+    assert one_size_each(names, also=["llama-2-70b"]) == ["llama-2-7b", "llama-2-70b", "parti-350m", "imagen"]
 
 
 def test_every_family_has_its_place():

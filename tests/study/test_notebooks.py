@@ -112,8 +112,8 @@ def measured_dir(tmp_path_factory):
 
 MEASURED = {  # tables that hold what was measured beside something else
     "02": "measured_published",
-    "03": "measured_published",
-    "04": "measured_memory",
+    "03": "gain_published",
+    "04": "memory_measured",
     "05": "temporal_published",
     "06": "ladder",
 }

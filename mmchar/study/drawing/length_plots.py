@@ -21,6 +21,7 @@ from mmchar.study.drawing.look import (
     axes,
     by_family,
     label_room,
+    legend_below,
     legend_beside,
     note,
     note_above,
@@ -48,7 +49,7 @@ def speedup_by_length(data: pd.DataFrame, *, expected: pd.DataFrame | None = Non
     Columns: ``q_len`` (tokens), ``speedup`` (times), ``family``, ``time_kind``; of ``expected``, which is drawn as a
     line, ``q_len`` and ``expected`` (times).
     """
-    ax = axes(ax)
+    ax = axes(ax, width=6.4, height=4.8)
     if expected is not None:
         label = "expected from the data sheet"
         ax.plot(expected["q_len"], expected["expected"], color="black", lw=1, ls="--", label=label, zorder=1)
@@ -61,7 +62,7 @@ def speedup_by_length(data: pd.DataFrame, *, expected: pd.DataFrame | None = Non
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:,g}")
     ax.set(xlabel="query length (tokens)", ylabel="attention time, eager / fused (x)", ylim=(0, None))
-    legend_beside(ax)
+    legend_below(ax, ncols=2)
     return ax
 
 
@@ -169,15 +170,15 @@ def length_histogram(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Columns: ``side`` (pixels), ``q_len`` (tokens) and ``share`` (% of calls).
     """
     sides = sorted(set(data["side"]))
-    ax = axes(ax, height=1.5 + 0.5 * len(sides))
+    ax = axes(ax, width=6.6, height=1.5 + 0.55 * len(sides))
     at, high = np.log2(data["q_len"]), 0.8 * data["share"] / data["share"].max()
     row = data["side"].map(sides.index)
     ax.bar(at, high, 0.7, bottom=row, color=KIND_COLORS["self"], zorder=2)
     for x, y, tall, length, share in zip(at, row, high, data["q_len"], data["share"], strict=True):
         y, color = (y + 0.04, "white") if tall > 0.35 else (y + tall + 0.02, "black")
-        ax.text(x, y, f"{length:,}\n{share:.0f} %", ha="center", va="bottom", fontsize=6.5, color=color)
+        ax.text(x, y, f"{length:,}\n{share:.0f} %", ha="center", va="bottom", fontsize=7.5, color=color)
     powers = range(int(at.min()), int(at.max()) + 2)
-    ax.set_xticks(powers, [f"{2**power:,}" for power in powers], fontsize=8)
+    ax.set_xticks(powers, [f"{2**power:,}" for power in powers], fontsize=8, rotation=30)
     ax.set_yticks([row + 0.4 for row in range(len(sides))], [f"{side} px" for side in sides])
     ax.grid(axis="y", visible=False)
     ax.set(xlabel="sequence length (tokens)", ylabel="", ylim=(-0.1, len(sides)))

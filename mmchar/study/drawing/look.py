@@ -106,12 +106,15 @@ def by_family(data: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
 
 def legend_beside(ax: Axes, **options: Any) -> None:
     """A legend to the right of the axes, its marks of one size."""
-    legend: Legend = ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8, **options)
-    for mark in legend.findobj(PathCollection):
-        mark.set(sizes=[40])
+    _even(ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8, **options))
 
 
 def legend_below(ax: Axes, *, ncols: int, **options: Any) -> None:
     """A legend under the x axis's label, at the same distance whatever the height of the axes."""
     place = {"loc": "upper center", "bbox_to_anchor": (0.45, 0.0), "borderaxespad": 5.5}
-    ax.legend(ncols=ncols, frameon=False, fontsize=8, **place, **options)
+    _even(ax.legend(ncols=ncols, frameon=False, fontsize=8, **place, **options))
+
+
+def _even(legend: Legend) -> None:
+    for mark in legend.findobj(PathCollection):
+        mark.set(sizes=[40])
