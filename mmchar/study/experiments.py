@@ -55,14 +55,23 @@ _OTHER_SIZES = {
 }
 
 
+def listed(names: str | Sequence[str]) -> list[str]:
+    """Names in a text, separated by commas, or in a list, as papermill's ``-y`` gives it; a ValueError for all else."""
+    given = names.split(",") if isinstance(names, str) else names
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"{names!r} is no list of names; write them in one text, separated by commas")
+    return [name.strip() for name in given]
+
+
 def in_order(models: str | Sequence[str], *, among: Sequence[str] = ()) -> list[str]:
     """Names of the models asked for, by family from language models to video diffusion, then by year and size.
 
     ``models`` are zoo names, separated by commas or in a list, or ``all``, which stands for those ``among``; by default
     the models of the paper that the notebooks reproduce. Raises a ValueError for an unknown name.
     """
-    given = models.split(",") if isinstance(models, str) else models
-    names = [str(name).strip() for name in given] if list(given) != ["all"] else list(among) or zoo_names(PAPER)
+    names = listed(models)
+    if names == ["all"]:
+        names = list(among) or zoo_names(PAPER)
     specs = {name: get_spec(name) for name in names}
     order = [*FAMILY_ORDER, *sorted({spec.family for spec in specs.values()} - set(FAMILY_ORDER))]
     size = {name: sum(part.published_params or 0 for part in spec.components.values()) for name, spec in specs.items()}

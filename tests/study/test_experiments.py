@@ -27,6 +27,9 @@ def test_models_are_ordered_by_family_and_an_unknown_one_is_refused():
         "make-a-video",
     ]
     assert in_order("all", among=["imagen"]) == in_order(["all"], among=["imagen"]) == ["imagen"]
+    for wrong in (3, ["llama-2-7b", 3], {"a": 1}):
+        with pytest.raises(ValueError, match="is no list of names; write them in one text"):
+            in_order(wrong)
     assert in_order(["make-a-video", "llama-2-7b"]) == ["llama-2-7b", "make-a-video"]  # as papermill's -y gives it
     with pytest.raises(ValueError, match="unknown model 'sd'"):
         in_order("sd")
