@@ -1,7 +1,6 @@
-"""What the notebooks do with operator tables: choose models, sum, compare eager with fused attention, read, judge."""
+"""What the notebooks do with operator tables: choose models, sum, compare eager with fused attention, read."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -193,9 +192,3 @@ def length_readings(table: pd.DataFrame) -> pd.Series:
         },
         name="ratio",
     )
-
-
-def verdict(name: str, *, expected: Any, got: Any, good: bool, claim: str = "") -> dict[str, Any]:
-    """One line of a notebook's table of checks; ``claim`` is an id of ``data/reference/claims.csv``, if it has one."""
-    row = {"name": name, "expected": expected, "got": got, "verdict": "agrees" if good else "differs"}
-    return {"claim": claim, **row} if claim else row

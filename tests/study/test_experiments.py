@@ -16,7 +16,6 @@ from mmchar.study.experiments import (
     longest_by_step,
     one_size_each,
     totals,
-    verdict,
 )
 
 
@@ -99,8 +98,3 @@ def test_length_readings_of_a_unet_of_four_levels():
     assert list(got) == [4, 64, 16, 8, 64, 1]
     with pytest.raises(ValueError, match="choose a diffusion model"):
         length_readings(count("llama-2-7b", tiny=True))
-
-
-def test_verdict_names_the_claim_where_there_is_one():
-    assert verdict("a", expected=1, got=2, good=False) == {"name": "a", "expected": 1, "got": 2, "verdict": "differs"}
-    assert verdict("a", expected=1, got=1, good=True, claim="c003")["claim"] == "c003"
