@@ -95,6 +95,7 @@ def doctor() -> dict[str, str]:
     return report
 
 
+@functools.cache
 def package_version(package: str) -> str | None:
     """Version of an installed package, None for one that is not installed; nothing is imported.
 

@@ -18,6 +18,14 @@ from mmchar.provenance import doctor
 GPUS = list(list_gpus()["name"])
 
 
+@pytest.fixture(autouse=True)
+def versions_read_anew():
+    """What is installed does not change while a process runs, but for tests."""
+    hardware.package_version.cache_clear()
+    yield
+    hardware.package_version.cache_clear()
+
+
 def test_the_gpus_the_study_names_are_there():
     assert {"a100-80gb", "a100-40gb", "h100-sxm", "h200-sxm", "b200", "l40s", "rtx-4090", "t4", "gh200"} <= set(GPUS)
 

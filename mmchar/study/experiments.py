@@ -1,7 +1,6 @@
-"""What the notebooks do with operator tables: choose models, sum, compare eager with fused attention, read, judge."""
+"""What the notebooks do with operator tables: choose models, sum, compare eager with fused attention, read."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -50,6 +49,19 @@ DECODE_FAMILIES, PARALLEL_FAMILIES, DIFFUSION_FAMILIES = (
 )
 CONVOLUTIONAL = (*(family for family in DIFFUSION_FAMILIES if family != "diffusion_transformer"), "video_cascade")
 
+_OTHER_SIZES = {
+    "llama-2-7b": ("llama-2-13b", "llama-2-70b"),
+    "parti-20b": ("parti-350m", "parti-750m", "parti-3b"),
+}
+
+
+def listed(names: str | Sequence[str]) -> list[str]:
+    """Names in a text, separated by commas, or in a list, as papermill's ``-y`` gives it; a ValueError for all else."""
+    given = names.split(",") if isinstance(names, str) else names
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"{names!r} is no list of names; write them in one text, separated by commas")
+    return [name.strip() for name in given]
+
 
 def in_order(models: str | Sequence[str], *, among: Sequence[str] = ()) -> list[str]:
     """Names of the models asked for, by family from language models to video diffusion, then by year and size.
@@ -57,12 +69,19 @@ def in_order(models: str | Sequence[str], *, among: Sequence[str] = ()) -> list[
     ``models`` are zoo names, separated by commas or in a list, or ``all``, which stands for those ``among``; by default
     the models of the paper that the notebooks reproduce. Raises a ValueError for an unknown name.
     """
-    given = models.split(",") if isinstance(models, str) else models
-    names = [str(name).strip() for name in given] if list(given) != ["all"] else list(among) or zoo_names(PAPER)
+    names = listed(models)
+    if names == ["all"]:
+        names = list(among) or zoo_names(PAPER)
     specs = {name: get_spec(name) for name in names}
     order = [*FAMILY_ORDER, *sorted({spec.family for spec in specs.values()} - set(FAMILY_ORDER))]
     size = {name: sum(part.published_params or 0 for part in spec.components.values()) for name, spec in specs.items()}
     return sorted(specs, key=lambda name: (order.index(specs[name].family), specs[name].year, size[name], name))
+
+
+def one_size_each(names: Sequence[str], *, also: Sequence[str] = ()) -> list[str]:
+    """The models without the other sizes of LLaMA-2 and Parti, of which one is among them: a figure stays readable."""
+    crowd = {size for name, sizes in _OTHER_SIZES.items() if name in names for size in sizes}
+    return [name for name in names if name in also or name not in crowd]
 
 
 def diffusion_and_others(names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -182,9 +201,3 @@ def length_readings(table: pd.DataFrame) -> pd.Series:
         },
         name="ratio",
     )
-
-
-def verdict(name: str, *, expected: Any, got: Any, good: bool, claim: str = "") -> dict[str, Any]:
-    """One line of a notebook's table of checks; ``claim`` is an id of ``data/reference/claims.csv``, if it has one."""
-    row = {"name": name, "expected": expected, "got": got, "verdict": "agrees" if good else "differs"}
-    return {"claim": claim, **row} if claim else row

@@ -46,9 +46,13 @@ class Findings:
         self.tables[name] = table
         return table
 
-    def check(self, name: str, *, expected: Any, got: Any, good: bool, claim: str = "") -> None:
-        """Hold an expectation against what came out; `claim` is an id of ``data/reference/claims.csv`` or ""."""
-        row = {"name": name, "expected": expected, "got": got, "verdict": "agrees" if good else "differs"}
+    def check(self, name: str, *, expected: Any, got: Any, good: bool | None, claim: str = "") -> None:
+        """Hold an expectation against what came out; `claim` is an id of ``data/reference/claims.csv`` or "".
+
+        `good` is None for what is shown beside an expectation and not judged, e.g. one that is known second-hand.
+        """
+        verdict = "not judged" if good is None else "agrees" if good else "differs"
+        row = {"name": name, "expected": expected, "got": got, "verdict": verdict}
         self._checks.append({"claim": claim, **row} if claim else row)
 
     def near(self, name: str, expected: float, got: float, within: float, *, unit: str = "", claim: str = "") -> None:

@@ -4,11 +4,12 @@ A projection knows number types, attention kernels, compilation, CUDA graphs and
 layers. It does not know channels-last convolutions and fused projections of queries, keys and values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+from tqdm import tqdm
 
 from mmchar.counting.operator_table import OUTSIDE, count, executions
 from mmchar.measuring.optimization.ladder import Levers, Rung, ladder
@@ -149,6 +150,39 @@ def measured_rungs(runs: Sequence[Run]) -> pd.DataFrame:
         of_run = (value, "measured", run.machine, run.samples, run.spread)
         rows += [(run.asked["model"], name, *of_run) for name in found if value is not None]
     return pd.DataFrame(rows, columns=["model", "rung", "value", "time_kind", "machine", "samples", "spread"])
+
+
+def climb(
+    cases: Mapping[str, tuple[str, int | None]], runs: Sequence[Run], *, tiny: bool = False, tf32: bool = False,
+    rungs: Sequence[Rung] | None = None, progress: bool = True,
+) -> pd.DataFrame:  # fmt: skip
+    """Projected, published and measured rungs of several models below each other, told apart by ``time_kind``.
+
+    `cases` are a GPU and a number of denoising steps (None: those of the model) by model. Columns of `project_ladder`,
+    `published_rungs` and `measured_rungs`; what one of them does not know is missing.
+    """
+    projected, published = [], []
+    for name, (gpu, steps) in tqdm(cases.items(), desc="ladders", disable=not progress):
+        given: dict[str, Any] = {"request": Request(steps=steps), "tiny": tiny, "tf32": tf32, "rungs": rungs}
+        projected.append(project_ladder(name, gpu=gpu, **given))
+        published.append(published_rungs(name, gpu=gpu, steps=steps))
+    parts = [*projected, *published, measured_rungs(runs)]
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+
+def of_kind(climbed: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The rows of `climb` of one kind of time, with the columns that they have."""
+    return climbed[climbed["time_kind"] == kind].dropna(axis=1, how="all")
+
+
+def rungs_beside(climbed: pd.DataFrame) -> pd.DataFrame:
+    """Published rungs beside their projections: ``model, rung, setting, published_s, projected_s, ratio, source``."""
+    said, ours = (climbed[climbed["time_kind"] == kind] for kind in ("published", "projected"))
+    both = said.merge(ours[["model", "rung", "value"]], on=["model", "rung"], suffixes=("", "_projected"))
+    both = both.rename(columns={"value": "published_s", "value_projected": "projected_s"}).dropna(subset="projected_s")
+    both = both.assign(ratio=both["projected_s"] / both["published_s"])
+    columns = ["model", "rung", "setting", "published_s", "projected_s", "ratio", "source"]
+    return both.reindex(columns=columns)  # nothing may be published
 
 
 def _measured_s(run: Run) -> float | None:

@@ -14,8 +14,8 @@ from mmchar.study.experiments import (
     in_order,
     length_readings,
     longest_by_step,
+    one_size_each,
     totals,
-    verdict,
 )
 
 
@@ -27,9 +27,18 @@ def test_models_are_ordered_by_family_and_an_unknown_one_is_refused():
         "make-a-video",
     ]
     assert in_order("all", among=["imagen"]) == in_order(["all"], among=["imagen"]) == ["imagen"]
+    for wrong in (3, ["llama-2-7b", 3], {"a": 1}):
+        with pytest.raises(ValueError, match="is no list of names; write them in one text"):
+            in_order(wrong)
     assert in_order(["make-a-video", "llama-2-7b"]) == ["llama-2-7b", "make-a-video"]  # as papermill's -y gives it
     with pytest.raises(ValueError, match="unknown model 'sd'"):
         in_order("sd")
+
+
+def test_one_size_each_keeps_a_size_that_is_alone():
+    names = ["llama-2-7b", "llama-2-13b", "llama-2-70b", "parti-350m", "imagen"]
+    assert one_size_each(names) == ["llama-2-7b", "parti-350m", "imagen"]
+    assert one_size_each(names, also=["llama-2-70b"]) == ["llama-2-7b", "llama-2-70b", "parti-350m", "imagen"]
 
 
 def test_every_family_has_its_place():
@@ -92,8 +101,3 @@ def test_length_readings_of_a_unet_of_four_levels():
     assert list(got) == [4, 64, 16, 8, 64, 1]
     with pytest.raises(ValueError, match="choose a diffusion model"):
         length_readings(count("llama-2-7b", tiny=True))
-
-
-def test_verdict_names_the_claim_where_there_is_one():
-    assert verdict("a", expected=1, got=2, good=False) == {"name": "a", "expected": 1, "got": 2, "verdict": "differs"}
-    assert verdict("a", expected=1, got=1, good=True, claim="c003")["claim"] == "c003"

@@ -24,14 +24,15 @@ def test_a_figure_is_saved_with_the_table_that_it_shows(tmp_path, table):
     found.check("most", expected="<= 50", got=60.0, good=False, claim="c001")
     found.near("near", 87, 86.59, 1, unit="%")
     found.near("far", 87, 85, 1)
+    found.check("heard", expected=1, got=2, good=None)
     found.save()
     assert found.figures["02_shares"].figure.axes[0].get_title() == "Shares (%)"  # it had none
     result = read_result(tmp_path / "02_x")
     assert result["parameters"] == {"models": "a,b", "quick": True}
     assert result["tables"].keys() == {"shares", "raw"} and result["figures"] == {"02_shares": "Shares (%)."}
     assert pd.read_csv(tmp_path / "02_x/figures/02_shares.csv")["share"].tolist() == [40.0, 60.0]
-    assert found.checks()["verdict"].tolist() == ["agrees", "differs", "agrees", "differs"]
-    assert found.checks()["claim"].tolist() == ["", "c001", "", ""]
+    assert found.checks()["verdict"].tolist() == ["agrees", "differs", "agrees", "differs", "not judged"]
+    assert found.checks()["claim"].tolist() == ["", "c001", "", "", ""]
     assert found.checks().loc[2, ["expected", "got"]].tolist() == ["87 ± 1 %", "86.59 %"]
 
 

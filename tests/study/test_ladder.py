@@ -16,9 +16,17 @@ from mmchar.projection.decode_costs import (
     weight_bytes,
 )
 from mmchar.projection.efficiency import Efficiency
-from mmchar.study.drawing.projection_plots import ladder_bars
+from mmchar.study.drawing.projection_plots import ladder_bars, ladder_panels
 from mmchar.study.experiments import per_unit_s
-from mmchar.study.projected_ladder import project_ladder, project_levers, project_rung, published_rungs
+from mmchar.study.projected_ladder import (
+    climb,
+    of_kind,
+    project_ladder,
+    project_levers,
+    project_rung,
+    published_rungs,
+    rungs_beside,
+)
 
 GPU = "a100-80gb"
 
@@ -152,5 +160,31 @@ def test_bars_are_hatched_where_measured_and_points_where_published():
     assert widths == {"": 2000.0, "///": 3000.0}
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
     texts = [text.get_text() for text in ax.texts]
-    assert texts == ["2e+03", "not in a projection", "3e+03"]
+    assert texts == ["2,000", "not in a projection", "3,000"]
     assert ax.get_xlabel() == "ms" and any("published" in label for label in ax.get_legend_handles_labels()[1])
+
+
+def test_a_climb_stands_beside_what_was_published_of_each_model():
+    few = [rung for rung in ladder("llama-2-7b") if rung.name in ("SDPA", "graphs")]
+    names = ["llama-2-7b", "codellama-7b"]
+    climbed = climb(dict.fromkeys(names, (GPU, None)), [], rungs=few, tiny=True, progress=False)
+    ours, said = of_kind(climbed, "projected"), of_kind(climbed, "published")
+    assert ours.groupby("model", sort=False)["rung"].agg(list).to_dict() == dict.fromkeys(names, ["SDPA", "graphs"])
+    assert "source" not in ours and "gain" not in said and set(said["model"]) <= set(names)
+    both = rungs_beside(climbed)
+    assert set(both["rung"]) == {"SDPA", "graphs"} and len(both) == said["rung"].isin(["SDPA", "graphs"]).sum()
+    assert (both["projected_s"] / both["published_s"]).tolist() == both["ratio"].tolist()
+    figure = ladder_panels(climbed, dict.fromkeys(names, "title"), unit="ms/token", scale=1e3)
+    assert [ax.get_xlabel() for ax in figure.axes] == ["ms/token"] * 2
+
+
+def test_denoising_steps_of_a_climb_choose_what_is_projected_and_published():
+    cases = {"sdxl-base-1.0": (GPU, 30)}
+    rungs = [rung for rung in ladder("sdxl-base-1.0") if rung.name in ("eager fp32", "bf16")]
+    climbed = climb(cases, [], tf32=True, rungs=rungs, progress=False)
+    projected = of_kind(climbed, "projected").set_index("rung")
+    assert projected.at["eager fp32", "note"] == "TF32"
+    alone = per_unit_s(project_rung("sdxl-base-1.0", rungs[1], gpu=GPU, request=Request(steps=30)))
+    assert projected.at["bf16", "value"] == pytest.approx(alone)
+    said = published_rungs("sdxl-base-1.0", gpu=GPU, steps=30)["value"].tolist()
+    assert of_kind(climbed, "published")["value"].tolist() == said and len(said) > 3

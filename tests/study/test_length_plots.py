@@ -95,7 +95,7 @@ def test_share_bars_print_the_total_hatch_what_is_measured_and_name_the_referenc
     ax = length_plots.share_bars(data, label="case", reference=60, says="the paper", xlabel="share (%)")
     assert [text.get_text() for text in ax.get_yticklabels()] == ["first", "second"] and ax.yaxis_inverted()
     assert [bar.get_hatch() or "" for bar in ax.patches] == [look.HATCH["projected"], look.HATCH["measured"]]
-    assert texts(ax) == ["20 % of 2 s", "70 % of 0.5 s", "the paper"]
+    assert texts(ax) == ["20 % of 2 s", "70 % of 0.5 s"] and ax.get_xlabel() == "share (%); dashed: the paper"
 
 
 def test_a_figure_is_drawn_on_the_axes_given():

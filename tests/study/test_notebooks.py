@@ -19,7 +19,7 @@ FOLDER = SOURCE / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
 RENDERED = sorted((FOLDER / "rendered").glob("*.ipynb"))
 WHERE_AND_HOW = {"out_dir", "progress"}  # these say nothing about what a result is
-WORK = {"count", "project", "measure", "measure_time", "count_stage", "scorecard"}
+WORK = {"count", "project", "measure", "measure_time", "count_stage", "on_several", "scorecard"}
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 every_rendered = pytest.mark.parametrize("path", RENDERED, ids=lambda path: path.stem)
@@ -112,9 +112,9 @@ def measured_dir(tmp_path_factory):
 
 MEASURED = {  # tables that hold what was measured beside something else
     "02": "measured_published",
-    "03": "measured_published",
-    "04": "measured_memory",
-    "05": "measured",
+    "03": "gain_published",
+    "04": "memory_measured",
+    "05": "temporal_published",
     "06": "ladder",
 }
 

@@ -54,6 +54,14 @@ def test_every_bar_of_a_breakdown_adds_up_to_100_percent(breakdown):
     assert list(widths.values()) == pytest.approx([100.0] * 3)
 
 
+def test_long_labels_stand_above_their_bars(breakdown):
+    ax = plots.operator_breakdown(breakdown, label="run", above=True)
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert names == breakdown["run"].unique().tolist()
+    tops = {bar.get_y() for bar in ax.patches}
+    assert all(tick < top for tick, top in zip(ax.get_yticks(), sorted(tops), strict=True))
+
+
 def test_a_breakdown_prints_the_totals_that_its_shares_are_of(breakdown):
     ax = plots.operator_breakdown(breakdown, label="run", unit="s")
     assert {"4 s", "2 s", "2,317 s"} <= set(texts(ax))  # 1 + 3; 0.25 + 0.75 + 1; written out, not 2.32e+03

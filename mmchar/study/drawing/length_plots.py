@@ -21,11 +21,13 @@ from mmchar.study.drawing.look import (
     axes,
     by_family,
     label_room,
+    legend_below,
     legend_beside,
     note,
     note_above,
     require,
     rows_from_top,
+    rows_under_names,
 )
 
 # Of figures with several panels: the label of a y axis, its scale, and the columns that it shows, with their names.
@@ -47,7 +49,7 @@ def speedup_by_length(data: pd.DataFrame, *, expected: pd.DataFrame | None = Non
     Columns: ``q_len`` (tokens), ``speedup`` (times), ``family``, ``time_kind``; of ``expected``, which is drawn as a
     line, ``q_len`` and ``expected`` (times).
     """
-    ax = axes(ax)
+    ax = axes(ax, width=6.4, height=4.8)
     if expected is not None:
         label = "expected from the data sheet"
         ax.plot(expected["q_len"], expected["expected"], color="black", lw=1, ls="--", label=label, zorder=1)
@@ -60,7 +62,7 @@ def speedup_by_length(data: pd.DataFrame, *, expected: pd.DataFrame | None = Non
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:,g}")
     ax.set(xlabel="query length (tokens)", ylabel="attention time, eager / fused (x)", ylim=(0, None))
-    legend_beside(ax)
+    legend_below(ax, ncols=2)
     return ax
 
 
@@ -168,15 +170,15 @@ def length_histogram(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Columns: ``side`` (pixels), ``q_len`` (tokens) and ``share`` (% of calls).
     """
     sides = sorted(set(data["side"]))
-    ax = axes(ax, height=1.5 + 0.5 * len(sides))
+    ax = axes(ax, width=6.6, height=1.5 + 0.55 * len(sides))
     at, high = np.log2(data["q_len"]), 0.8 * data["share"] / data["share"].max()
     row = data["side"].map(sides.index)
     ax.bar(at, high, 0.7, bottom=row, color=KIND_COLORS["self"], zorder=2)
     for x, y, tall, length, share in zip(at, row, high, data["q_len"], data["share"], strict=True):
         y, color = (y + 0.04, "white") if tall > 0.35 else (y + tall + 0.02, "black")
-        ax.text(x, y, f"{length:,}\n{share:.0f} %", ha="center", va="bottom", fontsize=6.5, color=color)
+        ax.text(x, y, f"{length:,}\n{share:.0f} %", ha="center", va="bottom", fontsize=7.5, color=color)
     powers = range(int(at.min()), int(at.max()) + 2)
-    ax.set_xticks(powers, [f"{2**power:,}" for power in powers], fontsize=8)
+    ax.set_xticks(powers, [f"{2**power:,}" for power in powers], fontsize=8, rotation=30)
     ax.set_yticks([row + 0.4 for row in range(len(sides))], [f"{side} px" for side in sides])
     ax.grid(axis="y", visible=False)
     ax.set(xlabel="sequence length (tokens)", ylabel="", ylim=(-0.1, len(sides)))
@@ -186,20 +188,19 @@ def length_histogram(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 def share_bars(
     data: pd.DataFrame, *, label: str, reference: float, says: str, xlabel: str, ax: Axes | None = None
 ) -> Axes:
-    """One share per bar, with the absolute total that it is a share of, and a line where one was stated.
+    """One share per bar, its name above it, with the total that it is a share of, and a line where one was stated.
 
     Columns: ``label``, ``share`` (%), ``total_s`` (s) and ``time_kind``; ``says`` names the stated share ``reference``.
     """
-    ax = axes(ax, width=8.0 + label_room(data[label]), height=1.6 + 0.34 * len(data))
-    bars = ax.barh(range(len(data)), data["share"], color=KIND_COLORS["temporal"], edgecolor="white", lw=0.5)
+    ax = axes(ax, width=6.6, height=1.2 + 0.4 * len(data))
+    bars = ax.barh(range(len(data)), data["share"], 0.46, color=KIND_COLORS["temporal"], edgecolor="white", lw=0.5)
     found = data[["time_kind", "share", "total_s"]].itertuples(index=False, name=None)
     for row, (bar, (kind, share, total)) in enumerate(zip(bars, found, strict=True)):
         bar.set_hatch(HATCH.get(kind, ""))
         note(ax, share + 1, row, f"{share:.0f} % of {amount(total)} s")
     ax.axvline(reference, color="black", lw=1.2, ls="--")
-    note_above(ax, reference, says)
-    rows_from_top(ax, data[label].tolist())
-    ax.set(xlim=(0, 125), xlabel=xlabel)
+    rows_under_names(ax, data[label].tolist(), fontsize=8)
+    ax.set(xlim=(0, 125), xlabel=f"{xlabel}; dashed: {says}")
     ax.set_xticks(range(0, 101, 20))
     return ax
 

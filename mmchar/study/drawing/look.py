@@ -55,6 +55,14 @@ def rows_from_top(ax: Axes, labels: Sequence[str], *, lines: bool = False, **loo
     ax.grid(axis="y", visible=lines)
 
 
+def rows_under_names(ax: Axes, labels: Sequence[str], **look: Any) -> None:
+    """As `rows_from_top`, with each label above its row instead of beside it: long labels in a narrow figure."""
+    ax.set_yticks([row - 0.42 for row in range(len(labels))], labels, ha="left", va="center", **look)
+    ax.tick_params(axis="y", pad=-4, length=0)
+    ax.set(ylim=(len(labels) - 0.6, -0.75), ylabel="")
+    ax.grid(axis="y", visible=False)
+
+
 def label_room(names: "Iterable[object]", letters: int = 30) -> float:
     """Inches to add to a figure's width for row labels longer than what its width is meant for."""
     return 0.09 * max(0, max((len(str(name)) for name in names), default=0) - letters)
@@ -98,12 +106,15 @@ def by_family(data: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
 
 def legend_beside(ax: Axes, **options: Any) -> None:
     """A legend to the right of the axes, its marks of one size."""
-    legend: Legend = ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8, **options)
-    for mark in legend.findobj(PathCollection):
-        mark.set(sizes=[40])
+    _even(ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8, **options))
 
 
 def legend_below(ax: Axes, *, ncols: int, **options: Any) -> None:
     """A legend under the x axis's label, at the same distance whatever the height of the axes."""
     place = {"loc": "upper center", "bbox_to_anchor": (0.45, 0.0), "borderaxespad": 5.5}
-    ax.legend(ncols=ncols, frameon=False, fontsize=8, **place, **options)
+    _even(ax.legend(ncols=ncols, frameon=False, fontsize=8, **place, **options))
+
+
+def _even(legend: Legend) -> None:
+    for mark in legend.findobj(PathCollection):
+        mark.set(sizes=[40])

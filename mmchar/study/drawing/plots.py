@@ -23,6 +23,7 @@ from mmchar.study.drawing.look import (
     note,
     require,
     rows_from_top,
+    rows_under_names,
     style,
 )
 
@@ -33,30 +34,39 @@ __all__ = [
 ]  # fmt: skip
 
 
-def operator_breakdown(data: pd.DataFrame, *, label: str, unit: str = "s", ax: Axes | None = None) -> Axes:
+def operator_breakdown(
+    data: pd.DataFrame, *, label: str, value: str = "value", unit: str = "s", title: str = "", above: bool = False,
+    ax: Axes | None = None,
+) -> Axes:  # fmt: skip
     """Share of each operator category, one stacked bar per label, with its absolute total at the end.
 
     Columns: ``label`` (what bars stand for, in order of appearance), ``category``, ``value`` (in ``unit``),
-    ``time_kind``.
+    ``time_kind``. Long labels stand ``above`` their bars.
     """
-    require(data, label, "category", "value", "time_kind")
-    wide = data.pivot_table(index=label, columns="category", values="value", aggfunc="sum", sort=False, observed=True)
+    require(data, label, "category", value, "time_kind")
+    wide = data.pivot_table(index=label, columns="category", values=value, aggfunc="sum", sort=False, observed=True)
     wide = wide.reindex(columns=[name for name in CATEGORY_COLORS if name in wide]).fillna(0.0)
     total, kinds = wide.sum(axis=1), data.drop_duplicates(label)["time_kind"]
     totals = [f"{amount(each)} {unit}" for each in total]
-    ax = axes(ax, height=1.2 + 0.36 * len(wide))
-    stacked_shares(100 * wide.div(total, axis=0), colors=CATEGORY_COLORS, totals=totals, kinds=kinds, ax=ax)
+    ax = axes(ax, width=7.0, height=1.2 + (0.5 if above else 0.36) * len(wide))
+    shares, tall = 100 * wide.div(total, axis=0), 0.46 if above else 0.8
+    stacked_shares(shares, colors=CATEGORY_COLORS, totals=totals, kinds=kinds, tall=tall, ax=ax)
+    if above:
+        rows_under_names(ax, [str(name) for name in wide.index], fontsize=9)
     ax.set_xlabel("share of the total (%)")
+    ax.set_title(title, fontsize=10)
     return ax
 
 
 def stacked_shares(
-    shares: pd.DataFrame, *, colors: Mapping[str, str], totals: Sequence[str], kinds: Iterable[str], ax: Axes
-) -> None:
+    shares: pd.DataFrame, *, colors: Mapping[str, str], totals: Sequence[str], kinds: Iterable[str], tall: float = 0.8,
+    ax: Axes,
+) -> None:  # fmt: skip
     """A bar per row of shares (%), stacked by column, hatched by its kind of time, with its total at the end."""
     left = 0.0 * shares.sum(axis=1)
     for name, share in shares.items():
-        bars = ax.barh(range(len(shares)), share, left=left, color=colors[name], edgecolor="white", lw=0.5, label=name)
+        look = {"color": colors[name], "edgecolor": "white", "lw": 0.5, "label": name}
+        bars = ax.barh(range(len(shares)), share, tall, left=left, **look)
         for bar, kind in zip(bars, kinds, strict=True):
             bar.set_hatch(HATCH.get(kind, ""))
         ink = "black" if name in ("Elementwise", "Idle") else "white"
@@ -80,7 +90,7 @@ def memory_timeline(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     require(data, "stage", "live_bytes", "live_eager_bytes")
     data = data.reset_index(drop=True)
-    ax = axes(ax, height=4.0)
+    ax = axes(ax, width=6.8, height=4.0)
     eager = data["live_eager_bytes"] / 1e9
     label = f"with eager attention (up to {eager.max():.3g} GB)"
     ax.fill_between(data.index, eager, color="0.6", step="mid", lw=0.8, label=label)
@@ -97,7 +107,7 @@ def memory_timeline(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 def size_and_compute(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """FLOP of one generation over parameters, one point per model. Columns: ``model, family, params, flop``."""
     require(data, "model", "family", "params", "flop")
-    ax = axes(ax, height=4.8)
+    ax = axes(ax, width=6.4, height=5.2)
     for label, color, rows in by_family(data):
         ax.scatter(rows["params"], rows["flop"], s=60, color=color, label=label, zorder=3)
     for number, row in enumerate(data.sort_values("flop").itertuples()):
@@ -106,7 +116,7 @@ def size_and_compute(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.annotate(row.model, place, (shift, -3), textcoords="offset points", fontsize=8, ha=side)
     ax.set(xscale="log", yscale="log", xlabel="parameters of all components", ylabel="FLOP of one generation")
     ax.set_xlim(data["params"].min() / 4, data["params"].max() * 4)
-    legend_beside(ax)
+    legend_below(ax, ncols=3)
     return ax
 
 
@@ -119,7 +129,7 @@ def intensity(data: pd.DataFrame, *, ridge: float, gpu: str, ax: Axes | None = N
     """
     require(data, "model", "family", "stage", "intensity", "share")
     order = data["model"].unique().tolist()
-    ax = axes(ax, height=1.4 + 0.36 * len(order))
+    ax = axes(ax, width=6.4, height=1.8 + 0.36 * len(order))
     for label, color, rows in by_family(data):
         rows = rows.assign(row=rows["model"].map(order.index))
         parts, whole = rows[rows["stage"] != "all"], rows[rows["stage"] == "all"]
@@ -130,7 +140,7 @@ def intensity(data: pd.DataFrame, *, ridge: float, gpu: str, ax: Axes | None = N
     ax.text(ridge, -0.9, f"ridge of {gpu}: {ridge:.0f} ", fontsize=8, ha="right", va="center", color="0.3")
     rows_from_top(ax, order, lines=True)
     ax.set(xscale="log", xlabel="arithmetic intensity (FLOP per byte)", ylim=(len(order) - 0.4, -1.4))
-    legend_beside(ax)
+    legend_below(ax, ncols=3)
     return ax
 
 
@@ -144,9 +154,9 @@ def roofline(
     """
     require(data, "model", "family", "stage", "intensity", "flop_s", "share", "time_kind")
     data = data[data["flop_s"] > 0]  # what computes no product has no place on logarithmic axes
-    ax = axes(ax, width=9.0, height=5.2)
+    ax = axes(ax, width=6.8, height=5.8)
     ridge = peak_flop_s / bandwidth_bytes_s
-    low, high = data["intensity"].min() / 2, max(data["intensity"].max(), ridge) * 25
+    low, high = data["intensity"].min() / 2, max(data["intensity"].max(), ridge) * 50
     ax.plot([low, ridge, high], [low * bandwidth_bytes_s, peak_flop_s, peak_flop_s], color="0.2", lw=1.5, zorder=2)
     roofs = f"{gpu}: {peak_flop_s / 1e12:.0f} TFLOP/s, {bandwidth_bytes_s / 1e12:.2f} TB/s (data sheet)"
     ax.annotate(roofs, (ridge, peak_flop_s), (0, 6), textcoords="offset points", ha="center", fontsize=8)
@@ -154,15 +164,15 @@ def roofline(
         size = 10 + 3 * rows["share"]
         ax.scatter(rows["intensity"], rows["flop_s"], s=size, color=color, alpha=0.65, label=label, zorder=3)
     main = data[data["share"] >= 40].sort_values("flop_s")
-    _name_points(ax, main[main["intensity"] >= ridge], column=high / 16, top=peak_flop_s / 1.6)
+    _name_points(ax, main[main["intensity"] >= ridge], column=high / 38, top=peak_flop_s / 1.6)
     for number, row in enumerate(main[main["intensity"] < ridge].itertuples()):
         place = (14, -11) if number % 2 else (14, 5)
         text = f"{row.model} {row.stage}"
-        ax.annotate(text, (row.intensity, row.flop_s), place, textcoords="offset points", fontsize=7)
+        ax.annotate(text, (row.intensity, row.flop_s), place, textcoords="offset points", fontsize=8)
     kinds = " and ".join(data["time_kind"].astype(str).unique())
     ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(data["flop_s"].min() / 2, peak_flop_s * 2.5))
     ax.set(xlabel="arithmetic intensity (FLOP per byte)", ylabel=f"attained FLOP/s ({kinds})")
-    legend_beside(ax)
+    legend_below(ax, ncols=3)
     return ax
 
 
@@ -171,7 +181,7 @@ def _name_points(ax: Axes, rows: pd.DataFrame, *, column: float, top: float) -> 
     line = {"arrowstyle": "-", "color": "0.6", "lw": 0.6, "relpos": (0.0, 0.5)}
     for number, row in enumerate(rows[::-1].itertuples()):
         place, text = (column, top / 1.38**number), f"{row.model} {row.stage}"
-        ax.annotate(text, (row.intensity, row.flop_s), place, fontsize=7, va="center", arrowprops=line, zorder=2)
+        ax.annotate(text, (row.intensity, row.flop_s), place, fontsize=8, va="center", arrowprops=line, zorder=2)
 
 
 def memory_fit(data: pd.DataFrame, *, memory_bytes: float, gpu: str, ax: Axes | None = None) -> Axes:
@@ -184,7 +194,7 @@ def memory_fit(data: pd.DataFrame, *, memory_bytes: float, gpu: str, ax: Axes | 
     names = ["weights_bytes", "peak_bytes", "peak_eager_bytes"]
     weights, flash, eager = (data[name].to_numpy() / 1e9 for name in names)
     rows, has = range(len(data)), memory_bytes / 1e9
-    ax = axes(ax, height=1.6 + 0.36 * len(data))
+    ax = axes(ax, width=6.8, height=1.6 + 0.36 * len(data))
     ax.hlines(rows, weights, eager, color="0.75", lw=2, zorder=2)
     ax.scatter(weights, rows, s=36, color=PALETTE[0], label="weights alone", zorder=3)
     ax.scatter(flash, rows, s=36, marker="D", color=PALETTE[2], label="peak, flash", zorder=3)
@@ -195,7 +205,7 @@ def memory_fit(data: pd.DataFrame, *, memory_bytes: float, gpu: str, ax: Axes | 
         text.set(fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     ax.axvline(has, color="0.3", ls="--", lw=1, label=f"memory of {gpu} ({has:.0f} GB)")
     rows_from_top(ax, data["model"].tolist(), lines=True)
-    ax.set(xscale="log", xlabel="memory of one generation (GB); at each line: peak flash | peak eager")
+    ax.set(xscale="log", xlabel="memory of one generation (GB); beside it: peak, flash | eager")
     ax.set_xlim(weights.min() / 2, 4 * max(eager.max(), has))
     legend_below(ax, ncols=2)
     return ax

@@ -3,6 +3,7 @@
 Bars are plain, as those of all projections; hatching is for what was measured.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mmchar.projection.evidence.validation import summary
 from mmchar.runs.figures import write_figure
@@ -38,7 +40,7 @@ def beside_published(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     kinds = ["family", "execution", "gpu"]
     table = table.sort_values(kinds, kind="stable")
     found = table.groupby(kinds, sort=False)["ratio"].agg(["min", "max", "size"]).reset_index()
-    ax = axes(ax, width=8.0, height=0.26 * len(found) + 1.4)
+    ax = axes(ax, width=6.8, height=0.26 * len(found) + 1.4)
     names = (found[kinds].agg(", ".join, axis=1) + found["size"].map(" ({})".format)).tolist()
     row = table[kinds].merge(found[kinds].reset_index(), on=kinds)["index"].to_numpy()
     ax.barh(range(len(found)), found["max"] - found["min"], 0.25, left=found["min"], color="0.85", zorder=1)
@@ -60,7 +62,7 @@ def kernels_beside(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     The table is one from `kernels.kernels_beside_projected`.
     """
-    ax = axes(ax, width=7.5, height=5.0)
+    ax = axes(ax, width=6.8, height=4.4)
     shown = table.assign(measured_us=1e6 * table["measured_s"], projected_us=1e6 * table["projected_s"])
     _scatter(shown, x="measured_us", y="projected_us", hue="kind", style="gpu", ax=ax)
     ends = _diagonal(shown["measured_us"], label="projected = measured", ax=ax)
@@ -75,16 +77,16 @@ def decoder_by_kernel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     The table is one from `kernels.decoder_beside_projected`.
     """
-    ax = axes(ax, width=8.0, height=4.2)
+    ax = axes(ax, width=6.8, height=4.2)
     place = np.arange(len(table))
     for shift, kind, label in ((-0.2, "measured", "measured by others"), (0.2, "projected", "projected")):
         width = 1e3 * table[f"{kind}_s"]
         look = {"color": PALETTE[0], "edgecolor": "white", "hatch": HATCH[kind]}
         bars = ax.barh(place + shift, width, 0.38, label=label, **look)
         names = [f"{ms:.1f} ms, {share:.0f} %" for ms, share in zip(width, 100 * width / width.sum(), strict=True)]
-        ax.bar_label(bars, names, padding=3, fontsize=7)
-    rows_from_top(ax, table["kind"].tolist())
-    ax.margins(x=0.15)
+        ax.bar_label(bars, names, padding=3, fontsize=8)
+    rows_from_top(ax, table["kind"].tolist(), fontsize=9)
+    ax.margins(x=0.25)
     ax.set_xlabel("time (ms)")
     legend_below(ax, ncols=2)
     return ax
@@ -95,7 +97,7 @@ def across_gpus(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     The table is one from `scaling.on_gpus`.
     """
-    ax = axes(ax, width=9.0, height=5.0)
+    ax = axes(ax, width=6.8, height=4.6)
     gpus = table.drop_duplicates("gpu").sort_values("year", kind="stable").set_index("gpu")["year"]
     for index, (model, rows) in enumerate(table.groupby("model", sort=False)):
         color = PALETTE[index % len(PALETTE)]
@@ -115,11 +117,12 @@ def what_bounds(table: pd.DataFrame, *, label: str, ax: Axes | None = None) -> A
 
     Columns: ``label``, which names the bars, ``time_s``, and shares in percent named as `look.BOUND_COLORS`.
     """
-    ax = axes(ax, width=9.0, height=0.32 * len(table) + 1.2)
+    ax = axes(ax, width=6.8, height=0.32 * len(table) + 1.2)
     shares = table.set_index(label)[[name for name in BOUND_COLORS if name in table]].fillna(0)
     totals = [f"{amount(time_s)} s" for time_s in table["time_s"]]
     stacked_shares(shares, colors=BOUND_COLORS, totals=totals, kinds=["projected"] * len(table), ax=ax)
     ax.set_xlabel("share of projected time (%)")
+    ax.tick_params(axis="y", labelsize=9)
     return ax
 
 
@@ -129,7 +132,7 @@ def speed_up(table: pd.DataFrame, *, y: str, unit: str, ax: Axes | None = None) 
     Columns: ``gpus, method, y`` (in ``unit``); ``low`` and ``high`` are drawn as a band where they are there.
     """
     table = table.sort_values("gpus", kind="stable")
-    ax = axes(ax, width=7.0, height=4.2)
+    ax = axes(ax, width=6.8, height=4.2)
     curves(table, x="gpus", y=y, hue="method", xlabel="GPUs", ylabel=unit, base=None, ax=ax)
     for index, (_, rows) in enumerate(table.groupby("method", sort=False)):
         if "low" in rows:
@@ -161,7 +164,7 @@ def ladder_bars(
             look |= {"xerr": value * rows["spread"].fillna(0).astype(float) / 2, "error_kw": {"lw": 1}}
         ax.barh(where, value.fillna(0), high, edgecolor="white", lw=0.5, **look)
         for y, each in zip(where, value, strict=True):
-            text = f"{each:.3g}" if each == each else "not in a projection"
+            text = amount(each) if each == each else "not in a projection"
             note(ax, 0.012, y, text, transform=ax.get_yaxis_transform())
     if len(said):
         look = {"marker": "D", "s": 36, "color": "black", "zorder": 3}
@@ -171,8 +174,23 @@ def ladder_bars(
     rows_from_top(ax, order)
     ax.margins(x=0.12)
     ax.set(xlabel=unit, xlim=(0, None))
-    legend_below(ax, ncols=3)
+    legend_below(ax, ncols=2)
     return ax
+
+
+def ladder_panels(
+    data: pd.DataFrame, titles: Mapping[str, str], *, unit: str, scale: float = 1.0,
+    limits: Mapping[str, float] | None = None,
+) -> Figure:  # fmt: skip
+    """A panel of `ladder_bars` below the other for each model of `titles`; `limits` are seconds by model."""
+    parts = [data[data["model"] == name] for name in titles]
+    heights = [1.2 + 0.32 * part["rung"].nunique() for part in parts]
+    size = {"figsize": (6.6, sum(heights)), "layout": "constrained"}
+    figure, panels = plt.subplots(len(parts), 1, height_ratios=heights, squeeze=False, **size)
+    figure.get_layout_engine().set(h_pad=0.08)
+    for ax, part, (name, title) in zip(panels[:, 0], parts, titles.items(), strict=True):
+        ladder_bars(part, unit=unit, scale=scale, limit=(limits or {}).get(name), ax=ax).set_title(title, fontsize=10)
+    return figure
 
 
 def plot_predicted_against_measured(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:

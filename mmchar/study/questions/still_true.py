@@ -1,7 +1,7 @@
 """Whether the papers' statements hold for later models: by year, by length, between frames, by part of a generation."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,6 +12,7 @@ from mmchar.models.loading import get_spec
 from mmchar.projection.roofline import project
 from mmchar.study.drawing.look import KIND_COLORS, PALETTE, amount, axes, require
 from mmchar.study.drawing.plots import sensitivity, stacked_shares
+from mmchar.study.experiments import listed
 from mmchar.study.findings import Findings
 
 # Of each kind and year what was used most: U-Nets, transformers, video, autoregressive, few steps.
@@ -39,9 +40,9 @@ _PARTS = (  # of a stage, by its name; every other one is the network that is as
 )
 
 
-def by_year(models: str, needs: str = "") -> list[str]:
-    """Names of models, separated by commas, or ``all`` (of `MODELS`), by year; ValueError for one without ``needs``."""
-    names = dict.fromkeys(name.strip() for name in (MODELS if models == "all" else models).split(","))
+def by_year(models: str | Sequence[str], needs: str = "") -> list[str]:
+    """Names of models, in a text or a list, or ``all`` (of `MODELS`), by year; ValueError for one without ``needs``."""
+    names = dict.fromkeys(listed(MODELS if models == "all" else models))
     for name in names:
         if needs and needs not in get_spec(name).request:
             raise ValueError(f"{name} takes no {needs!r}; choose a model that does (mmchar models)")
