@@ -39,7 +39,8 @@ bench: $(READY)  ## print the speed ratios (BENCH_ARGS)
 	@for script in $(BENCHMARKS); do $(BIN)/python $$script $(BENCH_ARGS) || exit 1; done
 
 lab: $(READY)  ## open the notebooks in JupyterLab, reachable from this machine only (LAB_ARGS='--port 8890')
-	$(BIN)/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks $(LAB_ARGS)
+	env -u MPLBACKEND $(BIN)/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks --LabApp.news_url=None \
+	  $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 clean:  ## remove .venv and caches; results/ is kept
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -44,6 +44,8 @@ class Outside(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
+        if func.is_view and (view := _view_of_hollow(func, args, kwargs)) is not None:
+            return view
         inputs = tensors((*args, *kwargs.values()))
         name = func.overloadpacket.__name__
         out = self._computed(func, name, args, kwargs, inputs)
@@ -84,6 +86,19 @@ class Outside(TorchDispatchMode):
             text = str(dtype).removeprefix("torch.") if dtype else ""
             self.rows[name, dtype] = Row("", "pipeline", name, kind, dtype=text)
         return self.rows[name, dtype]
+
+
+def _view_of_hollow(func: Any, args: tuple, kwargs: dict) -> Tensor | None:
+    """A part of a hollow tensor, which is hollow as well; None where it has to be found out, or is no single tensor."""
+    if args[0].is_meta or not known_values.is_hollow(args[0]):
+        return None
+    try:
+        out = func(*args, **kwargs)
+    except RuntimeError:  # no view of one number that is shown at every place
+        return None
+    if type(out) is not Tensor:
+        return None
+    return hollow(out) if any(out.stride()) else out
 
 
 def _plain_choice(args: tuple, chosen: Tensor) -> Tensor:

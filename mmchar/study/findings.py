@@ -1,6 +1,7 @@
 """What one notebook finds: parameters, tables, figures and checks, told as they come and saved together at its end."""
 
 import ast
+import logging
 import os
 import textwrap
 import warnings
@@ -86,6 +87,8 @@ def begin(notebook: str, out_dir: str, *, progress: bool = True, **parameters: A
     for option, value in _SHOWN.items():
         pd.set_option(option, value)
     warnings.filterwarnings("ignore", message="IProgress")  # bars are drawn as text where there are no widgets
+    for library in ("transformers", "diffusers"):  # their advice on weights and packages is not about what is counted
+        logging.getLogger(library).setLevel(logging.ERROR)
     return Findings(notebook, out_dir=out_dir, parameters=parameters)
 
 

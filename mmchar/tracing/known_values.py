@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
+from mmchar.tracing.meta_outputs import meta_output
 from mmchar.tracing.operators import words
 
 _LIMIT = 1 << 16  # whole numbers or truths in a tensor of which the values are kept
@@ -80,10 +81,12 @@ def run(func: Callable[..., Any], name: str, args: tuple, kwargs: dict, inputs: 
         args, kwargs = tree_map(given_if_tensor, (args, kwargs))
     if kwargs.get("device") is not None:
         kwargs = {**kwargs, "device": torch.device("meta")}  # there is no copying from meta to anywhere
-    out = func(*args, **kwargs)
     if name.endswith("_") and not name.startswith("_"):
+        out = func(*args, **kwargs)
         _update(func, args, kwargs, values)
-    elif (values or name in _LIKE) and _is_small(out):
+        return out
+    out = meta_output(func, args, kwargs)
+    if (values or name in _LIKE) and _is_small(out):
         _keep(out, _compute(func, args, kwargs, like=name in _LIKE))
     return out
 
