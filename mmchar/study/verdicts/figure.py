@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from mmchar.runs.verdicts import HOLDS, IF, NOT, in_words
-from mmchar.study.drawing.look import PALETTE, axes, require, rows_from_top
+from mmchar.study.drawing.look import PALETTE, axes, legend_below, require, rows_from_top
 
 COLORS = {HOLDS: PALETTE[0], IF: PALETTE[1], NOT: PALETTE[4]}
 _LEAST, _MOST = 0.02, 30.0  # of the paper's value; what lies beyond is drawn at the edge
@@ -32,7 +32,7 @@ def verdict_rows(card: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_xticks([0.1, 0.5, 1, 2, 10], ["0.1", "0.5", "1", "2", "10"])
     ax.set_yticks([])
     ax.grid(axis="y", visible=False)
-    ax.legend(handles=_legend(), loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
+    legend_below(ax, ncols=3, handles=_legend())
     return ax
 
 
