@@ -160,7 +160,7 @@ TASKS = {
     "one generation": ("count", "project", "measure", "compare", "trace"),
     "what there is": ("models", "gpus", "zoo", "doctor"),
     "how far projections are off": ("validate", "fit"),
-    "the study": ("claims", "study", "runs"),
+    "the study": ("claims", "study", "runs", "site"),
 }
 
 
