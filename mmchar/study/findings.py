@@ -89,6 +89,7 @@ def begin(notebook: str, out_dir: str, *, progress: bool = True, **parameters: A
     warnings.filterwarnings("ignore", message="IProgress")  # bars are drawn as text where there are no widgets
     for library in ("transformers", "diffusers"):  # their advice on weights and packages is not about what is counted
         logging.getLogger(library).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", category=FutureWarning, module=rf"{library}\.")
     return Findings(notebook, out_dir=out_dir, parameters=parameters)
 
 

@@ -43,7 +43,7 @@ def test_time_is_affine_in_calls(name, calls):
 def test_defaults_and_guidance():
     guided, free = (call_costs(SD, gpu=GPU, guidance=guidance, tiny=True) for guidance in (None, 1.0))
     assert (guided.attrs["steps"], guided.attrs["calls"]) == (2, 3)
-    assert free.at["denoiser", "call_s"] <= guided.at["denoiser", "call_s"]
+    assert free.at["denoiser", "call_s"] <= guided.at["denoiser", "call_s"] * (1 + 1e-12)  # rounding
     assert guided.at["decoder", "fixed_s"] == pytest.approx(free.at["decoder", "fixed_s"])
 
 
