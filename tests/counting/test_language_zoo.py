@@ -113,7 +113,7 @@ def test_the_adaptor_of_llava_by_arithmetic():
         ("clip-vit-l-14", {"prompt_tokens": 1024}, "prompt_tokens=1024 is outside the reach of clip-vit-l-14"),
         ("qwen2.5-vl-7b", {"height": 1000}, "height=1000 does not fit qwen2.5-vl-7b; it must be a multiple of 28"),
         ("llava-1.5-7b", {"height": 336}, "llava-1.5-7b takes no 'height'"),
-        ("blip2-opt-2.7b", {"prompt_tokens": 2048}, r"prompt_tokens\+new_tokens=2080 is outside the reach"),
+        ("blip2-opt-2.7b", {"prompt_tokens": 2048}, r"prompt_tokens\+new_tokens\+32\*images=2112 is outside the reach"),
         ("seamless-m4t-v2-large-t2tt", {"audio_s": 3}, "takes no 'audio_s'"),
         ("qwen2.5-omni-7b", {"batch": 2}, "batch=2 is outside the reach of qwen2.5-omni-7b; it takes from 1 to 1"),
         ("hstu-ml20m-large", {"prompt_tokens": 201}, "prompt_tokens=201 is outside the reach"),

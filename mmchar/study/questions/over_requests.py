@@ -200,7 +200,9 @@ def times_by_task(requests: pd.DataFrame, *, gpu: str, dtype: str = "bfloat16", 
     for model, request in zip(requests["model"], requests["request"], strict=True):
         timed = project(count(model, Request(**request), dtype=dtype, tiny=tiny), gpu=gpu, attention="flash")
         rows.append(_times(timed))
-    return requests.join(pd.DataFrame(rows, index=requests.index)).assign(gpu=gpu, time_kind="projected")
+    said = requests["request"].map(lambda request: ", ".join(f"{name} {value}" for name, value in request.items()))
+    out = requests.assign(request=said).join(pd.DataFrame(rows, index=requests.index))
+    return out.assign(gpu=gpu, time_kind="projected")
 
 
 def _times(timed: pd.DataFrame) -> dict[str, float]:
