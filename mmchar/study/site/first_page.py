@@ -32,7 +32,7 @@ def _tree(pages: list[str]) -> str:
     """Tables of contents, in the order of the menu."""
     trees = [
         ("Results", ["Scorecard <figures/scorecard>", "notebooks/index", "figures/index", "zoo/index"]),
-        ("How to", sorted(page for page in pages if re.match(r"docs/(howto/|tutorial|add_a_model)", page))),
+        ("How to", ["docs/tutorial", *sorted(page for page in pages if page.startswith("docs/howto/"))]),
         ("Reference", ["Read me <README>", "Data dictionary <data/README>", "api/index"]),
     ]
     pages = [page for page in pages if page != "docs/zoo"]
