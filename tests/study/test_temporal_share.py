@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from mmchar import count, measure
+from mmchar import Request, count, measure
 from mmchar.study.questions import temporal_share as over
 
 GPU, CASCADE = "a100-80gb", "make-a-video"
@@ -100,3 +100,11 @@ def test_a_matrix_for_each_kernel(timed):
     figure = over.assumption_panels(over.under_assumptions(timed, gpu=GPU), title="shares")
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
     assert titles == ["flash kernel", "eager kernel", "ideal kernel"]
+
+
+def test_rows_of_key_frames_are_those_of_the_whole_generation():
+    whole = count(CASCADE, tiny=True)
+    whole = whole[whole["stage"] == over.STAGE].reset_index(drop=True)
+    alone = over._key_frame_rows(CASCADE, Request(), "bfloat16", True).reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone, whole, check_categorical=False)
+    assert set(whole["repeats"]) == {2}  # of the scaled-down variant's steps

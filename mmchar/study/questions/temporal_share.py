@@ -1,6 +1,7 @@
 """What attention over frames takes of a video model's attention: counted, projected, scaled up, and measured."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ AMOUNTS = ["flop", "bytes_fused", "time_fused_s", "time_eager_s", "time_ideal_s"
 KERNELS = ("flash", "eager", "ideal")
 JUDGED = ("flash, core", "eager, core", "flash, block", "flash, module")  # kernel and reading that c005 is held against
 STAGE = "denoise_keyframes"
+_PLACE = 1  # of its steps in a request: after the prior's
 _SIDE_FRAMES = 16  # key frames of the sweep over sides
 _BETWEEN = ["spatial", "temporal"]
 _SHAPE = ["attention", "batch", "heads", "q_len", "kv_len", "head_dim"]
@@ -166,7 +168,11 @@ def scaled(
 
 
 def _key_frame_rows(model: str, request: Request, dtype: str, tiny: bool) -> pd.DataFrame:
-    table = count(model, request, dtype=dtype, tiny=tiny)
+    """Rows of the key-frame stage; the other denoisers take one step, as nothing of them is looked at."""
+    steps = get_spec(model, tiny=tiny).resolve(request).steps
+    if isinstance(steps, list | tuple):
+        steps = tuple(many if place == _PLACE else 1 for place, many in enumerate(steps))
+    table = count(model, replace(request, steps=steps), dtype=dtype, tiny=tiny)
     return table[table["stage"] == STAGE]
 
 
