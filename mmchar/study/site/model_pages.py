@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from mmchar.counting.operator_table import count, executions
 from mmchar.counting.seqlen import seen
+from mmchar.counting.shown import by_part
 from mmchar.files import atomic_write
 from mmchar.models.loading import get_spec
 from mmchar.models.specs import ModelSpec
@@ -17,6 +18,7 @@ from mmchar.projection.roofline import project
 from mmchar.projection.summary import summarize, summarize_memory
 from mmchar.study.drawing.look import amount
 from mmchar.study.site.bars import stacked_bars
+from mmchar.study.site.breakdown import breakdown
 from mmchar.study.zoo_page import published_cell, zoo_table
 from mmchar.tables import markdown
 
@@ -107,8 +109,7 @@ def _plain(value: Any) -> str:
 
 def _stages(timed: pd.DataFrame) -> pd.DataFrame:
     runs = executions(timed)
-    times = timed[["flop", "read_bytes", "write_bytes", "time_s"]].astype(float).mul(timed["repeats"], axis=0)
-    total = times.groupby(timed["stage"].astype(str), sort=False).sum()
+    total = by_part(timed, "stage")
     network = timed.groupby(timed["stage"].astype(str), sort=False)["component"].first()
     return pd.DataFrame(
         {
@@ -116,7 +117,7 @@ def _stages(timed: pd.DataFrame) -> pd.DataFrame:
             "network": network.loc[total.index].astype(str).to_list(),
             "calls": [int(runs[name]) for name in total.index],
             "TFLOP": (total["flop"] / 1e12).map(amount).to_list(),
-            "GB moved": ((total["read_bytes"] + total["write_bytes"]) / 1e9).map(amount).to_list(),
+            "GB moved": (total["bytes"] / 1e9).map(amount).to_list(),
             f"s on {GPU}": total["time_s"].map(amount).to_list(),
         }
     )
@@ -124,9 +125,9 @@ def _stages(timed: pd.DataFrame) -> pd.DataFrame:
 
 def _by_category(timed: pd.DataFrame, column: str) -> pd.DataFrame:
     """Stage by category, for the whole generation: TFLOP, or seconds. A stage that has none of it is left out."""
-    value = timed[column].astype(float) * timed["repeats"] / (1e12 if column == "flop" else 1)
-    names = [timed[name].astype(str) for name in ("stage", "category")]
-    wide = value.groupby(names, sort=False).sum().unstack(fill_value=0.0)
+    parts = breakdown(timed)
+    wide = parts.pivot_table(index="stage", columns="category", values=column, sort=False).fillna(0.0)
+    wide = wide.reindex(timed["stage"].astype(str).unique(), fill_value=0.0) / (1e12 if column == "flop" else 1)
     return wide[wide.sum(axis=1) > 0]
 
 
