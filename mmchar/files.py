@@ -12,6 +12,17 @@ from pathlib import Path
 from typing import Any
 
 
+def nearest_there(path: Path) -> Path:
+    """The path itself, or the nearest folder above it, that exists."""
+    path = path.absolute()
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+def can_write(folder: Path) -> bool:
+    """Whether this is a folder in which files can be made."""
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
 def atomic_write(path: str | Path, data: bytes | str) -> Path:
     """The path, holding `data`: written beside it, flushed to disk and renamed, so that no reader sees half a file."""
     path = Path(path)

@@ -1,13 +1,13 @@
 """What the shell commands answer, and how tables are shown and saved."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from mmchar.counting.perfetto import write_perfetto
+from mmchar.files import can_write, nearest_there
 from mmchar.tables import write_table
 
 
@@ -69,6 +69,6 @@ def check_out(out: str | None, suffixes: tuple[str, ...] = (".parquet", ".csv"),
         return
     if not out.endswith(suffixes):
         raise ValueError(f"{name} {out!r} is {'neither' if suffixes[1:] else 'not'} {' nor '.join(suffixes)}")
-    folder = next(path for path in Path(out).absolute().parents if path.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
+    folder = nearest_there(Path(out).absolute().parent)
+    if not can_write(folder):
         raise ValueError(f"{name} {out!r} cannot be written: {folder.name!r} is no folder that you can write to")

@@ -2,7 +2,6 @@
 
 import ast
 import logging
-import os
 import textwrap
 import warnings
 from pathlib import Path
@@ -13,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmchar.faults import did_you_mean
+from mmchar.files import can_write, nearest_there
 from mmchar.runs.records import Drawn, save_result
 from mmchar.study.drawing.look import style
 
@@ -113,6 +113,5 @@ def _refuse_misspelt(known: dict[str, Any]) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    there = next(parent for parent in [folder, *folder.resolve().parents] if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    if not can_write(nearest_there(folder)):
         raise ValueError(f"cannot write results to {str(folder)!r}; give out_dir a folder that can be written to")
