@@ -1,4 +1,4 @@
-"""How Sphinx renders the site. `make site` gathers its pages in ``build/site`` first, see `mmchar.study.site`."""
+"""How Sphinx renders the site. `make site` gathers its pages first, see `mmchar.study.site`."""
 
 from docutils import nodes
 from docutils.utils.math import latex2mathml

@@ -50,14 +50,18 @@ function sort(table, head, column) {
   head.setAttribute("aria-sort", down);
 }
 
-// The last row of a head names the columns; pandas writes the names of an index into one more row, which then names
-// the columns of the index.
+// The last row of a head names the columns. pandas writes the names of an index into one more row: they are moved up.
 function names(table) {
   const rows = [...table.tHead.rows];
-  const last = rows[rows.length - 1];
-  const ofIndex = rows.length > 1 && [...last.cells].some((cell) => !cell.textContent.trim());
-  const row = ofIndex ? rows[rows.length - 2] : last;
-  return [...row.cells].map((cell, i) => [ofIndex && last.cells[i]?.textContent.trim() ? last.cells[i] : cell, cell.colSpan]);
+  const last = rows.pop();
+  const ofIndex = rows.length && [...last.cells].some((cell) => !cell.textContent.trim());
+  if (!ofIndex) return [...last.cells].map((cell) => [cell, cell.colSpan]);
+  const row = rows.pop();
+  [...last.cells].forEach((cell, i) => {
+    if (cell.textContent.trim() && !row.cells[i].textContent.trim()) row.cells[i].replaceChildren(...cell.childNodes);
+  });
+  last.remove();
+  return [...row.cells].map((cell) => [cell, cell.colSpan]);
 }
 
 function sortable(table) {

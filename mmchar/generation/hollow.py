@@ -29,8 +29,13 @@ def hollow(tensor: Tensor) -> Tensor:
 
 def record_outside(work: Callable[[], Any]) -> tuple[Any, list[Row]]:
     """What ``work`` returns, and the rows of the operators that it runs outside the networks that are watched."""
-    with torch.no_grad(), Outside() as outside:
-        out = work()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # its tensors are small: a second thread is waited for longer than it helps
+    try:
+        with torch.no_grad(), Outside() as outside:
+            out = work()
+    finally:
+        torch.set_num_threads(threads)
     return out, list(outside.rows.values())
 
 

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,8 +25,7 @@ def build_site(
     """The folder of a static site, to be opened from the file system or served; what was in it is replaced.
 
     ``models`` have a page (default: the whole zoo), ``played`` can be chosen on the page to play with (default:
-    `choices.MODELS`). Both are counted where no count is at hand, which takes minutes. Pages are gathered in
-    ``build/site`` of the repository.
+    `choices.MODELS`). Both are counted where no count is at hand, which takes minutes.
 
     Raises
     ------
@@ -38,15 +38,15 @@ def build_site(
     from mmchar.study.site.explorer_page import explorer_page
     from mmchar.study.site.figure_pages import copy_figures
 
-    work = SOURCE / "build" / "site"
-    shutil.rmtree(work, ignore_errors=True)
-    stage(work / "pages", models, progress=progress)
-    page = explorer_page(played, progress=progress)
-    made = _sphinx(work)
-    copy_figures(made)
-    atomic_write(made / EXPLORER, page)
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.move(made, out)
+    with tempfile.TemporaryDirectory(prefix="mmchar-site-") as folder:
+        work = Path(folder)
+        stage(work / "pages", models, progress=progress)
+        page = explorer_page(played, progress=progress)
+        made = _sphinx(work)
+        copy_figures(made)
+        atomic_write(made / EXPLORER, page)
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.move(made, out)
     return out
 
 

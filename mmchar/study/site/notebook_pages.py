@@ -34,7 +34,7 @@ def stage_notebooks(folder: Path) -> None:
 def _cells(notebook: Notebook, number: str, folder: Path) -> list[Notebook]:
     """The cells of a page; a figure that the repository holds stands in the place of the notebook's own image of it."""
     names, heading, cells = figure_names(f"{number}_"), _title(notebook), []
-    for cell in notebook["cells"]:
+    for cell in _without_silent(notebook["cells"]):
         if cell["cell_type"] == "markdown":
             heading = (_HEADING.findall(cell_source(cell)) or [heading])[-1]
             cells.append({**cell, "source": with_links(cell_source(cell), _PLACE, folder)})
@@ -47,6 +47,20 @@ def _cells(notebook: Notebook, number: str, folder: Path) -> list[Notebook]:
         names = [name for name in names if name not in found]
     left = [_markdown(shown(name, "../../figures"), f"figure-{name}") for name in names]
     return [*cells, *([_markdown("## More figures", "more-figures"), *left] if left else [])]
+
+
+def _without_silent(cells: list[Notebook]) -> list[Notebook]:
+    """The cells, but code that shows nothing stands with that of the next one that does: no folded bar leads nowhere."""
+    kept: list[Notebook] = []
+    code: list[str] = []
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            code.append(cell_source(cell))
+            if not cell.get("outputs"):
+                continue
+            cell, code = {**cell, "source": "\n\n".join(code)}, []
+        kept.append(cell)
+    return kept
 
 
 def _folded(cell: Notebook, heading: str, *, without_images: bool) -> Notebook:
