@@ -1,19 +1,13 @@
 """What *temporal* means where a video model has no temporal module: query-key pairs within and across frames."""
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
 from mmchar.counting.closed_forms import grid
-from mmchar.counting.planned_stages import stages
 from mmchar.counting.seqlen import seen
-from mmchar.counting.stage_sizes import sizes_at
+from mmchar.counting.stage_sizes import Sizes
 from mmchar.models.loading import get_spec
-from mmchar.models.specs import ModelSpec
+from mmchar.models.specs import Component, ModelSpec
 from mmchar.request import from_mapping
-
-if TYPE_CHECKING:
-    from mmchar.generation.recording import Stage
 
 # What configurations call the frames of a video that make one of its latent.
 _COMPRESSIONS = ("temporal_compression_ratio", "temporal_patch")
@@ -50,12 +44,13 @@ def frame_shares(table: pd.DataFrame) -> pd.DataFrame:
     if not request.frames:
         raise ValueError(f"{spec.name} makes no video; choose a model whose request has frames ('mmchar models')")
     lengths, found = seen(table), []
-    for stage in stages(spec, request):
-        rows = lengths[lengths["stage"] == stage.name]
+    components = table.drop_duplicates("stage").astype({"stage": str}).set_index("stage")["component"]
+    for stage, sizes in table.attrs["sizes"].items():
+        rows, part = lengths[lengths["stage"] == stage], spec.components[components[stage]]
         if "temporal" in set(rows["attention"]):
-            found.append({"stage": stage.name, "how": "factorized", **_factorized(rows)})
-        elif layout := _layout(spec, request.frames, stage, rows):
-            found.append({"stage": stage.name, "how": "full 3-D", **_full_3d(rows, *layout)})
+            found.append({"stage": stage, "how": "factorized", **_factorized(rows)})
+        elif layout := _layout(spec, part, request.frames, sizes, rows):
+            found.append({"stage": stage, "how": "full 3-D", **_full_3d(rows, *layout)})
     if not found:
         raise ValueError(f"{spec.name}: no stage attends to several frames; choose another video model")
     return pd.DataFrame(found)
@@ -98,15 +93,14 @@ def _shares(frames: int, per_frame: int, text_tokens: int, *, same: int, across:
     }
 
 
-def _layout(spec: ModelSpec, frames: int, stage: "Stage", rows: pd.DataFrame) -> tuple[int, int] | None:
-    """(frames, tokens of one) of the sequence over all frames that a stage's network is given; None if there is none.
+def _layout(spec: ModelSpec, part: Component, frames: int, sizes: Sizes, rows: pd.DataFrame) -> tuple[int, int] | None:
+    """(frames, tokens of one) of the sequence over all frames that a network is given; None if there is none.
 
     An autoencoder makes one latent frame of the first, and one of every few others.
     """
-    if stage.name.startswith(("encode", "decode")) or not rows["attention"].isin(("self", "joint")).any():
+    one_sequence = rows["attention"].isin(("self", "joint")).any()
+    if not one_sequence or rows["stage"].iloc[0].startswith(("encode", "decode")):
         return None
-    part = spec.components[stage.component]
-    sizes = sizes_at(stage, part.cls)
     if "frames" in sizes:
         return grid(part.config, sizes)
     if part.cls not in _IN_ONE_SEQUENCE:

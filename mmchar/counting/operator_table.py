@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mmchar.counting.shown import whole
+from mmchar.counting.stage_sizes import sizes_at
 from mmchar.models.loading import DTYPES, Model, get_spec, load
 from mmchar.request import FIELDS, Request
 from mmchar.tracing import attention as attention_models
@@ -72,7 +73,8 @@ def count(
     DataFrame
         Columns as in ``data/README.md``; FLOP, bytes and lengths are integers, ``time_s`` is empty. What ran outside
         the networks is the stage ``pipeline``. ``attrs`` holds model, request, dtype, tiny, the parameters of each
-        component and the bytes that they are stored in.
+        component and the bytes that they are stored in; of a video of a named model also the ``sizes`` that each stage
+        is called with (`stage_sizes.sizes_at`).
     """
     if attention not in attention_models.BACKENDS:
         raise ValueError(f"unknown attention {attention!r}; choose one of {', '.join(attention_models.BACKENDS)}")
@@ -243,6 +245,10 @@ def _count(model: Model, request: Request | None, more: Mapping[str, Any]) -> pd
         remember(model.spec, full, recording.stages)
     table = recorded_table(subject, recording, dtype=model.dtype, tiny=model.spec.tiny)
     table.attrs["request"] = full.given()
+    if full.frames:
+        table.attrs["sizes"] = {
+            stage.name: sizes_at(stage, type(subject.networks[stage.component]).__name__) for stage in recording.stages
+        }
     return table
 
 

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mmchar.tracing import known_values, operators
-from mmchar.tracing.operator_flop import distinct_bytes, dtype_of, tensors
-from mmchar.tracing.trace import Row
+from mmchar.tracing.operator_flop import Costs, distinct_bytes, dtype_of, tensors
+from mmchar.tracing.trace import Recorder, Row
 
 LARGE = 1 << 17  # elements from which a tensor outside the networks is not computed
 _PLAIN = 11  # a token id that is nothing special in most vocabularies
@@ -42,9 +42,12 @@ def record_outside(work: Callable[[], Any]) -> tuple[Any, list[Row]]:
 class Outside(TorchDispatchMode):
     """Writes down every operator, one row each, and computes only what is small."""
 
+    _should_skip_dynamo = Recorder._should_skip_dynamo
+
     def __init__(self) -> None:
         super().__init__()
         self.rows: dict[tuple[str, torch.dtype | None], Row] = {}
+        self._costs = Costs(_bytes)
         self._seen: dict[Any, Any] = {}  # outputs of large operators, by what they were asked
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -55,7 +58,7 @@ class Outside(TorchDispatchMode):
         name = func.overloadpacket.__name__
         out = self._computed(func, name, args, kwargs, inputs)
         if not func.is_view and name not in operators.FREE:
-            self._row(func, name, inputs).add(name, args, inputs, tensors((out,)), _bytes)
+            self._row(func, name, inputs).add(self._costs.of(name, args, inputs, tensors((out,))))
         return out
 
     def _computed(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:

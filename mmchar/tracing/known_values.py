@@ -55,7 +55,7 @@ def given(tensor: Tensor) -> Tensor:
 
 def is_hollow(tensor: Tensor) -> bool:
     """Whether a tensor stands for values that nobody computed: one number, shown at every place."""
-    return getattr(tensor, "hollow", False) or (tensor.numel() > 1 and not any(tensor.stride()))
+    return tensor.numel() > 1 and not any(tensor.stride())
 
 
 def known(tensor: Tensor) -> Tensor | None:

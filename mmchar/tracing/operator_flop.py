@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from math import prod
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +10,56 @@ from torch import Tensor
 from mmchar.tracing import attention, operators
 
 Size = Callable[[Tensor], int]  # the bytes of a tensor
+
+
+class Cost(NamedTuple):
+    """What one call costs: FLOP, ``(m, n, k)`` (`product_sizes`), and bytes."""
+
+    flop: int
+    sizes: tuple[int, int, int]
+    read_bytes: int
+    write_bytes: int
+
+
+class Costs:
+    """Costs of calls, of which ``size`` gives the bytes of a tensor; of those that look alike the first is worked out.
+
+    They follow from the shapes, strides and types of a call's tensors, and from its other arguments but real numbers.
+    """
+
+    def __init__(self, size: Size) -> None:
+        self._size = size
+        self._known: dict[Any, Cost] = {}
+
+    def of(self, name: str, args: tuple, inputs: list[Tensor], outputs: list[Tensor]) -> Cost:
+        """The cost of one call, whose tensors are ``inputs`` and ``outputs``."""
+        looks = tuple([(tensor.shape, tensor.stride(), tensor.dtype) for tensor in (*inputs, *outputs)])
+        key = name, len(outputs), looks, _others(args)
+        try:
+            known = self._known.get(key)
+        except TypeError:  # an argument that cannot be looked up
+            return self._worked_out(name, args, inputs, outputs)
+        if known is None:
+            known = self._known[key] = self._worked_out(name, args, inputs, outputs)
+        return known
+
+    def _worked_out(self, name: str, args: tuple, inputs: list[Tensor], outputs: list[Tensor]) -> Cost:
+        written = sum(map(self._size, outputs))
+        work = flop(name, args, outputs)
+        return Cost(work, product_sizes(name, args, work), read_bytes(name, args, inputs, written, self._size), written)
+
+
+def _others(args: Iterable[Any]) -> tuple:
+    """Arguments with every tensor as a mere place, and real numbers as their type."""
+    return tuple(
+        [
+            ... if isinstance(part, Tensor)
+            else _others(part) if isinstance(part, list | tuple)
+            else float if isinstance(part, float)
+            else part
+            for part in args
+        ]
+    )  # fmt: skip
 
 
 def flop(name: str, args: tuple, outputs: list[Tensor]) -> int:

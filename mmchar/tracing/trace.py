@@ -53,22 +53,13 @@ class Row:
     mask_bytes: int = 0
     live_bytes: int = 0
 
-    def add(
-        self,
-        name: str,
-        args: tuple,
-        inputs: list[Tensor],
-        outputs: list[Tensor],
-        size: costs.Size = costs.distinct_bytes,
-    ) -> None:
-        """Add one call, of which ``size`` gives the bytes of a tensor."""
-        written = sum(size(tensor) for tensor in outputs)
-        flop = costs.flop(name, args, outputs)
+    def add(self, cost: costs.Cost) -> None:
+        """Add one call."""
         self.calls += 1
-        self.flop += flop
-        self.m, self.n, self.k = costs.product_sizes(name, args, flop)
-        self.write_bytes += written
-        self.read_bytes += costs.read_bytes(name, args, inputs, written, size)
+        self.flop += cost.flop
+        self.m, self.n, self.k = cost.sizes
+        self.read_bytes += cost.read_bytes
+        self.write_bytes += cost.write_bytes
 
 
 def trace(module: nn.Module, work: Callable[[], Any], *, label: Callable[[int], Any] | None = None) -> list[Row]:
@@ -109,6 +100,11 @@ def _module_stack(root: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
 class Recorder(TorchDispatchMode):
     """Writes down every operator that runs."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: nothing is compiled meanwhile, and torch's guard around each call costs as much as the call."""
+        return False
+
     def __init__(self, root: nn.Module, stack: list[tuple[str, nn.Module]], label: Callable[[int], Any] | None) -> None:
         super().__init__()
         self.token_sources = TokenSources()
@@ -116,6 +112,7 @@ class Recorder(TorchDispatchMode):
         self._index: dict[tuple, int] = {}
         self._stack = stack
         self._label = label or (lambda _row: nullcontext())
+        self._costs = costs.Costs(costs.distinct_bytes)
         self._known = {t.untyped_storage()._cdata for t in (*root.parameters(), *root.buffers())}
         self._alive: dict[int, int] = {}
         self._live_bytes = 0
@@ -201,7 +198,7 @@ class Recorder(TorchDispatchMode):
         return {"attention": kind, **sizes, "backend": fused}
 
     def _add(self, row: Row, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        row.add(name, args, inputs, outputs)
+        row.add(self._costs.of(name, args, inputs, outputs))
         row.live_bytes = max(row.live_bytes, self._live_bytes)
         if name in operators.ATTENTION_CORES and (mask := costs.mask_of(args, kwargs)) is not None:
             row.mask_bytes += costs.distinct_bytes(mask)

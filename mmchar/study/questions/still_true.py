@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
-from mmchar.counting.cache import cached_table, source_hash
 from mmchar.counting.frame_shares import frame_shares
 from mmchar.models.loading import get_spec
 from mmchar.projection.roofline import project
@@ -124,7 +123,7 @@ def frame_pairs(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """
     found = []
     for table in tables:
-        for row in _frame_shares(table).to_dict("records"):
+        for row in frame_shares(table).to_dict("records"):
             joint, across = row["how"] == "full 3-D", 100 * row["cross_frame"]
             place = across / row["tokens_per_frame"] if joint else across
             shares = (100 * row["same_frame"], place, across - place, 100 * row["text"])
@@ -133,12 +132,6 @@ def frame_pairs(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
             named = dict(zip(PAIR_COLORS, shares, strict=True))
             found.append({"case": case, "model": table.attrs["model"], **about, **named})
     return pd.DataFrame(found)
-
-
-def _frame_shares(table: pd.DataFrame) -> pd.DataFrame:
-    """`frame_shares`, kept on disk: it plans the whole generation once more."""
-    asked = {name: table.attrs[name] for name in ("model", "request", "dtype", "tiny")}
-    return cached_table({"frames": asked, "source": source_hash()}, lambda: frame_shares(table))
 
 
 def part_shares(tables: Iterable[pd.DataFrame], *, gpu: str) -> pd.DataFrame:

@@ -50,7 +50,7 @@ def _cells(notebook: Notebook, number: str, folder: Path) -> list[Notebook]:
 
 
 def _without_silent(cells: list[Notebook]) -> list[Notebook]:
-    """The cells, but code that shows nothing stands with that of the next one that does: no folded bar leads nowhere."""
+    """The cells, but code that shows nothing stands with that of the next that does: no folded bar leads nowhere."""
     kept: list[Notebook] = []
     code: list[str] = []
     for cell in cells:
