@@ -1,5 +1,6 @@
 """One process at a time: the others wait and say so, give up with one line, or are let in by a kill."""
 
+import json
 import os
 import signal
 import subprocess
@@ -91,3 +92,55 @@ def test_a_gpu_is_known_by_the_uuid_of_its_driver(shared):
     assert locks._gpu_uuid("cuda") in listed
     with locks.measuring("cuda"):
         assert (shared / "mmchar-locks" / f"{locks._gpu_uuid('cuda')}.lock").exists()
+
+
+IN_A_BATCH = """
+import json, sys, time
+from mmchar import locks
+name, measures = sys.argv[1], sys.argv[2] == "measures"
+locks.join_batch(name)
+for _ in range(20):
+    locks.step_aside()
+    if measures:
+        with locks.alone(), locks.alone():
+            start = time.monotonic()
+            time.sleep(0.01)
+            print(json.dumps([start, time.monotonic()]))
+    else:
+        start = time.monotonic()
+        time.sleep(0.01)
+        print(json.dumps([start, time.monotonic()]))
+"""
+
+
+def test_in_a_batch_two_take_turns_in_being_alone_and_nobody_waits_for_ever():
+    names = ["works", "works", "measures", "measures"]
+    with locks.batch():
+        command = [sys.executable, "-c", IN_A_BATCH]
+        environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+        running = []
+        for number, what in enumerate(names):
+            # whoever wants to be alone waits for those that start, who leave their mark when they have joined
+            with open(os.path.join(os.environ["MMCHAR_BATCH"], f"{number}.start"), "w"):
+                pass
+            each = subprocess.Popen([*command, str(number), what], env=environment, stdout=subprocess.PIPE, text=True)
+            running.append(each)
+        spans = [
+            (start, end, what)
+            for each, what in zip(running, names, strict=True)
+            for start, end in map(json.loads, each.communicate(timeout=120)[0].splitlines())
+        ]
+    assert len(spans) == 80
+    for start, end, what in spans:
+        if what == "measures":
+            others = [span for span in spans if span[:2] != (start, end)]
+            assert all(other_end <= start or other_start >= end for other_start, other_end, _ in others)
+
+
+def test_without_a_batch_nobody_waits(monkeypatch):
+    monkeypatch.delenv("MMCHAR_BATCH", raising=False)
+    locks.join_batch("a")
+    locks.step_aside()
+    with locks.starting("a"), locks.alone():
+        pass
+    assert locks._own is None

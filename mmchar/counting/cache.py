@@ -12,12 +12,14 @@ import pandas as pd
 import platformdirs
 
 from mmchar.files import atomic_write, canonical_json, checksum
-from mmchar.locks import held
+from mmchar.locks import held, step_aside
 from mmchar.tables import decode_parquet, encode_parquet
 
 PACKAGE = Path(__file__).parents[1]
 # The rooms that decide what a count says: an edit anywhere else leaves the counted tables good.
 COUNTING = ("tracing", "models", "generation", "counting")
+
+_turns: list[Path] = []  # tables that this process is making, one within the other
 
 
 def cached_table(key: dict[str, Any], build: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -33,6 +35,8 @@ def cached_table(key: dict[str, Any], build: Callable[[], pd.DataFrame]) -> pd.D
         raise ValueError(f"cache key cannot be written as JSON ({error}); use plain types") from error
     folder = os.environ.get("MMCHAR_CACHE") or platformdirs.user_cache_path("mmchar")
     path = Path(folder) / f"{checksum(name.encode())}.table"
+    if not _turns:
+        step_aside()  # a process that holds a table others wait for goes on
     if (table := _read_cached(path, name)) is not None:
         return table
     with _turn(path):
@@ -51,7 +55,9 @@ def cached_table(key: dict[str, Any], build: Callable[[], pd.DataFrame]) -> pd.D
 def _turn(path: Path) -> Iterator[None]:
     """Hold a table's turn, so that processes side by side make it once; where nothing can be written, nothing waits."""
     lock = path.with_suffix(".lock")
+    _turns.append(lock)
     with contextlib.ExitStack() as stack:
+        stack.callback(_turns.pop)
         with contextlib.suppress(OSError):
             stack.enter_context(held(lock))
             stack.callback(lock.unlink, missing_ok=True)

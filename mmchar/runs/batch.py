@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mmchar.locks import held, run_lock
+from mmchar.locks import held, run_lock, starting
 from mmchar.provenance import provenance
 from mmchar.runs.engine import Stop
 from mmchar.runs.identity import differences, notebook_identity, run_id
@@ -236,7 +236,7 @@ def _papermill(pipe: Connection, notebook: Path, part: Path, given: dict[str, An
 
     os.chdir(notebook.parent)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    papermill.execute_notebook(
-        notebook.name, relative_path(part, notebook.parent), given, kernel_name="python3", progress_bar=False
-    )
+    executed = relative_path(part, notebook.parent)
+    with starting(notebook.stem):
+        papermill.execute_notebook(notebook.name, executed, given, kernel_name="python3", progress_bar=False)
     pipe.send("done")

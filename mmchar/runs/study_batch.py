@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmchar.files import atomic_write
+from mmchar.locks import batch
 from mmchar.projection.data_sheets import get_gpu
 from mmchar.provenance import cores
 from mmchar.runs import slurm as cluster
@@ -44,12 +45,12 @@ def study(
     `results_dir`; rows of notebooks that were not asked for and have no result there stay.
 
     `only` names notebooks by number, as ``"02,05"``. `gpu` and `quick` go to every notebook that has such a parameter.
-    `jobs` run at a time, as many as there are cores but four at most if not given, each for `timeout_s` at most; then
-    those that measure (they have a parameter ``samples``) one by one, as times taken side by side are worth nothing.
-    `render_dir` gets a copy for readers of every good run's notebook; a run whose copy is refused ends as not rendered.
-    `figures_dir` is ``figures`` in `results_dir`, and beside `notebooks_dir` where notebooks are rendered. A `dry_run`
-    prints what would run, and why, and writes nothing. With `slurm` the runs go to a cluster as one job array, and a
-    good result of other hardware is kept too, as this machine runs nothing.
+    `jobs` run at a time, as many as there are cores but four at most if not given, each for `timeout_s` at most; while
+    one measures the others wait (`locks.alone`), as times taken side by side are worth nothing. `render_dir` gets a
+    copy for readers of every good run's notebook; a run whose copy is refused ends as not rendered. `figures_dir` is
+    ``figures`` in `results_dir`, and beside `notebooks_dir` where notebooks are rendered. A `dry_run` prints what would
+    run, and why, and writes nothing. With `slurm` the runs go to a cluster as one job array, and a good result of other
+    hardware is kept too, as this machine runs nothing.
     """
     jobs = min(_MOST_JOBS, cores()) if jobs is None else jobs
     if type(jobs) is not int or jobs < 1 or not timeout_s > 0:
@@ -134,11 +135,8 @@ def _run_missing(
         stop = Stop()
         with stop.on_signals():
             one = partial(run_one, timeout_s=timeout_s, stop=stop)
-            measuring = [run for run in missing if "samples" in read_parameters(run.notebook)]
-            beside = [run for run in missing if run not in measuring]
-            ended = run_all(beside, one, _line, jobs=jobs, of=len(runs) - len(measuring), name="study", unit="run")
-            if measuring:
-                ended += run_all(measuring, one, _line, of=len(measuring), name="measuring", unit="run")
+            with batch():
+                ended = run_all(missing, one, _line, jobs=jobs, of=len(runs), name="study", unit="run")
     by_name = {status.name: status for status in ended}
     return [by_name.get(planned.name, planned) for planned in plan]
 

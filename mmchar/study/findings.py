@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from mmchar.faults import did_you_mean
 from mmchar.files import can_write, nearest_there
+from mmchar.locks import join_batch, step_aside
 from mmchar.runs.records import Drawn, save_result
 from mmchar.study.drawing.look import style
 
@@ -45,6 +46,7 @@ class Findings:
     def keep(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
         """Keep a table, and give it back, so that a cell can end with it."""
         self.tables[name] = table
+        step_aside()
         return table
 
     def check(self, name: str, *, expected: Any, got: Any, good: bool | None, claim: str = "") -> None:
@@ -83,6 +85,7 @@ def begin(notebook: str, out_dir: str, *, progress: bool = True, **parameters: A
     _refuse_misspelt({"out_dir": out_dir, "progress": progress, **parameters})
     if out_dir:
         _check_writable(Path(out_dir))
+    join_batch(notebook)
     style()
     for option, value in _SHOWN.items():
         pd.set_option(option, value)

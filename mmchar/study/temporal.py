@@ -73,6 +73,7 @@ def _measure_core(batch: int, heads: int, q_len: int, kv_len: int, head_dim: int
     import torch
     from torch.nn.functional import scaled_dot_product_attention as attend
 
+    from mmchar.locks import measuring
     from mmchar.measuring.optimization.backends import attention_backend
     from mmchar.measuring.timing import measure_time
 
@@ -80,8 +81,9 @@ def _measure_core(batch: int, heads: int, q_len: int, kv_len: int, head_dim: int
     k, v = (torch.randn(batch, heads, kv_len, head_dim) for _ in range(2))
     tokens = torch.randn(batch, q_len, heads * head_dim)  # [positions, frames, width] -> [frames, positions, width]
     found = {}
-    for name, kernel in (("eager_s", "eager"), ("fused_s", "flash")):
-        with attention_backend(kernel):
-            found[name] = measure_time(lambda: lambda: attend(q, k, v), samples=samples)
-    found["copy_s"] = measure_time(lambda: lambda: tokens.transpose(0, 1).contiguous(), samples=samples)
+    with measuring("cpu"):
+        for name, kernel in (("eager_s", "eager"), ("fused_s", "flash")):
+            with attention_backend(kernel):
+                found[name] = measure_time(lambda: lambda: attend(q, k, v), samples=samples)
+        found["copy_s"] = measure_time(lambda: lambda: tokens.transpose(0, 1).contiguous(), samples=samples)
     return {name: one.median_s for name, one in found.items()} | {"spread": max(one.spread for one in found.values())}

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 
 import pytest
 from samples import SAVE, SLEEP, files_in, is_gone, make_notebook, make_table, one_line, wait_for
@@ -62,25 +61,49 @@ def test_a_study_runs_what_was_selected(folder, started, only, names, capsys):
     assert study_exit_code(statuses) == (1 if "02_x" in names else 0)
 
 
-def test_what_measures_runs_alone_after_the_others(folder, monkeypatch):
-    at_once, seen, together = [], [], threading.Barrier(2)
+WORKS = """
+from mmchar.study.findings import begin
+import pathlib, time
+found = begin("00_works", out_dir)
+work, left = [], 3
+while left:
+    left -= pathlib.Path("measured").exists()
+    start = time.monotonic()
+    time.sleep(0.02)
+    work.append([start, time.monotonic()])
+    found.keep("work", pd.DataFrame(work))
+"""
+MEASURES = """
+from mmchar.study.findings import begin
+from mmchar.locks import measuring
+import pathlib, time
+found = begin("01_measures", out_dir)
+with measuring("cpu"):
+    start = time.monotonic()
+    time.sleep(0.3)
+    found.keep("alone", pd.DataFrame([[start, time.monotonic()]]))
+pathlib.Path("measured").write_text("yes")
+"""
+ENDS = """
+found.tables = {name: table.set_axis(["start", "end"], axis=1) for name, table in found.tables.items()}
+found.save()
+"""
 
-    def pretend(notebook, out_dir, parameters, **_):
-        at_once.append(notebook.stem)
-        if notebook.stem != "01_measures":
-            together.wait(timeout=60)
-        seen.append((notebook.stem, len(at_once)))
-        if notebook.stem != "01_measures":
-            together.wait(timeout=60)
-        at_once.remove(notebook.stem)
-        return RunStatus(notebook.stem, "ok", 1.0)
 
-    monkeypatch.setattr(batch, "run_notebook", pretend)
-    make_notebook(folder / "01_measures.ipynb", SAVE, parameters='out_dir = "a"\nsamples = 3  # executions')
-    (folder / "05_y.ipynb").unlink()
-    statuses = study(folder, folder.parent / "results", jobs=2)
-    assert [run.name for run in statuses] == ["00_start", "01_measures", "02_x"]
-    assert seen[-1] == ("01_measures", 1) and {many for _, many in seen[:-1]} == {2}
+TABLES = ("00_works/tables/work.parquet", "01_measures/tables/alone.parquet")
+
+
+def test_others_wait_while_one_measures(tmp_path):
+    folder = tmp_path / "notebooks"
+    for stem, code in (("00_works", WORKS), ("01_measures", MEASURES)):
+        make_notebook(folder / f"{stem}.ipynb", "import pandas as pd" + code + ENDS, parameters='out_dir = "a"')
+    statuses = study(folder, tmp_path / "results", jobs=2)
+    assert [run.status for run in statuses] == ["ok", "ok"]
+    works, alone = (read_table(tmp_path / "results" / run) for run in TABLES)
+    start, end = alone.loc[0]
+    before, after = works["end"] <= start, works["start"] >= end
+    assert before.any() and after.any() and (before | after).all()
+    assert "MMCHAR_BATCH" not in os.environ
 
 
 def test_a_study_with_no_runs_is_not_good():
