@@ -72,12 +72,15 @@ while left:
     time.sleep(0.02)
     work.append([start, time.monotonic()])
     found.keep("work", pd.DataFrame(work))
+    pathlib.Path("working").touch()
 """
 MEASURES = """
 from mmchar.study.findings import begin
 from mmchar.locks import measuring
 import pathlib, time
 found = begin("01_measures", out_dir)
+while not pathlib.Path("working").exists():
+    time.sleep(0.02)
 with measuring("cpu"):
     start = time.monotonic()
     time.sleep(0.3)
