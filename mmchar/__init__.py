@@ -1,6 +1,6 @@
 """mmchar: where does the time of a multi-modal generation go, and what would make it faster.
 
-Rooms on floors, of which a lower one never imports a higher one: tracing, models, generation, counting; projection and
+Rooms on floors, of which a lower one never imports a higher one: tables; tracing, models, generation, counting; projection and
 measuring; runs, study, cli (``docs/architecture.md``). One tidy operator table serves all of them; ``data/README.md``
 is its dictionary.
 
@@ -24,7 +24,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "models.loading": ["Model", "ModelSpec", "get_spec", "list_models", "load"],
         "counting.operator_table": ["count", "count_stage", "summarize_count"],
         "counting.planned_stages": ["stages"],
-        "counting.perfetto": ["write_perfetto"],
+        "tables.perfetto": ["write_perfetto"],
         "tracing.attention": ["use_backend"],
         "projection.data_sheets": ["get_gpu", "gpu_named", "list_gpus"],
         "projection.roofline": ["project"],

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mmchar.counting.perfetto import write_perfetto
 from mmchar.files import can_write, nearest_there
-from mmchar.tables import write_table
+from mmchar.tables.perfetto import write_perfetto
+from mmchar.tables.stored import write_table
 
 
 class Answer(NamedTuple):

@@ -14,10 +14,11 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from mmchar.counting.shown import whole
 from mmchar.counting.stage_sizes import sizes_at
 from mmchar.models.loading import DTYPES, Model, get_spec, load
 from mmchar.request import FIELDS, Request
+from mmchar.tables.shown import whole
+from mmchar.tables.totals import executions
 from mmchar.tracing import attention as attention_models
 
 if TYPE_CHECKING:
@@ -214,11 +215,6 @@ def summarize_count(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def executions(table: pd.DataFrame) -> pd.Series:
-    """How often each stage of one model runs in a generation; a decode's rows stand for one step or for all of them."""
-    return (table["step"] + table["repeats"]).groupby(table["stage"], observed=True, sort=False).max()
-
-
 def _stage_totals(table: pd.DataFrame, total_flop: pd.Series) -> list[dict[str, Any]]:
     rows = []
     runs = executions(table)
@@ -281,8 +277,8 @@ def as_categories(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cached(spec: Any, request: Request, more: Mapping[str, Any], dtype: str, fresh: Any) -> pd.DataFrame:
-    from mmchar.counting.cache import cached_table, source_hash
     from mmchar.provenance import package_versions
+    from mmchar.tables.cache import cached_table, source_hash
 
     key = {
         "spec": msgspec.to_builtins(spec),

@@ -27,7 +27,7 @@ from mmchar.measuring.optimization.backends import attention_backend, check_back
 from mmchar.measuring.timing import Measurement, Work, measure_time
 from mmchar.models.loading import check_device
 from mmchar.provenance import provenance
-from mmchar.tables import write_table
+from mmchar.tables.stored import write_table
 
 COLUMNS = ("op", "sizes", "dtype", "backend", "how", "status", "reason", "median_s", "iqr_s", "samples", "executions",
            "flop", "bytes")  # fmt: skip

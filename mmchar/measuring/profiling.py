@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from mmchar.counting import operator_table as counting, shown
+from mmchar.counting import operator_table as counting
 from mmchar.faults import said_by
 from mmchar.locks import measuring
 from mmchar.measuring.energy import energy_counter
@@ -27,6 +27,7 @@ from mmchar.measuring.timing import Measurement
 from mmchar.measuring.whole_generation import generation_doubts, generation_facts, rest_row, time_generation
 from mmchar.models.specs import Model
 from mmchar.provenance import package_versions
+from mmchar.tables import shown
 from mmchar.tracing.attention import use_backend
 
 _SUMMARIZED = ("median_s", "iqr_s", "samples", "idle_share", "energy_j", "memory", "changed", "speculation")

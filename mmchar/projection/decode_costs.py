@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from mmchar.counting.operator_table import executions
 from mmchar.projection.data_sheets import Gpu, get_gpu
 from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.roofline import project
+from mmchar.tables.totals import executions
 from mmchar.tracing.attention import ITEM_BYTES
 
 # Stages that run once per generated token; guidance may decode once more, with a prompt of its own.

@@ -19,13 +19,13 @@ import numpy as np
 import pandas as pd
 
 from mmchar.counting.operator_table import OUTSIDE, count
-from mmchar.counting.shown import whole
 from mmchar.projection.columns import POINTWISE, Columns, columns_of, holds, launches
 from mmchar.projection.communication import Interconnect, exposed_s, message_s
 from mmchar.projection.data_sheets import TORCH_DTYPES, Gpu, get_gpu
 from mmchar.projection.efficiency import Efficiency
 from mmchar.projection.energy_model import BOUNDS
 from mmchar.projection.kernel_times import kernel_times
+from mmchar.tables.shown import whole
 from mmchar.tracing.attention import ITEM_BYTES, use_backend
 
 EXECUTIONS = ("eager", "compiled")

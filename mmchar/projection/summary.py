@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmchar.counting.operator_table import OUTSIDE, executions
+from mmchar.counting.operator_table import OUTSIDE
 from mmchar.projection.columns import holds
 from mmchar.projection.data_sheets import Gpu, get_gpu
 from mmchar.projection.energy_model import BOUNDS, Power, energy_j
 from mmchar.projection.utilization import at_peak_s, mfu
+from mmchar.tables.totals import executions
 from mmchar.tracing.attention import ITEM_BYTES
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmchar.files import atomic_write, check_file_name
 from mmchar.provenance import versions
-from mmchar.tables import write_table
+from mmchar.tables.stored import write_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mmchar.runs.identity import differences
 from mmchar.runs.run_state import run_state
-from mmchar.tables import read_table
+from mmchar.tables.stored import read_table
 
 _SHORTEST_ID = 4
 _COLUMNS = ["run", "notebook", "status", "id", "seconds", "cell", "message", "parameters", "checks", "utc"]

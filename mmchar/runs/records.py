@@ -26,7 +26,7 @@ from mmchar.files import (
 from mmchar.locks import held
 from mmchar.provenance import provenance
 from mmchar.runs.figures import save_figure
-from mmchar.tables import write_table
+from mmchar.tables.stored import write_table
 
 if TYPE_CHECKING:
     import pandas as pd

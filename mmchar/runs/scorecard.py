@@ -12,7 +12,7 @@ from mmchar.provenance import REFERENCE
 from mmchar.runs.listing import read_checks
 from mmchar.runs.run_state import run_state
 from mmchar.runs.verdicts import counts, head
-from mmchar.tables import markdown, read_table, write_table
+from mmchar.tables.stored import markdown, read_table, write_table
 
 VERDICTS = REFERENCE / "verdicts.csv"
 _VERDICTS = "Statements of the papers as notebook 10 judges them on the papers' GPU (`data/reference/verdicts.csv`)."

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from mmchar.tables import markdown
+from mmchar.tables.stored import markdown
 
 HOLDS, IF, NOT = "holds", "holds if …", "does not hold"
 NO_GPU, UNKNOWN, UNREAD = "cannot tell without a GPU", "cannot tell", "not judged: second hand"

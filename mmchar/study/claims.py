@@ -13,7 +13,7 @@ from mmchar.projection.energy_model import Power
 from mmchar.projection.evidence.cases import predict, published_cases
 from mmchar.projection.roofline import Rates
 from mmchar.provenance import REFERENCE
-from mmchar.study.experiments import totals
+from mmchar.tables.totals import totals
 
 DIFFUSION = ("latent_diffusion", "cascaded_diffusion")
 TRANSFORMER = ("parallel_decode", "encoder_decoder", "video_transformer")

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from mmchar.counting.operator_table import COLUMNS, count
-from mmchar.counting.shown import by_part
 from mmchar.faults import did_you_mean
 from mmchar.projection.roofline import project
 from mmchar.request import FIELDS
 from mmchar.runs.records import read_result
-from mmchar.tables import read_table
+from mmchar.tables.stored import read_table
+from mmchar.tables.totals import totals
 
 SETTINGS = ("gpu", "dtype", "attention", "execution", "tiny")
 SUMS = ("time_s", "flop", "bytes")
@@ -61,7 +61,7 @@ def side_by_side(first: pd.DataFrame, second: pd.DataFrame, *, labels: tuple[str
     """The table of `compare`, of two operator tables with times."""
     parts = []
     for what in ("total", "category", "stage"):
-        sums = [by_part(table.assign(total="all"), what) for table in (first, second)]
+        sums = [totals(table.assign(total="all"), [what]).set_index(what) for table in (first, second)]
         names = list(dict.fromkeys([*sums[0].index, *sums[1].index]))
         one, two = (each.reindex(names, fill_value=0) for each in sums)
         part = pd.DataFrame({"what": what, "part": names, "first_s": one["time_s"].to_numpy()})

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from mmchar.counting.operator_table import executions
 from mmchar.counting.seqlen import variation
 from mmchar.models.loading import get_spec, zoo_names
 from mmchar.projection.data_sheets import get_gpu
 from mmchar.projection.decode_costs import per_token
+from mmchar.tables.totals import executions, totals
 from mmchar.tracing.attention import ITEM_BYTES
 
 PAPER = "arXiv 2312.14385"
@@ -98,15 +98,6 @@ def diffusion_and_others(names: Sequence[str]) -> tuple[list[str], list[str]]:
         missing = decoder if diffusion else denoiser
         raise ValueError(f"no pair to compare among {', '.join(names)}: add a {missing}")
     return diffusion, others
-
-
-def totals(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Totals over repeats: ``by``, then ``calls``, ``flop``, ``bytes`` (read and written) and ``time_s`` (seconds)."""
-    sums = table[[*by, "calls", "flop", "time_s"]].assign(bytes=table["read_bytes"] + table["write_bytes"])
-    columns = ["calls", "flop", "bytes", "time_s"]
-    sums[columns] = sums[columns].mul(table["repeats"], axis=0)
-    out = sums.groupby(list(by), observed=True, sort=False)[columns].sum().reset_index()
-    return out.astype({name: str for name in by if out[name].dtype == "category"})
 
 
 def per_unit_s(timed: pd.DataFrame) -> float:

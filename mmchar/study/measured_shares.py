@@ -13,9 +13,10 @@ from mmchar.counting.seqlen import similarity_memory
 from mmchar.models.loading import get_spec
 from mmchar.projection.data_sheets import gpu_named
 from mmchar.projection.roofline import project
-from mmchar.study.experiments import compare_attention, totals
+from mmchar.study.experiments import compare_attention
 from mmchar.study.measured_runs import Run
 from mmchar.study.temporal import temporal_readings
+from mmchar.tables.totals import totals
 from mmchar.tracing.attention import ITEM_BYTES, use_backend
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from mmchar.counting.operator_table import OUTSIDE, count, executions
+from mmchar.counting.operator_table import OUTSIDE, count
 from mmchar.measuring.optimization.ladder import Levers, Rung, ladder
 from mmchar.models.loading import get_spec
 from mmchar.projection.data_sheets import Gpu, get_gpu
@@ -22,6 +22,7 @@ from mmchar.provenance import REFERENCE
 from mmchar.request import Request
 from mmchar.study.experiments import per_unit_s
 from mmchar.study.measured_runs import Run
+from mmchar.tables.totals import executions
 
 UNKNOWN = ("channels_last", "fused_qkv")  # levers that a projection cannot express
 _PEAKS = {"int8-dynamic": "int8", "fp8-dynamic": "fp8"}

@@ -13,7 +13,7 @@ from mmchar.counting.operator_table import count
 from mmchar.counting.seqlen import seen
 from mmchar.files import atomic_write
 from mmchar.models.loading import ModelSpec, get_spec, list_models, zoo_names
-from mmchar.tables import markdown
+from mmchar.tables.stored import markdown
 
 # What stands between the image encoder and the language model, by the class that holds it.
 ADAPTORS = {

@@ -203,3 +203,21 @@ def test_pages_can_be_read_in_light_and_dark_and_on_a_phone(chromium, site, tmp_
         written = np.abs(grey - ground) > 0.4  # what can be told from its ground
         assert 0.005 < written.mean() < 0.5
     context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_figures_are_as_light_or_dark_as_the_page(chromium, site, tmp_path, scheme):
+    context = chromium.new_context(offline=True, viewport=DESKTOP, color_scheme=scheme)
+    page = context.new_page()
+    page.goto((site / "figures" / "index.html").as_uri())
+    page.locator("figure.result img").first.screenshot(path=tmp_path / "figure.png")
+    ground = np.median(np.asarray(Image.open(tmp_path / "figure.png").convert("L"))) / 255
+    assert ground < 0.2 if scheme == "dark" else ground > 0.9
+    context.close()
+
+
+def test_the_name_of_an_index_stands_in_the_row_of_names(page, site):
+    page.goto((site / "notebooks" / "rendered" / "01_model_suite.html").as_uri())
+    head = page.locator("table:has(th:text-is('c001')) thead, table:has(th:text-is('c003')) thead").first
+    assert head.locator("tr").count() == 1
+    assert head.locator("th").first.inner_text().strip().startswith("id")

@@ -23,7 +23,7 @@ from mmchar.request import FIELDS, Request, from_mapping
 from mmchar.runs import own_process
 from mmchar.runs.parameters import check_parameters, read_parameters
 from mmchar.runs.records import read_result
-from mmchar.tables import read_table
+from mmchar.tables.stored import read_table
 
 SD = "stable-diffusion-1.5"
 NOTEBOOKS = sorted((SOURCE / "notebooks").glob("[0-9][0-9]_*.ipynb"))

@@ -9,7 +9,7 @@ from mmchar.cli.main import main
 from mmchar.measuring import ceilings
 from mmchar.measuring.ceiling_cases import Case, cases
 from mmchar.measuring.ceilings import measure_ceilings
-from mmchar.tables import read_table
+from mmchar.tables.stored import read_table
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from mmchar.measuring.stage_runs import measure_stage, stage_facts
 from mmchar.measuring.target import Settings
 from mmchar.measuring.timing import Measurement
 from mmchar.models.loading import Model, get_spec, load
-from mmchar.tables import read_table, write_table
+from mmchar.tables.stored import read_table, write_table
 
 SITE = ["stage", "component", "module", "module_type", "op", "category", "attention", "dtype", "repeats"]
 BESIDE = ("views and allocations", "unattributed operators")  # rows that a measured table has and a counted one not

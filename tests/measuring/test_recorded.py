@@ -404,7 +404,7 @@ def test_without_operators_shapes_or_the_name_of_the_gpu_the_table_says_so(tmp_p
 
 
 def test_the_table_survives_parquet(table, tmp_path):
-    from mmchar.tables import read_table, write_table
+    from mmchar.tables.stored import read_table, write_table
 
     back = read_table(write_table(tmp_path / "t.parquet", table))
     assert back.attrs == table.attrs and back["flop"].tolist() == table["flop"].tolist()

@@ -395,7 +395,7 @@ def test_a_batch_from_two_counts_is_the_batch_counted(model):
 
 
 def test_tables_of_several_gpus_hold_integers_and_survive_a_file(tmp_path):
-    from mmchar.tables import read_table, write_table
+    from mmchar.tables.stored import read_table, write_table
 
     shared = parallelize(count(PIXART), gpus=4, ulysses=2, ring=2)
     for column in [*SUMS, "calls", "heads", "q_len", "kv_len", "mask_bytes", "live_bytes", "peers"]:

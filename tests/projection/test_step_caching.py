@@ -8,12 +8,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmchar
-from mmchar.counting.operator_table import executions
 from mmchar.generation.on_device import realized
 from mmchar.generation.programs import plan
 from mmchar.projection.parallel.layout import parallelize
 from mmchar.projection.planning.step_caching import cache_steps
 from mmchar.projection.summary import summarize
+from mmchar.tables.totals import executions
 
 FLUX = "flux.1-dev"
 TINY = {"dtype": "float32", "tiny": True}

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from samples import files_in, make_table, one_line
 
-from mmchar import files, locks, provenance, tables
+from mmchar import files, locks, provenance
 from mmchar.runs import figures, records
 from mmchar.runs.listing import read_checks, read_runs
 from mmchar.runs.run_state import attempt_folder, read_status, write_status
+from mmchar.tables import stored
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_a_result_is_read_back_with_its_tables_and_checks(tmp_path, table, save)
     assert entry == {
         "files": ["tables/breakdown.parquet", "tables/breakdown.csv"], "rows": 3, "columns": list(table.columns)
     }  # fmt: skip
-    pd.testing.assert_frame_equal(tables.read_table(path.parent / entry["files"][0]), table)
+    pd.testing.assert_frame_equal(stored.read_table(path.parent / entry["files"][0]), table)
     assert sorted([*result["files"], "result.json"]) == files_in(path.parent)
     drawn = [f"figures/02_share.{suffix}" for suffix in ("csv", "md", "png", "svg")]
     assert [file for file in files_in(path.parent) if file.startswith("figures/")] == drawn

@@ -18,7 +18,7 @@ from mmchar.runs.listing import read_runs
 from mmchar.runs.notebooks import render
 from mmchar.runs.records import read_result, save_result
 from mmchar.runs.study_batch import study, study_exit_code
-from mmchar.tables import read_table
+from mmchar.tables.stored import read_table
 
 # planning
 

@@ -10,7 +10,7 @@ from samples import SAVE, make_notebook
 from mmchar.provenance import SOURCE
 from mmchar.runs.listing import read_checks, read_runs
 from mmchar.runs.records import read_result
-from mmchar.tables import read_table
+from mmchar.tables.stored import read_table
 
 WRITERS, TIMES = 8, 4
 WRITE = """

@@ -13,7 +13,7 @@ from mmchar import compare
 from mmchar.cli.main import main
 from mmchar.runs.records import save_measured
 from mmchar.study.drawing.comparison import comparison
-from mmchar.tables import write_table
+from mmchar.tables.stored import write_table
 
 SD = "stable-diffusion-1.5"
 

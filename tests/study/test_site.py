@@ -12,13 +12,13 @@ from samples import SITE_MODELS
 from mmchar import Request, count, get_gpu, project
 from mmchar.cli.main import main
 from mmchar.provenance import SOURCE
-from mmchar.runs.notebooks import cell_source, load_notebook
+from mmchar.runs.notebooks import load_notebook
 from mmchar.study.site import build, explorer_page
 from mmchar.study.site.breakdown import breakdown
 from mmchar.study.site.build import EXPLORER
 from mmchar.study.site.figure_pages import figure_names
 from mmchar.study.site.flowchart import drawn
-from mmchar.study.site.notebook_pages import RENDERED
+from mmchar.study.site.notebook_pages import RENDERED, _without_silent
 from mmchar.study.site.sources import with_links
 
 MODEL = SITE_MODELS[0]
@@ -96,10 +96,24 @@ def test_every_image_is_described(pages):
 
 
 @pytest.mark.slow
-def test_the_code_of_every_notebook_is_folded(site, pages):
+def test_the_code_of_every_notebook_is_folded_above_what_it_shows(site, pages):
     for path in RENDERED.glob("*.ipynb"):
-        code = [cell for cell in load_notebook(path)["cells"] if cell["cell_type"] == "code" and cell_source(cell)]
-        assert pages[site / "notebooks" / "rendered" / f"{path.stem}.html"].folded == len(code)
+        code = [cell for cell in load_notebook(path)["cells"] if cell["cell_type"] == "code"]
+        assert pages[site / "notebooks" / "rendered" / f"{path.stem}.html"].folded == sum(
+            bool(cell["outputs"]) for cell in code
+        )
+
+
+def code(source, *outputs):
+    return {"cell_type": "code", "source": source, "outputs": list(outputs)}
+
+
+def test_code_that_shows_nothing_stands_with_that_of_the_next_that_does():
+    text, said = {"cell_type": "markdown", "source": "# A"}, {"output_type": "stream"}
+    cells = [text, code("import a"), text, code("b = 1"), code("b", said), text, code("c", said), code("save()")]
+    shown = _without_silent(cells)
+    assert [cell["source"] for cell in shown] == ["# A", "# A", "import a\n\nb = 1\n\nb", "# A", "c\n\nsave()"]
+    assert _without_silent(cells[:4]) == cells[:4]
 
 
 @pytest.mark.slow

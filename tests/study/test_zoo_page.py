@@ -10,7 +10,7 @@ from mmchar.models.loading import get_spec, list_models
 from mmchar.provenance import SOURCE
 from mmchar.study import zoo_page
 from mmchar.study.zoo_page import adaptor_table, frame_table, published_cell, write_page, zoo_table
-from mmchar.tables import markdown
+from mmchar.tables.stored import markdown
 
 PAGE = SOURCE / "docs" / "zoo.md"
 SD, LLAVA = "stable-diffusion-1.5", "llava-1.5-7b"

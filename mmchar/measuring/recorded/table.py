@@ -12,13 +12,13 @@ import pandas as pd
 import torch
 
 from mmchar.counting.operator_table import AMOUNTS, COLUMNS, as_categories, rows_frame
-from mmchar.counting.shown import whole
 from mmchar.measuring.kernel_names import kernel_kind, kernel_name
 from mmchar.measuring.kernels import Kernel, idle_facts
 from mmchar.measuring.operator_times import ran_by
 from mmchar.measuring.recorded.attribution import Cause, category_of, causes, is_attention, op_of
 from mmchar.measuring.recorded.recording import Call, Recording, read_recording
 from mmchar.measuring.recorded.work import dtype_of, shapes_of, work_of
+from mmchar.tables.shown import whole
 from mmchar.tracing.attention import use_backend
 from mmchar.tracing.trace import Row
 

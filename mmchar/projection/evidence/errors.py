@@ -8,7 +8,7 @@ import pandas as pd
 from mmchar.projection.evidence.calibration import leave_out
 from mmchar.projection.evidence.cases import Case
 from mmchar.projection.uncertainty import ANY, KIND, projection_errors
-from mmchar.tables import write_table
+from mmchar.tables.stored import write_table
 
 QUANTITIES = ("latency", "energy")
 

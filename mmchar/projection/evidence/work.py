@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from mmchar.counting.operator_table import OUTSIDE, count, executions
+from mmchar.counting.operator_table import OUTSIDE, count
 from mmchar.models.loading import get_spec
 from mmchar.projection.columns import Columns, columns_of, denoising, merge_equal
 from mmchar.projection.parallel.layout import Degrees, parallelize
@@ -24,6 +24,7 @@ from mmchar.projection.scaling import BY_BATCH, count_batch
 from mmchar.projection.summary import weights_of
 from mmchar.projection.uncertainty import family_of
 from mmchar.request import Request
+from mmchar.tables.totals import executions
 
 WHOLE = "whole"
 LOOP = "denoising loop"  # the denoiser's steps with what runs between the networks: scheduler, guidance

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pandas as pd
 
-from mmchar.counting.cache import cached_table, source_hash
 from mmchar.counting.operator_table import count, rows_frame, split_call
 from mmchar.models.loading import Model, get_spec, load
 from mmchar.provenance import package_versions
+from mmchar.tables.cache import cached_table, source_hash
 
 if TYPE_CHECKING:
     from torch import nn

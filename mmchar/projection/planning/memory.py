@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mmchar.counting.operator_table import executions
 from mmchar.projection.data_sheets import Gpu, get_gpu
 from mmchar.projection.planning.decoders import DECODERS, Generation, can
 from mmchar.projection.summary import weights_of
+from mmchar.tables.totals import executions
 
 if TYPE_CHECKING:
     from torch import nn

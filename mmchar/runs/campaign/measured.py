@@ -14,7 +14,7 @@ import pandas as pd
 
 from mmchar import files
 from mmchar.files import atomic_write, check_file_name, checksum, read_sealed, sealed
-from mmchar.tables import decode_parquet, encode_parquet
+from mmchar.tables.stored import decode_parquet, encode_parquet
 
 Points = dict[str, tuple[dict[str, Any], pd.DataFrame | None]]  # row and table by id
 

@@ -5,8 +5,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmchar.counting.shown import CATEGORY_COLORS
 from mmchar.study.drawing.look import HATCH, PALETTE, amount, require, rows_from_top
+from mmchar.tables.shown import CATEGORY_COLORS
 
 _BAR = 0.38
 _LEAST = 0.002  # of the longer total; what is shorter in both is not drawn

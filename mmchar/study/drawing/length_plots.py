@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from mmchar.counting.shown import CATEGORY_COLORS
 from mmchar.study.drawing.look import (
     FAMILY_COLORS,
     HATCH,
@@ -29,6 +28,7 @@ from mmchar.study.drawing.look import (
     rows_from_top,
     rows_under_names,
 )
+from mmchar.tables.shown import CATEGORY_COLORS
 
 # Of figures with several panels: the label of a y axis, its scale, and the columns that it shows, with their names.
 Panels = Mapping[str, tuple[float, Mapping[str, str]]]

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from mmchar.counting.shown import CATEGORY_COLORS
 from mmchar.study.drawing.look import (
     HATCH,
     KIND_COLORS,
@@ -26,6 +25,7 @@ from mmchar.study.drawing.look import (
     rows_under_names,
     style,
 )
+from mmchar.tables.shown import CATEGORY_COLORS
 
 __all__ = [
     "KIND_COLORS", "plt", "style",  # for notebooks, which take them from here

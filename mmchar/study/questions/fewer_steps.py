@@ -13,8 +13,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from mmchar.counting.cache import cached_table, source_hash
-from mmchar.counting.operator_table import count, executions
+from mmchar.counting.operator_table import count
 from mmchar.models.loading import get_spec, load
 from mmchar.projection.planning.step_caching import cache_steps
 from mmchar.projection.roofline import project
@@ -24,6 +23,8 @@ from mmchar.request import Request
 from mmchar.study.drawing.look import PART_COLORS, axes, legend_beside, require
 from mmchar.study.findings import Findings
 from mmchar.study.questions.adaptors import stage_parts
+from mmchar.tables.cache import cached_table, source_hash
+from mmchar.tables.totals import executions
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # class in diffusers, and what is set besides the betas
     "DDIM": ("DDIMScheduler", {"clip_sample": False}),

@@ -10,7 +10,7 @@ from mmchar.projection.data_sheets import get_gpu
 from mmchar.projection.roofline import project
 from mmchar.study import claims
 from mmchar.study.drawing.plots import intensity, memory_fit, roofline
-from mmchar.study.experiments import totals
+from mmchar.tables.totals import totals
 from mmchar.tracing.attention import ITEM_BYTES, use_backend
 
 FEW = ("llama-2-7b", "parti-350m", "stable-diffusion-1.5", "imagen")

@@ -11,7 +11,7 @@ from mmchar.measuring.profiling import summarize_measured
 from mmchar.models.specs import ModelSpec
 from mmchar.projection.data_sheets import get_gpu
 from mmchar.provenance import processor
-from mmchar.study.experiments import totals
+from mmchar.tables.totals import totals
 from mmchar.tracing.attention import ITEM_BYTES
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def measured_stages(measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def breakdown(runs: Mapping[str, pd.DataFrame], model: str) -> pd.DataFrame:
-    """Time by category of several tables, named by ``run``: `experiments.totals`, ``time_kind``, ``model``."""
+    """Time by category of several tables, named by ``run``: `totals.totals`, ``time_kind``, ``model``."""
     parts = [totals(t, ["category"]).assign(run=run, time_kind=t["time_kind"].iloc[0]) for run, t in runs.items()]
     return pd.concat(parts, ignore_index=True).assign(model=model)
 

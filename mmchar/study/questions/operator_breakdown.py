@@ -18,7 +18,8 @@ from mmchar.request import Request
 from mmchar.study import claims
 from mmchar.study.drawing.look import legend_below, require
 from mmchar.study.drawing.plots import operator_breakdown, sensitivity
-from mmchar.study.experiments import CONVOLUTIONAL, in_order, totals
+from mmchar.study.experiments import CONVOLUTIONAL, in_order
+from mmchar.tables.totals import totals
 
 FEW = ("phenaki-1.8b", "stable-diffusion-1.5")
 AT_SCALE = ("stable-diffusion-1.5", "dit-xl-2-256", "amused-256", "parti-350m")  # measured at published scale
@@ -49,7 +50,7 @@ def to_measure(measured: str, names: Sequence[str]) -> list[str]:
 def projected_shares(tables: Mapping[str, pd.DataFrame], *, gpu: str) -> pd.DataFrame:
     """Projected time of each operator category, of every counted model with flash and with eager attention.
 
-    Columns: those of `experiments.totals` by ``model`` and ``category``, and ``attention``, ``run`` (model and
+    Columns: those of `totals.totals` by ``model`` and ``category``, and ``attention``, ``run`` (model and
     attention), ``share`` (% of the run's time), ``gpu``, ``time_kind``.
     """
     made = (

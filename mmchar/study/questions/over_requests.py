@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmchar.counting.operator_table import count, executions
+from mmchar.counting.operator_table import count
 from mmchar.counting.seqlen import similarity_memory
 from mmchar.models.loading import get_spec
 from mmchar.projection.decode_costs import is_per_token, per_token, token_rows, weight_bytes
@@ -17,6 +17,7 @@ from mmchar.request import Request
 from mmchar.study.drawing.length_plots import Panels
 from mmchar.study.experiments import per_unit_s
 from mmchar.study.questions.still_true import parts
+from mmchar.tables.totals import executions
 from mmchar.tracing.attention import ITEM_BYTES, use_backend
 
 # For `length_plots.size_panels`: the label of a y axis, its scale, and the columns that it shows.

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmchar.counting import seqlen
-from mmchar.counting.cache import cached_table, source_hash
 from mmchar.models.loading import get_spec
 from mmchar.models.specs import ModelSpec
 from mmchar.projection.data_sheets import get_gpu
@@ -23,6 +22,7 @@ from mmchar.study.drawing.look import axes, legend_below, require
 from mmchar.study.drawing.projection_plots import plot_measured_against_counted
 from mmchar.study.measured_runs import Run
 from mmchar.study.measured_shares import peak_memory
+from mmchar.tables.cache import cached_table, source_hash
 from mmchar.tracing.attention import ITEM_BYTES
 
 FEW = ("llama-2-7b", "parti-350m", "stable-diffusion-1.5")

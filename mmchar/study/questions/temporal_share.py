@@ -18,10 +18,11 @@ from mmchar.projection.roofline import project
 from mmchar.request import Request
 from mmchar.study.drawing.length_plots import curves, matrix
 from mmchar.study.drawing.look import KIND_COLORS
-from mmchar.study.experiments import compare_attention, totals
+from mmchar.study.experiments import compare_attention
 from mmchar.study.measured_runs import Run
 from mmchar.study.measured_shares import temporal_shares
 from mmchar.study.temporal import temporal_readings
+from mmchar.tables.totals import totals
 
 BY = ["model", "stage", "attention"]
 AMOUNTS = ["flop", "bytes_fused", "time_fused_s", "time_eager_s", "time_ideal_s"]

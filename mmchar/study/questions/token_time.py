@@ -11,13 +11,14 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from mmchar.counting.operator_table import count, executions
+from mmchar.counting.operator_table import count
 from mmchar.measuring.profiling import measure
 from mmchar.projection.data_sheets import get_gpu
 from mmchar.projection.decode_costs import must_read_bytes, token_breakdown, token_cost, token_rows
 from mmchar.projection.efficiency import Efficiency
 from mmchar.request import Request
 from mmchar.study.drawing.length_plots import curves
+from mmchar.tables.totals import executions
 
 EXECUTIONS = ("eager", "compiled")
 

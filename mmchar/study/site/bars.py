@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from mmchar.counting.shown import CATEGORY_COLORS
 from mmchar.study.drawing.look import amount
+from mmchar.tables.shown import CATEGORY_COLORS
 
 
 def stacked_bars(table: pd.DataFrame, unit: str) -> str:

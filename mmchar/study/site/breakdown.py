@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from mmchar.counting.operator_table import executions
 from mmchar.counting.seqlen import seen
 from mmchar.projection.summary import weights_of
+from mmchar.tables.totals import executions, totals
 
 
 def breakdown(timed: pd.DataFrame) -> pd.DataFrame:
@@ -14,10 +14,7 @@ def breakdown(timed: pd.DataFrame) -> pd.DataFrame:
 
     Columns ``stage, category, flop, moved_bytes, time_s``; what is 0 in all three is left out.
     """
-    moved = (timed["read_bytes"] + timed["write_bytes"]).astype(float)
-    values = pd.DataFrame({"flop": timed["flop"].astype(float), "moved_bytes": moved, "time_s": timed["time_s"]})
-    names = [timed[name].astype(str).rename(name) for name in ("stage", "category")]
-    found = values.mul(timed["repeats"], axis=0).groupby(names, sort=False).sum().reset_index()
+    found = totals(timed, ["stage", "category"]).drop(columns="calls").rename(columns={"bytes": "moved_bytes"})
     return found[(found[["flop", "moved_bytes", "time_s"]] > 0).any(axis=1)].reset_index(drop=True)
 
 

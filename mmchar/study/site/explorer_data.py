@@ -11,8 +11,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from mmchar.counting.operator_table import OUTSIDE, count, executions
-from mmchar.counting.shown import CATEGORY_COLORS
+from mmchar.counting.operator_table import OUTSIDE, count
 from mmchar.models.loading import get_spec
 from mmchar.models.specs import ModelSpec
 from mmchar.projection.data_sheets import get_gpu
@@ -21,6 +20,8 @@ from mmchar.projection.scaling import count_batch
 from mmchar.request import Request
 from mmchar.study.site.breakdown import breakdown, facts, lengths
 from mmchar.study.site.choices import BATCHES, GPUS, MODELS, one_number_of_steps, requests
+from mmchar.tables.shown import CATEGORY_COLORS
+from mmchar.tables.totals import executions
 
 CATEGORIES = tuple(CATEGORY_COLORS)
 _NS, _DIGITS = 1e9, 3

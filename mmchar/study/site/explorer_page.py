@@ -5,9 +5,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mmchar.counting.shown import CATEGORY_COLORS
 from mmchar.provenance import SOURCE
 from mmchar.study.site.explorer_data import explorer_data
+from mmchar.tables.shown import CATEGORY_COLORS
 
 _PARTS = SOURCE / "docs" / "explorer"
 MOST_BYTES = 1_500_000

@@ -7,9 +7,8 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from mmchar.counting.operator_table import count, executions
+from mmchar.counting.operator_table import count
 from mmchar.counting.seqlen import seen
-from mmchar.counting.shown import by_part
 from mmchar.files import atomic_write
 from mmchar.models.loading import get_spec
 from mmchar.models.specs import ModelSpec
@@ -20,7 +19,8 @@ from mmchar.study.drawing.look import amount
 from mmchar.study.site.bars import stacked_bars
 from mmchar.study.site.breakdown import breakdown
 from mmchar.study.zoo_page import published_cell, zoo_table
-from mmchar.tables import markdown
+from mmchar.tables.stored import markdown
+from mmchar.tables.totals import executions, totals
 
 GPU = "a100-80gb"
 _FOLDER = "zoo"
@@ -109,7 +109,7 @@ def _plain(value: Any) -> str:
 
 def _stages(timed: pd.DataFrame) -> pd.DataFrame:
     runs = executions(timed)
-    total = by_part(timed, "stage")
+    total = totals(timed, ["stage"]).set_index("stage")
     network = timed.groupby(timed["stage"].astype(str), sort=False)["component"].first()
     return pd.DataFrame(
         {

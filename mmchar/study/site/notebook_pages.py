@@ -50,17 +50,20 @@ def _cells(notebook: Notebook, number: str, folder: Path) -> list[Notebook]:
 
 
 def _without_silent(cells: list[Notebook]) -> list[Notebook]:
-    """The cells, but code that shows nothing stands with that of the next that does: no folded bar leads nowhere."""
-    kept: list[Notebook] = []
-    code: list[str] = []
-    for cell in cells:
-        if cell["cell_type"] == "code":
-            code.append(cell_source(cell))
-            if not cell.get("outputs"):
-                continue
-            cell, code = {**cell, "source": "\n\n".join(code)}, []
-        kept.append(cell)
-    return kept
+    """The cells, with code that shows nothing beside that of the next that does: no folded bar leads nowhere.
+
+    What shows nothing at the end, where a notebook saves, stands after the last that does.
+    """
+    shows = [n for n, cell in enumerate(cells) if cell["cell_type"] == "code" and cell.get("outputs")]
+    silent = [n for n, cell in enumerate(cells) if cell["cell_type"] == "code" and n not in shows]
+    if not shows:
+        return cells
+    beside = {n: [n] for n in shows}
+    for n in silent:
+        beside[next((shown for shown in shows if shown > n), shows[-1])].append(n)
+    sources = {n: "\n\n".join(cell_source(cells[each]) for each in sorted(all_of)) for n, all_of in beside.items()}
+    kept = [n for n in range(len(cells)) if n not in silent]
+    return [cells[n] | ({"source": sources[n]} if n in sources else {}) for n in kept]
 
 
 def _folded(cell: Notebook, heading: str, *, without_images: bool) -> Notebook:

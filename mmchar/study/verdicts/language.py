@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from mmchar.counting.operator_table import OUTSIDE, executions
+from mmchar.counting.operator_table import OUTSIDE
 from mmchar.projection.decode_costs import token_breakdown, token_cost
 from mmchar.projection.uncertainty import AUTOREGRESSIVE
 from mmchar.runs.verdicts import NO_GPU
 from mmchar.study.projected_ladder import project_ladder
 from mmchar.study.verdicts.claim import Claim, Readings, near
 from mmchar.study.verdicts.setting import HOST_FREE, ON_H100, Setting, count_once, share, timed, total_s
+from mmchar.tables.totals import executions
 
 SMALL = ("llama-2-7b", "codellama-7b", "chameleon-7b", "seamless-m4t-v2-large")
 LARGE = ("codellama-34b", "chameleon-34b")

@@ -7,7 +7,7 @@ import pandas as pd
 
 from mmchar.provenance import SOURCE
 from mmchar.runs.verdicts import in_words, with_condition
-from mmchar.tables import markdown, write_table
+from mmchar.tables.stored import markdown, write_table
 
 
 def judged(card: pd.DataFrame) -> str:

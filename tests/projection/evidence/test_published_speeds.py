@@ -3,11 +3,11 @@
 import pytest
 
 from mmchar import Request, count, project
-from mmchar.counting.operator_table import executions
 from mmchar.projection.data_sheets import list_gpus
 from mmchar.projection.evidence.cases import published_speeds
 from mmchar.projection.scaling import count_batch
 from mmchar.study.claims import published_beside_projected
+from mmchar.tables.totals import executions
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from samples import files_in, make_table, one_line
 
-from mmchar.counting import cache
 from mmchar.files import atomic_write
 from mmchar.provenance import SOURCE
+from mmchar.tables import cache
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ MAKES = """
 import sys, time
 from pathlib import Path
 import pandas as pd
-from mmchar.counting.cache import cached_table
+from mmchar.tables.cache import cached_table
 def build():
     with Path(sys.argv[1]).open("a") as made:
         made.write("x")

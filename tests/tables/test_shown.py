@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 import mmchar
-from mmchar.counting.shown import CATEGORY_COLORS, OperatorTable, by_part, summary_html, whole
+from mmchar.tables.shown import CATEGORY_COLORS, OperatorTable, summary_html, whole
+from mmchar.tables.totals import totals
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def test_a_count_and_a_projection_show_totals_stages_and_categories(table):
 
 
 def test_the_numbers_shown_are_those_of_the_table(table):
-    sums = by_part(table, "category")
+    sums = totals(table, ["category"])
     assert sums["flop"].sum() == (table["flop"] * table["repeats"]).sum()
     widths = [float(width) for width in re.findall(r"width:([\d.]+)%", table._repr_html_())]
     shares = 100 * sums["flop"] / sums["flop"].sum()

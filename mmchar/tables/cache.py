@@ -13,7 +13,7 @@ import platformdirs
 
 from mmchar.files import atomic_write, canonical_json, checksum
 from mmchar.locks import held, step_aside
-from mmchar.tables import decode_parquet, encode_parquet
+from mmchar.tables.stored import decode_parquet, encode_parquet
 
 PACKAGE = Path(__file__).parents[1]
 # The rooms that decide what a count says: an edit anywhere else leaves the counted tables good.

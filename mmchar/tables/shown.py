@@ -5,6 +5,8 @@ from html import escape
 
 import pandas as pd
 
+from mmchar.tables.totals import executions, totals
+
 # In the order of bars and legends; the hues are those of seaborn's palette "colorblind".
 CATEGORY_COLORS = {
     "Attention": "#d55e00",
@@ -44,13 +46,6 @@ def whole(table: pd.DataFrame) -> OperatorTable:
     return out
 
 
-def by_part(table: pd.DataFrame, part: str) -> pd.DataFrame:
-    """Totals of a generation by a column: ``flop``, ``bytes`` (read and written), ``time_s``, in the table's order."""
-    values = table[["flop", "time_s"]].assign(bytes=table["read_bytes"] + table["write_bytes"])
-    total = values.mul(table["repeats"], axis=0)
-    return total.groupby(table[part].astype(str), sort=False)[["flop", "bytes", "time_s"]].sum()
-
-
 def summary_html(table: pd.DataFrame) -> str:
     """A generation in a screenful of HTML that needs no style sheet and no script."""
     timed = bool(table["time_s"].notna().any())
@@ -58,10 +53,11 @@ def summary_html(table: pd.DataFrame) -> str:
     kinds = [kind for kind in table["time_kind"].astype(str).unique() if kind]
     what = [f"{' and '.join(kinds)} time" if timed else "counted"]
     what += [f"on {table.attrs['gpu']}"] if table.attrs.get("gpu") else []
+    categories = totals(table, ["category"]).set_index("category")[measure]
     rows = f"{len(table):,} rows of operator calls × {table.shape[1]} columns"
     return (
         f"<div><p><b>{escape(str(table.attrs.get('model', 'a generation')))}</b> · {escape(_asked(table))}"
-        f" · {escape(' '.join(what))}</p>{_stages(table, timed)}{_bar(by_part(table, 'category')[measure], unit)}"
+        f" · {escape(' '.join(what))}</p>{_stages(table, timed)}{_bar(categories, unit)}"
         f"<p><small>{rows}; <code>.head()</code> shows them, <code>.attrs</code> what was asked.</small></p></div>"
     )
 
@@ -74,8 +70,7 @@ def _asked(table: pd.DataFrame) -> str:
 
 
 def _stages(table: pd.DataFrame, timed: bool) -> str:
-    sums = by_part(table, "stage")
-    runs = (table["step"] + table["repeats"]).groupby(table["stage"].astype(str), sort=False).max()
+    sums, runs = totals(table, ["stage"]).set_index("stage"), executions(table)
     sums = pd.concat([sums, sums.sum().to_frame("total").T])
     heads = ["stage", "runs", "TFLOP", "GB moved", *(["seconds"] if timed else [])]
     cells = [

@@ -5,8 +5,8 @@ import json
 import pytest
 
 import mmchar
-from mmchar.counting.perfetto import perfetto, write_perfetto
 from mmchar.measuring.recorded.json_parts import read_parts
+from mmchar.tables.perfetto import perfetto, write_perfetto
 
 SD = "stable-diffusion-1.5"
 
