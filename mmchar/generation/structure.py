@@ -5,6 +5,7 @@ are walked through their attributes.
 """
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,12 +14,17 @@ from torch import Tensor, nn
 
 Path = tuple[Any, ...]
 Change = Callable[[Path, Any], Any]  # what becomes of a leaf
-_PLAIN = (int, float, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Generator)
+_LEAVES = (Tensor, nn.Module, int, float, str, bytes, type(None), torch.dtype, torch.device, torch.Generator)
 
 
 def is_cache(value: Any) -> bool:
     """Whether this is transformers' memory of earlier tokens, which a network extends in place."""
-    return any(base.__name__ == "Cache" or base.__name__.endswith("CacheLayerMixin") for base in type(value).__mro__)
+    return _is_cache(type(value))
+
+
+@functools.cache
+def _is_cache(kind: type) -> bool:
+    return any(base.__name__ == "Cache" or base.__name__.endswith("CacheLayerMixin") for base in kind.__mro__)
 
 
 def leaves(
@@ -67,7 +73,7 @@ def mapped(value: Any, change: Change, path: Path = (), *, keep: Callable[[Any],
 
 def _parts(value: Any) -> list[tuple[Any, Any]] | None:
     """Keys and parts of a container or of an object with tensors in it; None of a leaf."""
-    if isinstance(value, (Tensor, nn.Module, *_PLAIN)):
+    if isinstance(value, _LEAVES):
         return None
     if isinstance(value, Mapping):
         return list(value.items())

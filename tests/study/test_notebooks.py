@@ -3,9 +3,14 @@
 import ast
 import json
 import re
+import warnings
+from itertools import chain
 
+import matplotlib as mpl
 import pandas as pd
 import pytest
+from IPython.display import display
+from matplotlib import pyplot as plt
 from samples import save_measured
 
 from mmchar import measure
@@ -14,6 +19,7 @@ from mmchar.runs.batch import run_notebook
 from mmchar.runs.notebooks import cell_source, load_notebook
 from mmchar.runs.parameters import read_parameters
 from mmchar.runs.records import read_result
+from mmchar.study import findings
 
 FOLDER = SOURCE / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
@@ -120,14 +126,37 @@ MEASURED = {  # tables that hold what was measured beside something else
 
 
 @pytest.mark.notebook
+def test_the_first_notebook_runs_in_a_kernel(tmp_path, kernels):
+    run = run_notebook(NOTEBOOKS[0], tmp_path, {"quick": True}, timeout_s=600)
+    assert run.status == "ok", run
+    assert read_result(tmp_path)["checks"]
+
+
+@pytest.fixture
+def as_found():
+    """What a notebook sets for its session is put back."""
+    with mpl.rc_context(), warnings.catch_warnings(), pd.option_context(*chain(*_pandas_options())):
+        yield
+    plt.close("all")
+
+
+def _pandas_options():
+    return [(name, pd.get_option(name)) for name in findings._SHOWN]
+
+
 @every_notebook
-def test_a_notebook_runs_on_small_parameters(path, tmp_path, kernels, measured_dir):
+def test_a_notebook_runs_on_small_parameters(path, tmp_path, measured_dir, as_found, monkeypatch, capsys):
+    """Its cells run here, as they would in a kernel; what papermill puts in follows the parameters."""
+    monkeypatch.chdir(FOLDER)
     out_dir = tmp_path / "results" / path.stem
-    given = {"quick": True}
+    given = {"quick": True, "out_dir": str(out_dir), "progress": False}
     if "measured_dir" in read_parameters(path):
         given["measured_dir"] = str(measured_dir)
-    run = run_notebook(path, out_dir, given, timeout_s=600)
-    assert run.status == "ok", run
+    names = {"__name__": "__main__", "display": display}
+    for cell in load_notebook(path)["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile(cell_source(cell), str(path), "exec"), names)
+            names |= given if "parameters" in cell["metadata"].get("tags", []) else {}
     result = read_result(out_dir)
     if table := MEASURED.get(path.name[:2]):
         assert "cpu" in set(pd.read_parquet(out_dir / result["tables"][table]["files"][0])["machine"])
