@@ -1,8 +1,8 @@
 """mmchar: where does the time of a multi-modal generation go, and what would make it faster.
 
-Rooms on floors, of which a lower one never imports a higher one: tables; tracing, models, generation, counting; projection and
-measuring; runs, study, cli (``docs/architecture.md``). One tidy operator table serves all of them; ``data/README.md``
-is its dictionary.
+Rooms on floors, of which a lower one never imports a higher one: tables; tracing, models, generation, counting;
+projection and measuring; runs, study, cli (``docs/architecture.md``). One tidy operator table serves all of them;
+``data/README.md`` is its dictionary.
 
 Conventions, used everywhere
 ----------------------------

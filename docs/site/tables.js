@@ -50,7 +50,8 @@ function sort(table, head, column) {
   head.setAttribute("aria-sort", down);
 }
 
-// The last row of a head names the columns. pandas writes the names of an index into one more row: they are moved up.
+// The last row of a head names the columns. pandas writes the names of an index into one more row: they are moved up,
+// where the name of all columns may have stood.
 function names(table) {
   const rows = [...table.tHead.rows];
   const last = rows.pop();
@@ -58,16 +59,18 @@ function names(table) {
   if (!ofIndex) return [...last.cells].map((cell) => [cell, cell.colSpan]);
   const row = rows.pop();
   [...last.cells].forEach((cell, i) => {
-    if (cell.textContent.trim() && !row.cells[i].textContent.trim()) row.cells[i].replaceChildren(...cell.childNodes);
+    if (cell.textContent.trim()) row.cells[i].replaceChildren(...cell.childNodes);
   });
   last.remove();
   return [...row.cells].map((cell) => [cell, cell.colSpan]);
 }
 
 function sortable(table) {
-  if (!table.tHead || !table.tBodies.length || table.tBodies[0].rows.length < 3 || table.closest(".dt-container")) return;
+  if (!table.tHead || !table.tBodies.length || table.closest(".dt-container")) return;
+  const columns = names(table);
+  if (table.tBodies[0].rows.length < 3) return;
   let column = 0;
-  for (const [cell, wide] of names(table)) {
+  for (const [cell, wide] of columns) {
     const at = column;
     column += wide;
     const label = cell.textContent.trim();

@@ -4,7 +4,9 @@ Small tensors are computed for real, so that schedulers, masks and positions are
 known: it is *hollow*, zeros that take no memory. So is whatever is large; an operator on it takes no time.
 """
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
@@ -29,14 +31,26 @@ def hollow(tensor: Tensor) -> Tensor:
 
 def record_outside(work: Callable[[], Any]) -> tuple[Any, list[Row]]:
     """What ``work`` returns, and the rows of the operators that it runs outside the networks that are watched."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # its tensors are small: a second thread is waited for longer than it helps
+    with torch.no_grad(), _undisturbed(), Outside() as outside:
+        out = work()
+    return out, list(outside.rows.values())
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """One thread, as small tensors make a second one wait longer than it helps; and no garbage collector.
+
+    That would choose when memory is let go that something refers to in a circle, and so what is alive.
+    """
+    threads, collects = torch.get_num_threads(), gc.isenabled()
+    torch.set_num_threads(1)
+    gc.disable()
     try:
-        with torch.no_grad(), Outside() as outside:
-            out = work()
+        yield
     finally:
         torch.set_num_threads(threads)
-    return out, list(outside.rows.values())
+        if collects:
+            gc.enable()
 
 
 class Outside(TorchDispatchMode):

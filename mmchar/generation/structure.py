@@ -19,11 +19,12 @@ _LEAVES = (Tensor, nn.Module, int, float, str, bytes, type(None), torch.dtype, t
 
 def is_cache(value: Any) -> bool:
     """Whether this is transformers' memory of earlier tokens, which a network extends in place."""
-    return _is_cache(type(value))
+    kind: Any = type(value)
+    return _is_cache(kind)
 
 
 @functools.cache
-def _is_cache(kind: type) -> bool:
+def _is_cache(kind: Any) -> bool:
     return any(base.__name__ == "Cache" or base.__name__.endswith("CacheLayerMixin") for base in kind.__mro__)
 
 

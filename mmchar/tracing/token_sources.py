@@ -11,7 +11,7 @@ is one source, or where the order is not known, there are no numbers: ``(("image
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import Any
@@ -40,11 +40,11 @@ class TokenSources:
         self._written: WeakIdKeyDictionary = WeakIdKeyDictionary()  # of memory that was written into
 
     @contextmanager
-    def marking(self, root: nn.Module) -> Iterator[None]:
-        """While it is open, what ``root`` and its modules are called with says where tokens come from."""
+    def marking(self, modules: Iterable[nn.Module]) -> Iterator[None]:
+        """While it is open, what these modules are called with says where tokens come from."""
         hooks = [
             module.register_forward_pre_hook(self.mark, with_kwargs=True)
-            for module in root.modules()
+            for module in modules
             if {IMAGE, CONTEXT} <= set(_roles(module).values())
         ]
         try:
@@ -167,13 +167,15 @@ def _is_width(tensor: Tensor, axis: int) -> bool:
 
 def _roles(module: nn.Module) -> dict[str, str]:
     """The names of a forward's arguments in order, each with its source; none where it is not written in Python."""
-    forward = inspect.unwrap(inspect.getattr_static(type(module), "forward"))
-    return _sources_by_name(forward) if inspect.isfunction(forward) else {}
+    kind: Any = type(module)
+    return _roles_of(kind)
 
 
 @functools.cache
-def _sources_by_name(forward: Callable[..., Any]) -> dict[str, str]:
-    return {name: _role(name) for name in list(inspect.signature(forward).parameters)[1:]}
+def _roles_of(kind: Any) -> dict[str, str]:
+    forward = inspect.unwrap(inspect.getattr_static(kind, "forward"))
+    names = list(inspect.signature(forward).parameters)[1:] if inspect.isfunction(forward) else []
+    return {name: _role(name) for name in names}
 
 
 def _role(name: str) -> str:

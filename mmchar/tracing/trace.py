@@ -6,7 +6,7 @@ lengths, on every device.
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -68,19 +68,20 @@ def trace(module: nn.Module, work: Callable[[], Any], *, label: Callable[[int], 
     The sub-modules of the component that it calls give the rows their names. ``label(row_index)`` gives a context to
     run each operator in; profiling uses it to name kernels by row.
     """
-    with torch.inference_mode(), plain_paths(), known_values.readable(), _module_stack(module) as stack:
-        recorder = Recorder(module, stack, label)
-        with recorder.token_sources.marking(module), recorder:
+    modules = dict(module.named_modules())
+    with torch.inference_mode(), plain_paths(), known_values.readable(), _module_stack(modules) as stack:
+        recorder = Recorder(modules.values(), stack, label)
+        with recorder.token_sources.marking(modules.values()), recorder:
             work()
     _name_spatial(recorder.rows)
     return recorder.rows
 
 
 @contextmanager
-def _module_stack(root: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
-    """The stack of modules of ``root`` whose forward is running, as (path, module), root first."""
-    names = {id(module): name for name, module in root.named_modules()}
-    stack: list[tuple[str, nn.Module]] = [("", root)]
+def _module_stack(modules: Mapping[str, nn.Module]) -> Iterator[list[tuple[str, nn.Module]]]:
+    """The stack of modules, by path, whose forward is running, as (path, module), root first."""
+    names = {id(module): name for name, module in modules.items()}
+    stack: list[tuple[str, nn.Module]] = [("", modules[""])]
 
     def enter(module: nn.Module, _inputs: Any) -> None:
         stack.append((names.get(id(module), stack[-1][0]), module))
@@ -105,7 +106,9 @@ class Recorder(TorchDispatchMode):
         """No: nothing is compiled meanwhile, and torch's guard around each call costs as much as the call."""
         return False
 
-    def __init__(self, root: nn.Module, stack: list[tuple[str, nn.Module]], label: Callable[[int], Any] | None) -> None:
+    def __init__(
+        self, modules: Iterable[nn.Module], stack: list[tuple[str, nn.Module]], label: Callable[[int], Any] | None
+    ) -> None:
         super().__init__()
         self.token_sources = TokenSources()
         self.rows: list[Row] = []
@@ -113,7 +116,8 @@ class Recorder(TorchDispatchMode):
         self._stack = stack
         self._label = label or (lambda _row: nullcontext())
         self._costs = costs.Costs(costs.distinct_bytes)
-        self._known = {t.untyped_storage()._cdata for t in (*root.parameters(), *root.buffers())}
+        own = (weight for part in modules for weight in (*part._parameters.values(), *part._buffers.values()))
+        self._known = {weight.untyped_storage()._cdata for weight in own if weight is not None}
         self._alive: dict[int, int] = {}
         self._live_bytes = 0
 

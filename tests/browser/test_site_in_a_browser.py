@@ -217,7 +217,9 @@ def test_figures_are_as_light_or_dark_as_the_page(chromium, site, tmp_path, sche
 
 
 def test_the_name_of_an_index_stands_in_the_row_of_names(page, site):
-    page.goto((site / "notebooks" / "rendered" / "01_model_suite.html").as_uri())
-    head = page.locator("table:has(th:text-is('c001')) thead, table:has(th:text-is('c003')) thead").first
+    page.goto((site / "notebooks" / "rendered" / "02_operator_breakdown.html").as_uri())
+    head = page.locator("table:has(th:text-is('c001')) thead").first
     assert head.locator("tr").count() == 1
     assert head.locator("th").first.inner_text().strip().startswith("id")
+    names = page.locator("table:has(th:text-is('flash')):has-text('total_s') thead th").all_inner_texts()
+    assert [name.split()[0] for name in names[:3]] == ["model", "attention", "Embedding"]

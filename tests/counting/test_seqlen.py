@@ -8,9 +8,9 @@ from unittest.mock import patch
 
 import pandas as pd
 import pytest
-from closed_forms import WITHOUT_CLOSED_FORM, assert_same_lengths
 from hypothesis import given, strategies as st
 from msgspec.structs import replace
+from second_routes import WITHOUT_CLOSED_FORM, assert_same_lengths
 
 from mmchar.counting.operator_table import count, rows_frame
 from mmchar.counting.planned_stages import stages
