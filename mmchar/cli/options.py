@@ -102,7 +102,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of all commands, but for the fields of
     "--notebooks": {"default": "notebooks", "help": "folder of the notebooks"},
     "--results": {"default": "results", "help": "folder of the runs: executed notebooks, tables, figures"},
     "--quick": {**_FLAG, "help": "small parameters, for tests"},
-    "--jobs": {"type": int, "help": "notebooks at a time that measure nothing; those that measure run alone"},
+    "--jobs": {"type": int, "help": "notebooks at a time; while one measures the others wait"},
     "--render": {"metavar": "FOLDER", "help": "folder for the executed notebooks of good runs"},
     "--force": {**_FLAG, "help": "run again what has its good result"},
     "--dry-run": {**_FLAG, "help": "list what would run, and why; write nothing"},
