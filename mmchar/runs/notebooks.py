@@ -12,6 +12,7 @@ from mmchar.files import atomic_write
 from mmchar.provenance import SOURCE
 
 Notebook = dict[str, Any]
+_STYLED = re.compile(r'<table id=\\?"(T_[0-9a-f]{5})\\?"')  # pandas names a styled table anew in every run
 
 
 def load_notebook(path: Path) -> Notebook:
@@ -75,7 +76,10 @@ def render(executed: str | Path, destination: str | Path) -> Path:
     for item in notebook["cells"]:
         number += not is_added(item)
         _refuse_paths(path, number, item)
-    atomic_write(destination, json.dumps(_stable(notebook), indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    text = json.dumps(_stable(notebook), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    for place, name in enumerate(dict.fromkeys(_STYLED.findall(text))):
+        text = text.replace(name, f"T_{place:05}")
+    atomic_write(destination, text)
     return destination
 
 

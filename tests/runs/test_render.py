@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from samples import make_notebook, one_line
 
@@ -53,6 +54,16 @@ def test_progress_bars_are_left_out_and_warnings_kept(tmp_path):
     path = executed_notebook(tmp_path / "02_x.ipynb", *outputs, stream("\rstays\n\n"))
     shown = json.loads(render(path, tmp_path / "rendered.ipynb").read_text())["cells"][-1]["outputs"]
     assert [output["text"] for output in shown] == ["UserWarning: slow", "\rstays\n\n"]
+
+
+def test_a_styled_table_is_rendered_the_same_in_every_run(tmp_path):
+    def rendered(name):
+        styled = [pd.DataFrame({"a": [1, 2]}).style.highlight_max().to_html() for _ in range(2)]
+        outputs = [{"output_type": "display_data", "data": {"text/html": html}, "metadata": {}} for html in styled]
+        return render(executed_notebook(tmp_path / f"{name}.ipynb", *outputs), tmp_path / f"{name}_r.ipynb").read_text()
+
+    first = rendered("02_x")
+    assert first == rendered("02_x") and "T_00000_row1_col0" in first and "T_00001_row1_col0" in first
 
 
 def test_a_notebook_that_did_not_end_is_not_rendered(tmp_path):
