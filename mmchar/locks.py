@@ -84,9 +84,7 @@ def alone() -> Iterator[None]:
             _own.release()  # two that want to be alone do not wait for each other
             folder = Path(_own.lock_file).parent
             stack.enter_context(held(folder / _DOOR))
-            end = time.monotonic() + _START_S
-            while any(folder.glob("*.start")) and time.monotonic() < end:
-                time.sleep(0.05)
+            _wait_for_starts(folder)
             for other in sorted(folder.glob("[0-9]*.lock")):
                 stack.enter_context(held(other))
             stack.callback(_own.acquire)  # before the others go on
@@ -95,6 +93,16 @@ def alone() -> Iterator[None]:
             yield
         finally:
             _alone -= 1
+
+
+def _wait_for_starts(folder: Path) -> None:
+    """Wait until all that were started have joined; for one that never does, e.g. a notebook of another kind, once."""
+    end = time.monotonic() + _START_S
+    while marks := list(folder.glob("*.start")):
+        if time.monotonic() >= end:
+            for mark in marks:
+                mark.unlink(missing_ok=True)
+        time.sleep(0.05)
 
 
 def run_lock(out_dir: Path) -> Path:

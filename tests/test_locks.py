@@ -144,3 +144,12 @@ def test_without_a_batch_nobody_waits(monkeypatch):
     with locks.starting("a"), locks.alone():
         pass
     assert locks._own is None
+
+
+def test_a_process_that_never_joins_is_waited_for_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "_START_S", 0.2)
+    (tmp_path / "other.start").touch()
+    locks._wait_for_starts(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(locks, "_START_S", 3600.0)
+    locks._wait_for_starts(tmp_path)
