@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.autograd import DeviceType
+from torch.profiler import record_function
 
 from mmchar.measuring import timing
-from mmchar.measuring.operator_times import cpu_profile, gpu_profile
+from mmchar.measuring.kernels import profiler
+from mmchar.measuring.operator_times import _named_and_nested, cpu_profile, gpu_profile
 from mmchar.measuring.timing import Measurement, measure_time
 from mmchar.tracing.trace import Row
 
@@ -171,6 +173,22 @@ def test_cpu_time_is_that_of_the_operators_and_not_of_the_range_around_them():
     assert found.time_s == pytest.approx([40e-6, 150e-6])  # 80 + 70 of two calls
     assert (found.ran, found.kernels, found.span_s) == (["flash", ""], [0, 0], 1.0)
     assert (found.free_s, found.other_s) == (pytest.approx(5e-6), pytest.approx(11e-6))
+
+
+def test_events_are_named_timed_and_nested_as_the_profiler_says():
+    attention = torch.nn.MultiheadAttention(8, 2)
+    with profiler("cpu") as seen, record_function("mmchar#0"):
+        attention(*(torch.randn(3, 1, 8) for _ in range(3)))
+
+    def said(events):
+        around = [event.cpu_parent.name if event.cpu_parent else "" for event in events]
+        return [
+            (event.name, event.time_range.start, event.time_range.end, len(event.cpu_children), outer)
+            for event, outer in zip(events, around, strict=True)
+        ]
+
+    own = said(_named_and_nested(seen))
+    assert len(own) > 20 and sorted(own) == sorted(said(seen.events()))
 
 
 def test_gpu_time_is_that_of_the_kernels_launched_inside_a_range():
