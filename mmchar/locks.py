@@ -38,13 +38,16 @@ def batch() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def starting(name: str) -> Iterator[None]:
-    """Within it a process of the batch is started, once nobody is alone; who wants to be waits until it has joined."""
+def starting(name: str, *, waits: Callable[[float], None] | None = None) -> Iterator[None]:
+    """Within it a process of the batch is started, once nobody is alone; who wants to be waits until it has joined.
+
+    ``waits`` is called meanwhile, as in `held`.
+    """
     folder = os.environ.get(_BATCH)
     if folder is None:
         yield
         return
-    with held(Path(folder) / _DOOR):
+    with held(Path(folder) / _DOOR, waits=waits):
         (mark := Path(folder) / f"{name}.start").touch()
     try:
         yield

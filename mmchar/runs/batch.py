@@ -5,6 +5,7 @@ that `records.read_result` accepts. A run works in a folder of its own beside th
 replaces when it is good, under a lock that the system lets go of when the batch is killed; so the next start knows.
 """
 
+import contextlib
 import errno
 import importlib.util
 import os
@@ -217,16 +218,28 @@ def execute(
     quiet = [os.environ.get("PYTHONWARNINGS", ""), "ignore:IProgress not found"]  # tqdm's advice names its own path
     environment |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONWARNINGS": ",".join(filter(None, quiet))}
     part = part_file(new, notebook.stem)
-    process = OwnProcess(_papermill, notebook, part, given, log=new / "run.log", environment=environment)
+
+    def waits(_waited_s: float) -> None:
+        if stop.reason:
+            raise InterruptedError
+
+    with contextlib.suppress(InterruptedError), starting(notebook.stem, waits=waits):
+        process = OwnProcess(_papermill, notebook, part, given, log=new / "run.log", environment=environment)
+        try:
+            return _ended(process, timeout_s, stop)
+        finally:
+            process.close()
+            kill_marked(str(new))
+    return None, "interrupted"
+
+
+def _ended(process: OwnProcess, timeout_s: float, stop: Stop) -> tuple[int | None, str]:
     try:
         if stop.answer(process, timeout_s) is not None:
             return 0, ""
         return None, "interrupted" if stop.reason else "timed out"
     except ProcessDied:
         return process.exit_code(), ""
-    finally:
-        process.close()
-        kill_marked(str(new))
 
 
 def _papermill(pipe: Connection, notebook: Path, part: Path, given: dict[str, Any]) -> None:
@@ -237,6 +250,5 @@ def _papermill(pipe: Connection, notebook: Path, part: Path, given: dict[str, An
     os.chdir(notebook.parent)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     executed = relative_path(part, notebook.parent)
-    with starting(notebook.stem):
-        papermill.execute_notebook(notebook.name, executed, given, kernel_name="python3", progress_bar=False)
+    papermill.execute_notebook(notebook.name, executed, given, kernel_name="python3", progress_bar=False)
     pipe.send("done")

@@ -66,7 +66,8 @@ class Findings:
 
     def checks(self) -> pd.DataFrame:
         """One row per check: claim, name, expected, got, verdict."""
-        return pd.DataFrame(self._checks, columns=["claim", "name", "expected", "got", "verdict"]).fillna({"claim": ""})
+        rows = [{"claim": "", **check} for check in self._checks]
+        return pd.DataFrame(rows, columns=["claim", "name", "expected", "got", "verdict"])
 
     def save(self) -> None:
         """Write tables, figures and checks to the folder of results, if there is one."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from mmchar.locks import alone
 from mmchar.models.loading import get_spec, zoo_names
 from mmchar.study.claims import attention_block
 
@@ -58,6 +59,7 @@ def temporal_readings(timed: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"share": 100 * found["temporal_s"] / found["total_s"], "total_s": found["total_s"]})
 
 
+@alone()
 def measure_cores(sites: pd.DataFrame, *, samples: int = 3) -> pd.DataFrame:
     """Attention cores of these shapes measured on this CPU in float32, on random numbers, one call each.
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
+from mmchar.locks import alone
 from mmchar.measuring.optimization.ladder import Levers, ladder
 from mmchar.measuring.profiling import measure
 from mmchar.models.loading import get_spec
@@ -98,6 +99,7 @@ def judged_gains(levers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["name", "expected", "got", "good"])
 
 
+@alone()
 def measured_ways(models: Iterable[str], *, samples: int, few: bool = False, progress: bool = True) -> pd.DataFrame:
     """All denoising steps of scaled-down models on this CPU, by lever, as `projection_plots.ladder_bars` draws it.
 

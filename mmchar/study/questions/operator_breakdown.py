@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from mmchar.counting.operator_table import count
+from mmchar.locks import alone
 from mmchar.measuring.profiling import measure
 from mmchar.models.loading import get_spec
 from mmchar.projection.efficiency import Efficiency
@@ -61,6 +62,7 @@ def projected_shares(tables: Mapping[str, pd.DataFrame], *, gpu: str) -> pd.Data
     return _shares(made).assign(gpu=gpu, time_kind="projected")
 
 
+@alone()
 def measured_shares(names: Sequence[str], *, samples: int, progress: bool = False) -> pd.DataFrame:
     """As `projected_shares`, of scaled-down models measured on this CPU; ``machine`` instead of ``gpu``."""
     bar = tqdm([(name, kernel) for name in names for kernel in _KERNELS], desc="measure", disable=not progress)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from mmchar.counting.operator_table import count
+from mmchar.locks import alone
 from mmchar.measuring.profiling import measure
 from mmchar.models.loading import get_spec
 from mmchar.projection.roofline import project
@@ -185,6 +186,7 @@ def sweep_panels(table: pd.DataFrame, *, title: str = "") -> Figure:
     return figure
 
 
+@alone()
 def measured_gains(side: int, *, samples: int, progress: bool = False) -> pd.DataFrame:
     """Gain of attention cores of two scaled-down models, a U-Net (images of ``side``) and a decoder, measured here.
 

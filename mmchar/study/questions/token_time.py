@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from mmchar.counting.operator_table import count
+from mmchar.locks import alone
 from mmchar.measuring.profiling import measure
 from mmchar.projection.data_sheets import get_gpu
 from mmchar.projection.decode_costs import must_read_bytes, token_breakdown, token_cost, token_rows
@@ -112,6 +113,7 @@ def idle_panels(sweep: pd.DataFrame, *, own: Sequence[str], title: str) -> Figur
     return figure
 
 
+@alone()
 def measured_steps(models: Iterable[str], *, samples: int, progress: bool = True) -> pd.DataFrame:
     """A decoding step of scaled-down models on this CPU in float32, and what it takes besides its operators.
 
