@@ -224,6 +224,7 @@ def _as_list(part: Any) -> Any:
 
 class _autocast(torch.autocast):
     def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__("cpu" if device_type == "meta" else device_type, *args, **kwargs)
         if device_type == "meta":
-            self._enabled = False
+            super().__init__("cpu", enabled=False)
+        else:
+            super().__init__(device_type, *args, **kwargs)
