@@ -3,11 +3,12 @@
 import pandas as pd
 
 from mmchar.counting.closed_forms import grid
+from mmchar.counting.planned_stages import stages
 from mmchar.counting.seqlen import seen
-from mmchar.counting.stage_sizes import Sizes
+from mmchar.counting.stage_sizes import Sizes, sizes_at
 from mmchar.models.loading import get_spec
 from mmchar.models.specs import Component, ModelSpec
-from mmchar.request import from_mapping
+from mmchar.request import Request, from_mapping
 
 # What configurations call the frames of a video that make one of its latent.
 _COMPRESSIONS = ("temporal_compression_ratio", "temporal_patch")
@@ -44,16 +45,21 @@ def frame_shares(table: pd.DataFrame) -> pd.DataFrame:
     if not request.frames:
         raise ValueError(f"{spec.name} makes no video; choose a model whose request has frames ('mmchar models')")
     lengths, found = seen(table), []
-    components = table.drop_duplicates("stage").astype({"stage": str}).set_index("stage")["component"]
-    for stage, sizes in table.attrs["sizes"].items():
-        rows, part = lengths[lengths["stage"] == stage], spec.components[components[stage]]
+    sizes = table.attrs.get("sizes") or _planned_sizes(spec, request)
+    for stage, component in table[["stage", "component"]].drop_duplicates().astype(str).itertuples(index=False):
+        rows = lengths[lengths["stage"] == stage]
         if "temporal" in set(rows["attention"]):
             found.append({"stage": stage, "how": "factorized", **_factorized(rows)})
-        elif layout := _layout(spec, part, request.frames, sizes, rows):
+        elif len(rows) and (layout := _layout(spec, spec.components[component], request.frames, sizes[stage], rows)):
             found.append({"stage": stage, "how": "full 3-D", **_full_3d(rows, *layout)})
     if not found:
         raise ValueError(f"{spec.name}: no stage attends to several frames; choose another video model")
     return pd.DataFrame(found)
+
+
+def _planned_sizes(spec: ModelSpec, request: Request) -> dict[str, Sizes]:
+    """What each stage is called with, for a table that does not say it: one that was measured."""
+    return {stage.name: sizes_at(stage, spec.components[stage.component].cls) for stage in stages(spec, request)}
 
 
 def _pairs(rows: pd.DataFrame) -> int:

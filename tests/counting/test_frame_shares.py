@@ -1,5 +1,6 @@
 """Shares of pairs within and across frames: by hand at published scale, and of every video model of the zoo."""
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -89,3 +90,12 @@ def test_a_frame_sees_less_of_itself_the_more_there_are(more):
 def test_frame_shares_need_frames():
     with pytest.raises(ValueError, match="stable-diffusion-1.5 makes no video"):
         frame_shares(count("stable-diffusion-1.5", tiny=True))
+
+
+def test_shares_are_of_the_stages_at_hand_also_where_the_table_does_not_say_its_sizes():
+    table = count("wan2.1-t2v-1.3b", tiny=True)
+    whole = frame_shares(table)
+    (stage,) = whole["stage"]
+    pd.testing.assert_frame_equal(frame_shares(table[table["stage"] == stage]), whole)
+    del table.attrs["sizes"]
+    pd.testing.assert_frame_equal(frame_shares(table), whole)
