@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 WAIT_S = 24 * 3600.0  # a measuring run of others may take the night
-
-
 _BATCH = "MMCHAR_BATCH"  # names the folder of a batch's locks in the environment of its runs
 _DOOR = "door.lock"
 _START_S = 60.0  # a process that was started has joined its batch by then

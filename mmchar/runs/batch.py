@@ -95,12 +95,8 @@ def run_notebook(
     given = {k: v for k, v in given.items() if (v, type(v)) != (defaults[k].default, defaults[k].type)}
     stop = stop or Stop()
 
-    def waits(_waited_s: float) -> None:
-        if stop.reason:
-            raise InterruptedError
-
     try:
-        with held(run_lock(out_dir), says=f"{out_dir.name}: another process is running it; waiting", waits=waits):
+        with held(run_lock(out_dir), says=f"{out_dir.name}: another process is running it; waiting", waits=stop.heard):
             if out_dir.exists() and not os.access(out_dir, os.W_OK):  # seen before the hours of the run, not after
                 raise PermissionError(errno.EACCES, "it is read-only")
             recover(out_dir, notebook.stem)
@@ -219,11 +215,7 @@ def execute(
     environment |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONWARNINGS": ",".join(filter(None, quiet))}
     part = part_file(new, notebook.stem)
 
-    def waits(_waited_s: float) -> None:
-        if stop.reason:
-            raise InterruptedError
-
-    with contextlib.suppress(InterruptedError), starting(notebook.stem, waits=waits):
+    with contextlib.suppress(InterruptedError), starting(notebook.stem, waits=stop.heard):
         process = OwnProcess(_papermill, notebook, part, given, log=new / "run.log", environment=environment)
         try:
             return _ended(process, timeout_s, stop)

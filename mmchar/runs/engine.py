@@ -32,6 +32,11 @@ class Stop:
         """Seconds that are left."""
         return self.ends_s - self.clock()
 
+    def heard(self, _waited_s: float = 0.0) -> None:
+        """For who waits for something else: an InterruptedError where the batch ends early."""
+        if self.reason:
+            raise InterruptedError
+
     def answer(self, process: OwnProcess, limit_s: float = math.inf) -> Any:
         """What a process sends next; None where the batch, or the limit, ends before. `ProcessDied` as it has it."""
         end = self.clock() + limit_s

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from mmchar.locks import alone
+from mmchar.locks import measuring
 from mmchar.models.loading import get_spec, zoo_names
 from mmchar.study.claims import attention_block
 
@@ -59,7 +59,7 @@ def temporal_readings(timed: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"share": 100 * found["temporal_s"] / found["total_s"], "total_s": found["total_s"]})
 
 
-@alone()
+@measuring("cpu")
 def measure_cores(sites: pd.DataFrame, *, samples: int = 3) -> pd.DataFrame:
     """Attention cores of these shapes measured on this CPU in float32, on random numbers, one call each.
 
@@ -75,7 +75,6 @@ def _measure_core(batch: int, heads: int, q_len: int, kv_len: int, head_dim: int
     import torch
     from torch.nn.functional import scaled_dot_product_attention as attend
 
-    from mmchar.locks import measuring
     from mmchar.measuring.optimization.backends import attention_backend
     from mmchar.measuring.timing import measure_time
 
@@ -83,9 +82,8 @@ def _measure_core(batch: int, heads: int, q_len: int, kv_len: int, head_dim: int
     k, v = (torch.randn(batch, heads, kv_len, head_dim) for _ in range(2))
     tokens = torch.randn(batch, q_len, heads * head_dim)  # [positions, frames, width] -> [frames, positions, width]
     found = {}
-    with measuring("cpu"):
-        for name, kernel in (("eager_s", "eager"), ("fused_s", "flash")):
-            with attention_backend(kernel):
-                found[name] = measure_time(lambda: lambda: attend(q, k, v), samples=samples)
-        found["copy_s"] = measure_time(lambda: lambda: tokens.transpose(0, 1).contiguous(), samples=samples)
+    for name, kernel in (("eager_s", "eager"), ("fused_s", "flash")):
+        with attention_backend(kernel):
+            found[name] = measure_time(lambda: lambda: attend(q, k, v), samples=samples)
+    found["copy_s"] = measure_time(lambda: lambda: tokens.transpose(0, 1).contiguous(), samples=samples)
     return {name: one.median_s for name, one in found.items()} | {"spread": max(one.spread for one in found.values())}
