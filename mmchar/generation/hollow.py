@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from mmchar.tracing import known_values, operators
 from mmchar.tracing.operator_flop import Costs, distinct_bytes, dtype_of, tensors
+from mmchar.tracing.question import question
 from mmchar.tracing.trace import Recorder, Row
 
 LARGE = 1 << 17  # elements from which a tensor outside the networks is not computed
@@ -68,11 +69,12 @@ class Outside(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.is_view and (view := _view_of_hollow(func, args, kwargs)) is not None:
             return view
-        inputs = tensors((*args, *kwargs.values()))
+        asked, inputs = question(args, kwargs, reals=False)
         name = func.overloadpacket.__name__
         out = self._computed(func, name, args, kwargs, inputs)
         if not func.is_view and name not in operators.FREE:
-            self._row(func, name, inputs).add(self._costs.of(name, args, inputs, tensors((out,))))
+            outputs = [out] if isinstance(out, Tensor) else tensors((out,))
+            self._row(func, name, inputs).add(self._costs.of(name, asked, args, inputs, outputs))
         return out
 
     def _computed(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
@@ -93,21 +95,23 @@ class Outside(TorchDispatchMode):
             return self._hollow(func, name, args, kwargs)
 
     def _hollow(self, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
-        key = (func, tuple(_asked(leaf) for leaf in tree_leaves((args, kwargs))))
-        if key not in self._seen:
+        asked, inputs = question(args, kwargs)
+        out = self._seen.get((func, asked))
+        if out is None:
             with _disable_current_modes():
                 args, kwargs = tree_map(_on_meta, (args, kwargs))
-                inputs = tensors((*args, *kwargs.values()))
-                self._seen[key] = known_values.run(func, name, args, kwargs, inputs)
-        return tree_map(hollow_if_meta, self._seen[key])
+                out = known_values.run(func, name, args, kwargs, tensors((*args, *kwargs.values())))
+            if not any(tensor.dtype in (torch.int64, torch.bool) for tensor in inputs):  # places, whose values matter
+                self._seen[func, asked] = out
+        return hollow_if_meta(out) if isinstance(out, Tensor) else tree_map(hollow_if_meta, out)
 
     def _row(self, func: Any, name: str, inputs: list[Tensor]) -> Row:
         dtype = dtype_of(inputs)
-        if (name, dtype) not in self.rows:
+        if (row := self.rows.get((name, dtype))) is None:
             kind = operators.category(name, pointwise=torch.Tag.pointwise in func.tags)
             text = str(dtype).removeprefix("torch.") if dtype else ""
-            self.rows[name, dtype] = Row("", "pipeline", name, kind, dtype=text)
-        return self.rows[name, dtype]
+            row = self.rows[name, dtype] = Row("", "pipeline", name, kind, dtype=text)
+        return row
 
 
 def _view_of_hollow(func: Any, args: tuple, kwargs: dict) -> Tensor | None:
@@ -137,13 +141,6 @@ def _bytes(tensor: Tensor) -> int:
     if known_values.is_hollow(tensor):
         return tensor.numel() * tensor.element_size()
     return distinct_bytes(tensor)
-
-
-def _asked(leaf: Any) -> Any:
-    """What an operator is asked, without the values of a tensor; of one that picks places they are the question."""
-    if not isinstance(leaf, Tensor):
-        return leaf
-    return (tuple(leaf.shape), leaf.dtype, leaf.is_meta, id(leaf) if leaf.dtype in (torch.int64, torch.bool) else 0)
 
 
 def _size_asked(name: str, args: tuple) -> list[int] | None:

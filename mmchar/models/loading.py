@@ -1,5 +1,6 @@
 """Models as data: read a zoo file, build its components with random weights, or load saved weights."""
 
+import pickle
 import re
 import warnings
 from collections.abc import Collection
@@ -7,7 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mmchar.faults import did_you_mean, typed
+from mmchar.files import canonical_json
 from mmchar.models import hub
 from mmchar.models.folders import class_of
 from mmchar.models.network_folders import network_spec
@@ -25,6 +29,7 @@ OWN = {
     "OutputProjector": "mmchar.models.networks.projectors",
 }
 DTYPES = ("float32", "bfloat16", "float16")
+_built: dict[tuple[str, str], bytes] = {}  # networks on meta as they were made, a megabyte at most for each model
 
 
 def zoo_names(paper: str | None = None) -> list[str]:
@@ -136,6 +141,19 @@ def build_model(spec: ModelSpec, *, device: str, dtype: str, roles: Collection[s
         if roles is None or role in roles
     }
     return Model(spec, parts, device, dtype)
+
+
+def build_on_meta(spec: ModelSpec, dtype: str) -> Model:
+    """`build_model` on ``meta``; of what was built before in this process a copy, in a tenth of the time."""
+    key = canonical_json(msgspec.to_builtins(spec)), dtype
+    if key in _built:
+        return Model(spec, pickle.loads(_built[key]), "meta", dtype)
+    model = build_model(spec, device="meta", dtype=dtype)
+    try:
+        _built[key] = pickle.dumps(model.components)
+    except (pickle.PicklingError, AttributeError, TypeError):  # a class of one's own that cannot be copied so
+        pass
+    return model
 
 
 def check_device(device: str, dtype: str) -> None:

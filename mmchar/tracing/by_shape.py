@@ -1,10 +1,14 @@
 """What operators return on ``meta`` by their shapes alone, where torch has no kernel for them or takes them apart."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from mmchar.tracing import operators
+from mmchar.tracing.meta_outputs import remembered
 from mmchar.tracing.operator_flop import core_sizes, tensors
+from mmchar.tracing.question import Question
 
 
 def is_answered(name: str, args: tuple) -> bool:
@@ -12,9 +16,9 @@ def is_answered(name: str, args: tuple) -> bool:
     return (name in operators.ATTENTION_CORES or name in operators.GROUPED) and args[0].is_meta
 
 
-def answer(name: str, args: tuple, kwargs: dict) -> Tensor:
+def answer(name: str, args: tuple, kwargs: dict, asked: Question) -> Tensor:
     """The output of an attention core or of a grouped product, in its shape and in the layout that kernels give it."""
-    return _grouped(args, kwargs) if name in operators.GROUPED else _attention(args)
+    return remembered(_grouped if name in operators.GROUPED else _core, args, kwargs, asked)
 
 
 def flex_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -22,6 +26,10 @@ def flex_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Ten
     out = _attention((q, k, v))
     lse, most = (q.new_empty(out.shape[:-1], dtype=torch.float32) for _ in range(2))
     return out, lse, most
+
+
+def _core(*args: Any, **_: Any) -> Tensor:
+    return _attention(args)
 
 
 def _attention(args: tuple) -> Tensor:
@@ -38,7 +46,7 @@ def _attention(args: tuple) -> Tensor:
     return q.new_empty(*shape[:-3], q_len, heads, v.shape[-1]).transpose(-2, -3)
 
 
-def _grouped(args: tuple, kwargs: dict) -> Tensor:
+def _grouped(*args: Any, **kwargs: Any) -> Tensor:
     """Rows of one matrix ``(rows, n)``, or one matrix per group ``(groups, m, n)``; see `operators.grouped_flop`."""
     (a, b), more = args[:2], (*args[2:], *kwargs.values())
     own = a.dtype if a.element_size() > 1 else torch.bfloat16  # of 8-bit numbers the result is wider

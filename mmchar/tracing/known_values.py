@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from mmchar.tracing.meta_outputs import meta_output
 from mmchar.tracing.operators import words
+from mmchar.tracing.question import Question
 
 _LIMIT = 1 << 16  # whole numbers or truths in a tensor of which the values are kept
 _FEW = 1 << 12  # real numbers in such a tensor: times and scales, not activations
@@ -63,8 +64,18 @@ def known(tensor: Tensor) -> Tensor | None:
     return getattr(tensor, "known", None) if tensor.is_meta else tensor
 
 
-def run(func: Callable[..., Any], name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
-    """An operator's output, on ``meta`` where any input is, with its values beside it where they are known."""
+def run(
+    func: Callable[..., Any],
+    name: str,
+    args: tuple,
+    kwargs: dict,
+    inputs: list[Tensor],
+    asked: Question | None = None,
+) -> Any:
+    """An operator's output, on ``meta`` where any input is, with its values beside it where they are known.
+
+    ``asked`` is the `question` of the arguments, where it is known already.
+    """
     on_meta = [tensor.is_meta for tensor in inputs]
     if not any(on_meta):
         out = func(*args, **kwargs)
@@ -78,14 +89,14 @@ def run(func: Callable[..., Any], name: str, args: tuple, kwargs: dict, inputs: 
     if not values and _selects_by_mask(name, args):
         return _pick_by_mask(func, args)
     if not all(on_meta):
-        args, kwargs = tree_map(given_if_tensor, (args, kwargs))
-    if kwargs.get("device") is not None:
-        kwargs = {**kwargs, "device": torch.device("meta")}  # there is no copying from meta to anywhere
+        (args, kwargs), asked = tree_map(given_if_tensor, (args, kwargs)), None
+    if kwargs.get("device") is not None:  # there is no copying from meta to anywhere
+        kwargs, asked = {**kwargs, "device": torch.device("meta")}, None
     if name.endswith("_") and not name.startswith("_"):
         out = func(*args, **kwargs)
         _update(func, args, kwargs, values)
         return out
-    out = meta_output(func, args, kwargs)
+    out = meta_output(func, args, kwargs, asked)
     if (values or name in _LIKE) and _is_small(out):
         _keep(out, _compute(func, args, kwargs, like=name in _LIKE))
     return out

@@ -3,10 +3,13 @@
 Most meta kernels are Python that takes up to a millisecond, and a network asks the same of each of its layers.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from mmchar.tracing.question import Question, question
 
 _Like = tuple[torch.Size, tuple[int, ...], torch.dtype]  # shape, strides and type of a tensor
 _MOST = 1 << 16  # of these; a network has some hundreds
@@ -14,15 +17,21 @@ _MOST = 1 << 16  # of these; a network has some hundreds
 _remembered: dict[Any, list[_Like | None] | _Like | None] = {}
 
 
-def meta_output(func: Any, args: tuple, kwargs: dict) -> Any:
+def meta_output(func: Any, args: tuple, kwargs: dict, asked: Question | None = None) -> Any:
     """What an operator gives on ``meta``; one that was asked the same before is not run again.
 
-    An operator that writes into its inputs, or gives parts of them (a view), always runs.
+    An operator that writes into its inputs, or gives parts of them (a view), always runs. ``asked`` is the `question`
+    of the arguments, where it is known already.
     """
     if func.is_view or func._schema.is_mutable:
         return func(*args, **kwargs)
+    return remembered(func, args, kwargs, asked or question(args, kwargs)[0])
+
+
+def remembered(func: Callable[..., Any], args: tuple, kwargs: dict, asked: Question) -> Any:
+    """What a function gives that neither writes into its inputs nor gives parts of them, `meta_output`."""
+    key = (func, asked, torch.get_default_dtype())
     try:
-        key = (func, _key(args), _key(tuple(kwargs.items())), torch.get_default_dtype())
         seen = _remembered.get(key)
     except TypeError:  # an argument that cannot be looked up
         return func(*args, **kwargs)
@@ -35,15 +44,6 @@ def meta_output(func: Any, args: tuple, kwargs: dict) -> Any:
             _remembered.clear()
         _remembered[key] = like
     return out
-
-
-def _key(part: Any) -> Any:
-    """A part of the arguments without values of tensors; 1, 1.0 and True are three different questions."""
-    if isinstance(part, Tensor):
-        return part.shape, part.stride(), part.dtype, part.device.type
-    if isinstance(part, list | tuple):
-        return tuple([_key(each) for each in part])
-    return type(part), part
 
 
 def _like(out: Any, args: tuple) -> list[_Like | None] | _Like | None:

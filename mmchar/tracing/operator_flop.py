@@ -1,5 +1,6 @@
 """What one operator call costs: FLOP and bytes, read off the shapes of its arguments and results."""
 
+import functools
 from collections.abc import Callable, Iterable
 from math import prod
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmchar.tracing import attention, operators
+from mmchar.tracing.question import Question
 
 Size = Callable[[Tensor], int]  # the bytes of a tensor
 
@@ -24,17 +26,16 @@ class Cost(NamedTuple):
 class Costs:
     """Costs of calls, of which ``size`` gives the bytes of a tensor; of those that look alike the first is worked out.
 
-    They follow from the shapes, strides and types of a call's tensors, and from its other arguments but real numbers.
+    They follow from what the call was asked (`question`, real numbers do not matter) and what its outputs look like.
     """
 
     def __init__(self, size: Size) -> None:
         self._size = size
         self._known: dict[Any, Cost] = {}
 
-    def of(self, name: str, args: tuple, inputs: list[Tensor], outputs: list[Tensor]) -> Cost:
+    def of(self, name: str, asked: Question, args: tuple, inputs: list[Tensor], outputs: list[Tensor]) -> Cost:
         """The cost of one call, whose tensors are ``inputs`` and ``outputs``."""
-        looks = tuple([(tensor.shape, tensor.stride(), tensor.dtype) for tensor in (*inputs, *outputs)])
-        key = name, len(outputs), looks, _others(args)
+        key = name, asked, *[(tensor.shape, tensor.stride(), tensor.dtype) for tensor in outputs]
         try:
             known = self._known.get(key)
         except TypeError:  # an argument that cannot be looked up
@@ -47,19 +48,6 @@ class Costs:
         written = sum(map(self._size, outputs))
         work = flop(name, args, outputs)
         return Cost(work, product_sizes(name, args, work), read_bytes(name, args, inputs, written, self._size), written)
-
-
-def _others(args: Iterable[Any]) -> tuple:
-    """Arguments with every tensor as a mere place, and real numbers as their type."""
-    return tuple(
-        [
-            ... if isinstance(part, Tensor)
-            else _others(part) if isinstance(part, list | tuple)
-            else float if isinstance(part, float)
-            else part
-            for part in args
-        ]
-    )  # fmt: skip
 
 
 def flop(name: str, args: tuple, outputs: list[Tensor]) -> int:
@@ -111,6 +99,7 @@ def _rare_flop(name: str, args: tuple, outputs: list[Tensor]) -> int:
     return 0
 
 
+@functools.cache
 def has_sizes(name: str) -> bool:
     """Whether an operator has sizes ``m, n, k`` (`product_sizes`)."""
     name = operators.out_of_place(name)
@@ -185,7 +174,10 @@ def core_sizes(args: tuple) -> tuple[int, int, int, int, int]:
 
 def dtype_of(inputs: list[Tensor], other: torch.dtype | None = None) -> torch.dtype | None:
     """The number type that an operator works in: that of its first real numbers, else of its first tensor."""
-    return next((t.dtype for t in inputs if t.is_floating_point()), inputs[0].dtype if inputs else other)
+    for tensor in inputs:
+        if (dtype := tensor.dtype).is_floating_point:
+            return dtype
+    return inputs[0].dtype if inputs else other
 
 
 def mask_of(args: tuple, kwargs: dict) -> Tensor | None:

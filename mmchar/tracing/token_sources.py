@@ -36,8 +36,9 @@ class TokenSources:
     """The parts of every tensor that one execution of a network makes out of its marked inputs."""
 
     def __init__(self) -> None:
-        self._parts: WeakIdKeyDictionary = WeakIdKeyDictionary()  # of tensors
-        self._written: WeakIdKeyDictionary = WeakIdKeyDictionary()  # of memory that was written into
+        self._own = object()  # says of what is noted on a tensor that it was noted here
+        self._any = False
+        self._written: WeakIdKeyDictionary = WeakIdKeyDictionary()  # parts of memory that was written into
 
     @contextmanager
     def marking(self, modules: Iterable[nn.Module]) -> Iterator[None]:
@@ -63,11 +64,12 @@ class TokenSources:
         for name, tensors in found.items():
             for tensor in tensors:
                 if not self.parts(tensor):  # an outer module knows better
-                    self._parts[tensor] = ((roles[name], 0),)
+                    self._note(tensor, ((roles[name], 0),))
 
     def parts(self, tensor: Tensor) -> Parts:
         """The parts of a tensor; of a buffer, which others see through views, those of all that was written into it."""
-        own = self._parts.get(tensor, ())
+        noted = getattr(tensor, "token_parts", None)
+        own: Parts = noted[1] if noted is not None and noted[0] is self._own else ()
         return self._written.get(tensor.untyped_storage(), ()) if self._written and not own else own
 
     def sources(self, tensor: Tensor) -> set[str]:
@@ -76,18 +78,24 @@ class TokenSources:
 
     def follow(self, name: str, args: tuple, inputs: Sequence[Tensor], out: Any) -> None:
         """Write down the parts of what an operator returned."""
-        if not self._parts:
+        if not self._any:
+            return
+        known = [self.parts(tensor) for tensor in inputs]
+        if not any(known):
             return
         outputs = [part for part in (out if isinstance(out, list | tuple) else [out]) if isinstance(part, Tensor)]
-        known = [self.parts(tensor) for tensor in inputs]
-        if not any(known) or not outputs or operators.makes_new(name):
+        if not outputs or operators.makes_new(name):
             return
         parts = _output_parts(operators.out_of_place(name), args, inputs, known, outputs[0])
         cuts = _cuts(name, args, parts)
         for place, tensor in enumerate(outputs):
-            self._parts[tensor] = _between(parts, cuts[place], cuts[place + 1]) if cuts else parts
+            self._note(tensor, _between(parts, cuts[place], cuts[place + 1]) if cuts else parts)
         if operators.out_of_place(name) in _WRITES:
             self._written[outputs[0].untyped_storage()] = parts
+
+    def _note(self, tensor: Tensor, parts: Parts) -> None:
+        tensor.token_parts = self._own, parts  # type: ignore[attr-defined]
+        self._any = True
 
 
 def _output_parts(name: str, args: tuple, inputs: Sequence[Tensor], known: Sequence[Parts], out: Tensor) -> Parts:
@@ -97,6 +105,8 @@ def _output_parts(name: str, args: tuple, inputs: Sequence[Tensor], known: Seque
         return known[_QUERY[name]]
     if name == "cat" and not _is_width(out, axis := _axis(args, 1, out)):
         return _joined(inputs, known, axis)
+    if len(inputs) == 1:
+        return known[0]
     # of those that are equally large, one that says where each part is
     largest = max((n for n, parts in enumerate(known) if parts), key=lambda n: (inputs[n].numel(), _total(known[n])))
     same = [parts for tensor, parts in zip(inputs, known, strict=True) if tensor.shape == inputs[largest].shape]

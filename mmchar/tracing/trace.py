@@ -5,11 +5,12 @@ A dispatch mode under ``inference_mode`` sees composite operators before they ar
 lengths, on every device.
 """
 
+import functools
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmchar.tracing import attention, by_shape, known_values, operator_flop as costs, operators
 from mmchar.tracing.plain_paths import plain_paths
+from mmchar.tracing.question import Question, question
 from mmchar.tracing.token_sources import CONTEXT, IMAGE, TokenSources
 
 aten = torch.ops.aten
@@ -60,6 +62,27 @@ class Row:
         self.m, self.n, self.k = cost.sizes
         self.read_bytes += cost.read_bytes
         self.write_bytes += cost.write_bytes
+
+
+class _Nature(NamedTuple):
+    """What an operator is, whatever it is called with."""
+
+    name: str
+    is_free: bool
+    is_taken_apart: bool
+
+    @classmethod
+    @functools.cache
+    def of(cls, func: Any) -> "_Nature":
+        name = func.overloadpacket.__name__
+        is_taken_apart = name not in WHOLE and func.namespace == "aten" and func._can_decompose()
+        return cls(name, func.is_view or name in operators.FREE, is_taken_apart)
+
+
+class _Life(weakref.ref):
+    """A storage that is alive, known by its address."""
+
+    __slots__ = ("key", "size")
 
 
 def trace(module: nn.Module, work: Callable[[], Any], *, label: Callable[[int], Any] | None = None) -> list[Row]:
@@ -114,56 +137,60 @@ class Recorder(TorchDispatchMode):
         self.rows: list[Row] = []
         self._index: dict[tuple, int] = {}
         self._stack = stack
-        self._label = label or (lambda _row: nullcontext())
+        self._label = label
         self._costs = costs.Costs(costs.distinct_bytes)
         own = (weight for part in modules for weight in (*part._parameters.values(), *part._buffers.values()))
         self._known = {weight.untyped_storage()._cdata for weight in own if weight is not None}
-        self._alive: dict[int, int] = {}
+        self._alive: dict[int, _Life] = {}
         self._live_bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        name = func.overloadpacket.__name__
+        name, is_free, is_taken_apart = _Nature.of(func)
         if name in _DROPOUT and not args[2]:
             return args[0]  # out of training it returns its input; torch's own decomposition would copy it
         if name == "copy_" and args[0].is_meta and not any(args[1].stride()):
             name = "fill_"  # x[...] = number: real tensors fill, meta expands the number and copies it
-        inputs = costs.tensors(args) + costs.tensors(kwargs.values())
-        if name not in WHOLE and func.namespace == "aten" and func._can_decompose():
+        if is_taken_apart:
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
-        if func.is_view or name in operators.FREE:
-            out = self._answer(func, name, args, kwargs, inputs)
+        asked, inputs = question(args, kwargs)
+        if is_free:
+            out = self._answer(func, name, args, kwargs, inputs, asked)
             self._track(inputs)
             self._track(costs.tensors((out,)))
             return out
         self._track(inputs)
         row = self._row(func, name, args, kwargs, inputs)
-        with self._label(row):
-            out = self._computed(func, name, args, kwargs, inputs)
-        outputs = costs.tensors((out,))
+        with self._label(row) if self._label else nullcontext():
+            out = self._computed(func, name, args, kwargs, inputs, asked)
+        outputs = [out] if isinstance(out, Tensor) else costs.tensors((out,))
         if name == "_native_batch_norm_legit_no_training":
             outputs = outputs[:1]  # out of training it keeps no statistics, though on meta they have their shapes
         self._track(outputs)
-        self._add(self.rows[row], name, args, kwargs, inputs, outputs)
+        self._add(self.rows[row], name, args, kwargs, inputs, outputs, asked)
         return out
 
-    def _answer(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
+    def _answer(
+        self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], asked: Question
+    ) -> Any:
         """A free operator; on meta a scalar that nobody knows is read as of a mask of all ones, or as zero."""
         if name == "_local_scalar_dense":
             known_values.note_read()
         if name == "_local_scalar_dense" and args[0].is_meta:
             values = known_values.known(args[0])
             return values.item() if values is not None else args[0].dtype == torch.bool or 0
-        return self._computed(func, name, args, kwargs, inputs)
+        return self._computed(func, name, args, kwargs, inputs, asked)
 
-    def _computed(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
+    def _computed(
+        self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], asked: Question
+    ) -> Any:
         if by_shape.is_answered(name, args):
-            out = by_shape.answer(name, args, kwargs)
+            out = by_shape.answer(name, args, kwargs, asked)
         else:
-            out = known_values.run(func, name, args, kwargs, inputs)
+            out = known_values.run(func, name, args, kwargs, inputs, asked)
         self.token_sources.follow(name, args, inputs, out)
         return out
 
@@ -201,8 +228,17 @@ class Recorder(TorchDispatchMode):
         sizes = dict(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len, head_dim=head_dim)
         return {"attention": kind, **sizes, "backend": fused}
 
-    def _add(self, row: Row, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        row.add(self._costs.of(name, args, inputs, outputs))
+    def _add(
+        self,
+        row: Row,
+        name: str,
+        args: tuple,
+        kwargs: dict,
+        inputs: list[Tensor],
+        outputs: list[Tensor],
+        asked: Question,
+    ) -> None:
+        row.add(self._costs.of(name, asked, args, inputs, outputs))
         row.live_bytes = max(row.live_bytes, self._live_bytes)
         if name in operators.ATTENTION_CORES and (mask := costs.mask_of(args, kwargs)) is not None:
             row.mask_bytes += costs.distinct_bytes(mask)
@@ -215,11 +251,12 @@ class Recorder(TorchDispatchMode):
         qkv = list(args[:3])
         self._track(qkv)
         row = self._row(aten.scaled_dot_product_attention.default, "flex_attention", args[:3], {}, qkv)
-        with self._label(row):
+        with self._label(row) if self._label else nullcontext():
             out = by_shape.flex_attention(*qkv) if qkv[0].is_meta else flex_attention_core(*args, **kwargs)
         self.token_sources.follow("flex_attention", args[:3], qkv, out[0])
         self._track([out[0]])
-        self._add(self.rows[row], "flex_attention", args[:3], {}, qkv, [out[0]])
+        asked, _ = question(args[:3], {})
+        self._add(self.rows[row], "flex_attention", args[:3], {}, qkv, [out[0]], asked)
         return out
 
     def _track(self, tensors: list[Tensor]) -> None:
@@ -229,13 +266,13 @@ class Recorder(TorchDispatchMode):
             key = storage._cdata
             if key in self._known or key in self._alive:
                 continue
-            size = storage.nbytes()
-            self._alive[key] = size
-            self._live_bytes += size
-            weakref.finalize(storage, self._forget, key)
+            life = self._alive[key] = _Life(storage, self._forget)
+            life.key, life.size = key, storage.nbytes()
+            self._live_bytes += life.size
 
-    def _forget(self, key: int) -> None:
-        self._live_bytes -= self._alive.pop(key, 0)
+    def _forget(self, life: _Life) -> None:
+        del self._alive[life.key]
+        self._live_bytes -= life.size
 
 
 flex_attention_core.py_impl(Recorder)(Recorder.flex_attention)

@@ -56,7 +56,7 @@ def torch_flop(model, stage, *, counter=True) -> int:
     if model.device != "meta":
         stage = realized(stage, network, device=model.device, dtype=model.dtype)
     work, formulas, counted = stage.work(network), KnownValues(), FlopCounterMode(display=False)
-    every_call = patch("mmchar.tracing.known_values.meta_output", lambda func, args, kwargs: func(*args, **kwargs))
+    every_call = patch("mmchar.tracing.known_values.meta_output", lambda func, args, kwargs, _: func(*args, **kwargs))
     with torch.no_grad(), readable(), sdpa_kernel([SDPBackend.MATH]), ExitStack() as stack:
         for mode in (every_call, counted) if counter else ():
             stack.enter_context(mode)
