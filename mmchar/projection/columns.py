@@ -76,6 +76,7 @@ class Columns:
 
 def columns_of(table: pd.DataFrame) -> Columns:
     """The columns of an operator table that projecting reads."""
+    table = pd.DataFrame(table)  # without attrs, which pandas would copy, deeply, with every column
     numbers = {name: table[name].to_numpy().astype("int64") for name in _NUMBERS}
     core = holds(table, "category", "Attention") & (numbers["q_len"] > 0)
     convolution = holds(table, "category", "Convolution")
@@ -214,8 +215,11 @@ def _item_bytes(dtype: np.ndarray, dtypes: tuple[str, ...]) -> np.ndarray:
 
 
 def holds(table: pd.DataFrame, column: str, *values: str) -> np.ndarray:
-    """Whether the column holds one of the values; quick on categoricals as on strings."""
-    return table[column].isin(values).to_numpy()
+    """Whether the column holds one of the values; quick on categoricals."""
+    if not isinstance(table[column].dtype, pd.CategoricalDtype):
+        return table[column].isin(values).to_numpy()
+    there = table[column].cat.categories.isin(values)
+    return np.append(there, False)[table[column].cat.codes]  # code -1: nothing
 
 
 def denoising(table: pd.DataFrame) -> pd.Series:

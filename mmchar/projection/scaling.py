@@ -24,17 +24,17 @@ BY_BATCH = [*(name for name in AMOUNTS if name != "calls"), "batch", "m", "live_
 _METHODS = {"patch": "DistriFusion", "pipefusion": "PipeFusion", "ulysses": "Ulysses", "ring": "ring", "cfg": "CFG"}
 
 
-def count_batch(model: str, request: Request, *, dtype: str = "bfloat16") -> pd.DataFrame:
+def count_batch(model: str, request: Request, *, dtype: str = "bfloat16", tiny: bool = False) -> pd.DataFrame:
     """The operator table of a generation of any batch, as `mmchar.count` gives it, from the counts of one and of two.
 
     Everything a generation does is affine in how many it makes at once, so many batches of a model cost two counts. A
     large batch is counted as a small one would run.
     """
     batch = request.batch or 1
-    one = _counted(model, Request(**request.given() | {"batch": 1}), dtype)
+    one = _counted(model, Request(**request.given() | {"batch": 1}), dtype, tiny)
     if batch == 1:
         return one
-    two = _counted(model, Request(**request.given() | {"batch": 2}), dtype)
+    two = _counted(model, Request(**request.given() | {"batch": 2}), dtype, tiny)
     found = same_rows(one, two)
     gain = np.where((found >= 0)[:, None], two[BY_BATCH].to_numpy()[found] - one[BY_BATCH].to_numpy(), 0)
     out = one.assign(**(one[BY_BATCH] + gain * (batch - 1)))
@@ -43,8 +43,8 @@ def count_batch(model: str, request: Request, *, dtype: str = "bfloat16") -> pd.
 
 
 @lru_cache(maxsize=64)
-def _counted(model: str, request: Request, dtype: str) -> pd.DataFrame:
-    return count(model, request, dtype=dtype)
+def _counted(model: str, request: Request, dtype: str, tiny: bool) -> pd.DataFrame:
+    return count(model, request, dtype=dtype, tiny=tiny)
 
 
 def sweep(

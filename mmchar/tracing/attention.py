@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from math import prod
 
+import numpy as np
 import pandas as pd
 
 BACKENDS = ("flash", "eager")
@@ -109,22 +110,25 @@ def use_backend(table: pd.DataFrame, backend: str) -> pd.DataFrame:
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown attention backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    out = table.copy()
-    out["backend"] = out["backend"].astype(str)
-    core = (out["category"] == "Attention") & (out["q_len"] > 0)
+    out = pd.DataFrame(table)  # without attrs, which pandas would copy, deeply, with every column
+    core = ((out["category"] == "Attention") & (out["q_len"] > 0)).to_numpy()
+    names = out["backend"].astype(str)
     rows = out[core]
-    if rows.empty:
-        return out
     masked = rows["mask_bytes"] > 0
-    was_eager = rows["backend"].isin(("eager", "math"))
+    was_eager = names[core].isin(("eager", "math"))
     change = ((backend == "eager") * 1 - was_eager * 1) * rows["calls"]
     item = item_bytes(rows)
     similarity = rows["batch"] * rows["heads"] * rows["q_len"] * rows["kv_len"] * item
     # S and P = softmax(S) are written and read (Algorithm 0); adding a mask reads and writes S once more
     passes = masked.map({True: 3, False: 2}).astype("int64")
-    for column in ("read_bytes", "write_bytes"):
-        out.loc[core, column] += change * passes * similarity
-    out.loc[core, "live_bytes"] += ((backend == "eager") * 1 - was_eager * 1) * 2 * similarity
-    fused = (masked | (rows["head_dim"] > FLASH_MAX_HEAD_DIM)).map({True: "mem-efficient", False: "flash"})
-    out.loc[core, "backend"] = "eager" if backend == "eager" else fused
+    more = {name: change * passes * similarity for name in ("read_bytes", "write_bytes")}
+    more["live_bytes"] = ((backend == "eager") * 1 - was_eager * 1) * 2 * similarity
+    for name, rise in more.items():
+        values = out[name].to_numpy().copy()
+        values[core] += rise.to_numpy()
+        out[name] = values
+    fused = np.where(masked | (rows["head_dim"] > FLASH_MAX_HEAD_DIM), "mem-efficient", "flash")
+    names[core] = "eager" if backend == "eager" else fused
+    out["backend"] = names
+    out.attrs = table.attrs
     return out

@@ -173,9 +173,7 @@ class Recorder(TorchDispatchMode):
         self._add(self.rows[row], name, args, kwargs, inputs, outputs, asked)
         return out
 
-    def _answer(
-        self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], asked: Question
-    ) -> Any:
+    def _answer(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], asked: Question) -> Any:
         """A free operator; on meta a scalar that nobody knows is read as of a mask of all ones, or as zero."""
         if name == "_local_scalar_dense":
             known_values.note_read()
@@ -184,9 +182,7 @@ class Recorder(TorchDispatchMode):
             return values.item() if values is not None else args[0].dtype == torch.bool or 0
         return self._computed(func, name, args, kwargs, inputs, asked)
 
-    def _computed(
-        self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], asked: Question
-    ) -> Any:
+    def _computed(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], asked: Question) -> Any:
         if by_shape.is_answered(name, args):
             out = by_shape.answer(name, args, kwargs, asked)
         else:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import matplotlib
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
@@ -41,6 +42,10 @@ HATCH = {"projected": "", "measured": "///"}
 def style() -> None:
     """The look of all figures; notebooks call it once."""
     sns.set_theme(style="whitegrid", context="notebook", rc={"figure.dpi": 110, "axes.titlesize": "medium"})
+    backend = matplotlib.get_backend(auto_select=False)
+    if backend and backend.endswith("inline"):  # it shows figures after a cell; pyplot would draw them there once more
+        plt.switch_backend(backend)
+        plt.uninstall_repl_displayhook()
 
 
 def axes(ax: Axes | None, *, width: float = 8.0, height: float = 4.5) -> Axes:

@@ -17,6 +17,7 @@ from mmchar.measuring.profiling import measure
 from mmchar.projection.data_sheets import get_gpu
 from mmchar.projection.decode_costs import must_read_bytes, token_breakdown, token_cost, token_rows
 from mmchar.projection.efficiency import Efficiency
+from mmchar.projection.scaling import count_batch
 from mmchar.request import Request
 from mmchar.study.drawing.length_plots import curves
 from mmchar.tables.totals import executions
@@ -82,7 +83,7 @@ def matrix_share(breakdown: pd.DataFrame) -> "pd.Series[float]":
 def over_batches(
     models: Iterable[str], batches: Sequence[int], *, gpu: str, dtype: str, tiny: bool = False, progress: bool = True
 ) -> pd.DataFrame:
-    """`decode_costs.token_cost` of each model at each batch (sequences), eager.
+    """`decode_costs.token_cost` of each model at each batch (sequences), eager, from two counts (`count_batch`).
 
     Besides ``model, batch`` and ``weights_gb`` (read in a step), in percent ``idle`` of a step, and ``limit``: how near
     a step is to the bandwidth's limit.
@@ -90,7 +91,7 @@ def over_batches(
     rows, sheet = [], get_gpu(gpu)
     for name in tqdm(list(models), desc="batches", disable=not progress):
         for batch in batches:
-            table = count(name, Request(batch=batch), dtype=dtype, tiny=tiny)
+            table = count_batch(name, Request(batch=batch), dtype=dtype, tiny=tiny)
             rows.append({"model": name, "batch": batch, **token_cost(table, gpu=gpu)})
     out = pd.DataFrame(rows).assign(gpu=gpu, time_kind="projected")
     weights_gb = out["weights_s"] * sheet.bandwidth_bytes_s / 1e9
