@@ -4,7 +4,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Collection
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,10 +149,8 @@ def build_on_meta(spec: ModelSpec, dtype: str) -> Model:
     if key in _built:
         return Model(spec, pickle.loads(_built[key]), "meta", dtype)
     model = build_model(spec, device="meta", dtype=dtype)
-    try:
+    with suppress(pickle.PicklingError, AttributeError, TypeError):  # a class of one's own that cannot be copied so
         _built[key] = pickle.dumps(model.components)
-    except (pickle.PicklingError, AttributeError, TypeError):  # a class of one's own that cannot be copied so
-        pass
     return model
 
 

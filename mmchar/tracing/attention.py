@@ -121,11 +121,10 @@ def use_backend(table: pd.DataFrame, backend: str) -> pd.DataFrame:
     similarity = rows["batch"] * rows["heads"] * rows["q_len"] * rows["kv_len"] * item
     # S and P = softmax(S) are written and read (Algorithm 0); adding a mask reads and writes S once more
     passes = masked.map({True: 3, False: 2}).astype("int64")
-    more = {name: change * passes * similarity for name in ("read_bytes", "write_bytes")}
-    more["live_bytes"] = ((backend == "eager") * 1 - was_eager * 1) * 2 * similarity
-    for name, rise in more.items():
+    moved, held = change * passes * similarity, ((backend == "eager") * 1 - was_eager * 1) * 2 * similarity
+    for name, more in (("read_bytes", moved), ("write_bytes", moved), ("live_bytes", held)):
         values = out[name].to_numpy().copy()
-        values[core] += rise.to_numpy()
+        values[core] += more.to_numpy()
         out[name] = values
     fused = np.where(masked | (rows["head_dim"] > FLASH_MAX_HEAD_DIM), "mem-efficient", "flash")
     names[core] = "eager" if backend == "eager" else fused

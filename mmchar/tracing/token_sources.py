@@ -94,7 +94,7 @@ class TokenSources:
             self._written[outputs[0].untyped_storage()] = parts
 
     def _note(self, tensor: Tensor, parts: Parts) -> None:
-        tensor.token_parts = self._own, parts  # type: ignore[attr-defined]
+        tensor.token_parts = self._own, parts
         self._any = True
 
 

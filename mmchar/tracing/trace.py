@@ -80,9 +80,11 @@ class _Nature(NamedTuple):
 
 
 class _Life(weakref.ref):
-    """A storage that is alive, known by its address."""
+    """A storage that is alive, known by its address, with its bytes."""
 
     __slots__ = ("key", "size")
+    key: int
+    size: int
 
 
 def trace(module: nn.Module, work: Callable[[], Any], *, label: Callable[[int], Any] | None = None) -> list[Row]:

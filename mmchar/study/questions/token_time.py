@@ -11,7 +11,6 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from mmchar.counting.operator_table import count
 from mmchar.locks import alone
 from mmchar.measuring.profiling import measure
 from mmchar.projection.data_sheets import get_gpu
