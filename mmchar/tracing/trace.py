@@ -79,6 +79,22 @@ class _Nature(NamedTuple):
         return cls(name, func.is_view or name in operators.FREE, is_taken_apart)
 
 
+class _Call(NamedTuple):
+    """One call of an operator, with the tensors among its arguments and the `question` that these are."""
+
+    func: Any
+    name: str
+    args: tuple
+    kwargs: dict
+    inputs: list[Tensor]
+    asked: Question
+
+    @classmethod
+    def of(cls, func: Any, name: str, args: tuple, kwargs: dict) -> "_Call":
+        asked, inputs = question(args, kwargs)
+        return cls(func, name, args, kwargs, inputs, asked)
+
+
 class _Life(weakref.ref):
     """A storage that is alive, known by its address, with its bytes."""
 
@@ -153,61 +169,62 @@ class Recorder(TorchDispatchMode):
             return args[0]  # out of training it returns its input; torch's own decomposition would copy it
         if name == "copy_" and args[0].is_meta and not any(args[1].stride()):
             name = "fill_"  # x[...] = number: real tensors fill, meta expands the number and copies it
+        call = _Call.of(func, name, args, kwargs)
         if is_taken_apart:
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
-        asked, inputs = question(args, kwargs)
         if is_free:
-            out = self._answer(func, name, args, kwargs, inputs, asked)
-            self._track(inputs)
+            out = self._answer(call)
+            self._track(call.inputs)
             self._track(costs.tensors((out,)))
             return out
-        self._track(inputs)
-        row = self._row(func, name, args, kwargs, inputs)
+        self._track(call.inputs)
+        row = self._row(call)
         with self._label(row) if self._label else nullcontext():
-            out = self._computed(func, name, args, kwargs, inputs, asked)
+            out = self._computed(call)
         outputs = [out] if isinstance(out, Tensor) else costs.tensors((out,))
         if name == "_native_batch_norm_legit_no_training":
             outputs = outputs[:1]  # out of training it keeps no statistics, though on meta they have their shapes
         self._track(outputs)
-        self._add(self.rows[row], name, args, kwargs, inputs, outputs, asked)
+        self._add(self.rows[row], call, outputs)
         return out
 
-    def _answer(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], asked: Question) -> Any:
+    def _answer(self, call: _Call) -> Any:
         """A free operator; on meta a scalar that nobody knows is read as of a mask of all ones, or as zero."""
-        if name == "_local_scalar_dense":
+        if call.name == "_local_scalar_dense":
             known_values.note_read()
-        if name == "_local_scalar_dense" and args[0].is_meta:
-            values = known_values.known(args[0])
-            return values.item() if values is not None else args[0].dtype == torch.bool or 0
-        return self._computed(func, name, args, kwargs, inputs, asked)
+            if (number := call.inputs[0]).is_meta:
+                values = known_values.known(number)
+                return values.item() if values is not None else number.dtype == torch.bool or 0
+        return self._computed(call)
 
-    def _computed(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor], asked: Question) -> Any:
-        if by_shape.is_answered(name, args):
-            out = by_shape.answer(name, args, kwargs, asked)
+    def _computed(self, call: _Call) -> Any:
+        if by_shape.is_answered(call.name, call.args):
+            out = by_shape.answer(call.name, call.args, call.kwargs, call.asked)
         else:
-            out = known_values.run(func, name, args, kwargs, inputs, asked)
-        self.token_sources.follow(name, args, inputs, out)
+            out = known_values.run(*call)
+        self.token_sources.follow(call.name, call.args, call.inputs, out)
         return out
 
-    def _row(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> int:
+    def _row(self, call: _Call) -> int:
         path, module = self._stack[-1]
-        dtype = costs.dtype_of(inputs, kwargs.get("dtype"))
-        core = self._attention(path, module, args, kwargs) if name in operators.ATTENTION_CORES else {}
-        shapes = [tensor.shape for tensor in inputs[:2]] if costs.has_sizes(name) else []
-        key = (id(module), path, name, dtype, *core.values(), *shapes)
+        dtype = costs.dtype_of(call.inputs, call.kwargs.get("dtype"))
+        core = self._attention(path, module, call) if call.name in operators.ATTENTION_CORES else {}
+        shapes = [tensor.shape for tensor in call.inputs[:2]] if costs.has_sizes(call.name) else []
+        key = (id(module), path, call.name, dtype, *core.values(), *shapes)
         if key not in self._index:
-            pointwise, module_type = torch.Tag.pointwise in func.tags, type(module).__name__
-            kind = operators.category(name, pointwise=pointwise, module_type=module_type)
+            pointwise, module_type = torch.Tag.pointwise in call.func.tags, type(module).__name__
+            kind = operators.category(call.name, pointwise=pointwise, module_type=module_type)
             self._index[key] = len(self.rows)
             text = str(dtype).removeprefix("torch.") if dtype is not None else ""
-            self.rows.append(Row(path, module_type, name, kind, dtype=text, **core))
+            self.rows.append(Row(path, module_type, call.name, kind, dtype=text, **core))
         return self._index[key]
 
-    def _attention(self, path: str, module: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
+    def _attention(self, path: str, module: nn.Module, call: _Call) -> dict[str, Any]:
         """Lengths, kind and backend of a call ``(q, k, v, mask or bias, …)``; q is [..., h, q, d]."""
+        args, kwargs = call.args, call.kwargs
         batch, heads, q_len, kv_len, head_dim = costs.core_sizes(args)
         is_causal = bool(args[5] if len(args) > 5 else kwargs.get("is_causal", False))
         is_causal = is_causal or getattr(module, "is_causal", False) is True
@@ -226,19 +243,10 @@ class Recorder(TorchDispatchMode):
         sizes = dict(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len, head_dim=head_dim)
         return {"attention": kind, **sizes, "backend": fused}
 
-    def _add(
-        self,
-        row: Row,
-        name: str,
-        args: tuple,
-        kwargs: dict,
-        inputs: list[Tensor],
-        outputs: list[Tensor],
-        asked: Question,
-    ) -> None:
-        row.add(self._costs.of(name, asked, args, inputs, outputs))
+    def _add(self, row: Row, call: _Call, outputs: list[Tensor]) -> None:
+        row.add(self._costs.of(call.name, call.asked, call.args, call.inputs, outputs))
         row.live_bytes = max(row.live_bytes, self._live_bytes)
-        if name in operators.ATTENTION_CORES and (mask := costs.mask_of(args, kwargs)) is not None:
+        if row.attention and (mask := costs.mask_of(call.args, call.kwargs)) is not None:
             row.mask_bytes += costs.distinct_bytes(mask)
 
     def flex_attention(self, *args: Any, **kwargs: Any) -> Any:
@@ -246,15 +254,14 @@ class Recorder(TorchDispatchMode):
 
         That is in full, also where a block mask lets the kernel leave out blocks; what the function reads is left out.
         """
-        qkv = list(args[:3])
-        self._track(qkv)
-        row = self._row(aten.scaled_dot_product_attention.default, "flex_attention", args[:3], {}, qkv)
+        call = _Call.of(aten.scaled_dot_product_attention.default, "flex_attention", args[:3], {})
+        self._track(call.inputs)
+        row = self._row(call)
         with self._label(row) if self._label else nullcontext():
-            out = by_shape.flex_attention(*qkv) if qkv[0].is_meta else flex_attention_core(*args, **kwargs)
-        self.token_sources.follow("flex_attention", args[:3], qkv, out[0])
+            out = by_shape.flex_attention(*args[:3]) if args[0].is_meta else flex_attention_core(*args, **kwargs)
+        self.token_sources.follow(call.name, call.args, call.inputs, out[0])
         self._track([out[0]])
-        asked, _ = question(args[:3], {})
-        self._add(self.rows[row], "flex_attention", args[:3], {}, qkv, [out[0]], asked)
+        self._add(self.rows[row], call, [out[0]])
         return out
 
     def _track(self, tensors: list[Tensor]) -> None:
