@@ -1,10 +1,27 @@
 """What an operator is asked: its arguments, with tensors as they look. Its output and its cost follow from that."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 Question = tuple[Any, ...]
+
+
+class OperatorCall(NamedTuple):
+    """One call of an operator, with the tensors among its arguments and the `question` that these are."""
+
+    func: Any
+    name: str
+    args: tuple
+    kwargs: dict[str, Any]
+    inputs: list[Tensor]
+    asked: Question
+
+    @classmethod
+    def of(cls, func: Any, name: str, args: tuple, kwargs: dict[str, Any]) -> "OperatorCall":
+        """The call of an operator that goes by ``name``. Raises ValueError where a tensor is nested."""
+        asked, inputs = question(args, kwargs)
+        return cls(func, name, args, kwargs, inputs, asked)
 
 
 def question(args: tuple, kwargs: dict[str, Any], *, reals: bool = True) -> tuple[Question, list[Tensor]]:

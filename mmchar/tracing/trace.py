@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmchar.tracing import attention, by_shape, known_values, operator_flop as costs, operators
 from mmchar.tracing.plain_paths import plain_paths
-from mmchar.tracing.question import Question, question
+from mmchar.tracing.question import OperatorCall
 from mmchar.tracing.token_sources import CONTEXT, IMAGE, TokenSources
 
 aten = torch.ops.aten
@@ -77,22 +77,6 @@ class _Nature(NamedTuple):
         name = func.overloadpacket.__name__
         is_taken_apart = name not in WHOLE and func.namespace == "aten" and func._can_decompose()
         return cls(name, func.is_view or name in operators.FREE, is_taken_apart)
-
-
-class _Call(NamedTuple):
-    """One call of an operator, with the tensors among its arguments and the `question` that these are."""
-
-    func: Any
-    name: str
-    args: tuple
-    kwargs: dict
-    inputs: list[Tensor]
-    asked: Question
-
-    @classmethod
-    def of(cls, func: Any, name: str, args: tuple, kwargs: dict) -> "_Call":
-        asked, inputs = question(args, kwargs)
-        return cls(func, name, args, kwargs, inputs, asked)
 
 
 class _Life(weakref.ref):
@@ -169,7 +153,7 @@ class Recorder(TorchDispatchMode):
             return args[0]  # out of training it returns its input; torch's own decomposition would copy it
         if name == "copy_" and args[0].is_meta and not any(args[1].stride()):
             name = "fill_"  # x[...] = number: real tensors fill, meta expands the number and copies it
-        call = _Call.of(func, name, args, kwargs)
+        call = OperatorCall.of(func, name, args, kwargs)
         if is_taken_apart:
             with self:
                 out = func.decompose(*args, **kwargs)
@@ -191,7 +175,7 @@ class Recorder(TorchDispatchMode):
         self._add(self.rows[row], call, outputs)
         return out
 
-    def _answer(self, call: _Call) -> Any:
+    def _answer(self, call: OperatorCall) -> Any:
         """A free operator; on meta a scalar that nobody knows is read as of a mask of all ones, or as zero."""
         if call.name == "_local_scalar_dense":
             known_values.note_read()
@@ -200,7 +184,7 @@ class Recorder(TorchDispatchMode):
                 return values.item() if values is not None else number.dtype == torch.bool or 0
         return self._computed(call)
 
-    def _computed(self, call: _Call) -> Any:
+    def _computed(self, call: OperatorCall) -> Any:
         if by_shape.is_answered(call.name, call.args):
             out = by_shape.answer(call.name, call.args, call.kwargs, call.asked)
         else:
@@ -208,7 +192,7 @@ class Recorder(TorchDispatchMode):
         self.token_sources.follow(call.name, call.args, call.inputs, out)
         return out
 
-    def _row(self, call: _Call) -> int:
+    def _row(self, call: OperatorCall) -> int:
         path, module = self._stack[-1]
         dtype = costs.dtype_of(call.inputs, call.kwargs.get("dtype"))
         core = self._attention(path, module, call) if call.name in operators.ATTENTION_CORES else {}
@@ -222,7 +206,7 @@ class Recorder(TorchDispatchMode):
             self.rows.append(Row(path, module_type, call.name, kind, dtype=text, **core))
         return self._index[key]
 
-    def _attention(self, path: str, module: nn.Module, call: _Call) -> dict[str, Any]:
+    def _attention(self, path: str, module: nn.Module, call: OperatorCall) -> dict[str, Any]:
         """Lengths, kind and backend of a call ``(q, k, v, mask or bias, …)``; q is [..., h, q, d]."""
         args, kwargs = call.args, call.kwargs
         batch, heads, q_len, kv_len, head_dim = costs.core_sizes(args)
@@ -243,7 +227,7 @@ class Recorder(TorchDispatchMode):
         sizes = dict(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len, head_dim=head_dim)
         return {"attention": kind, **sizes, "backend": fused}
 
-    def _add(self, row: Row, call: _Call, outputs: list[Tensor]) -> None:
+    def _add(self, row: Row, call: OperatorCall, outputs: list[Tensor]) -> None:
         row.add(self._costs.of(call.name, call.asked, call.args, call.inputs, outputs))
         row.live_bytes = max(row.live_bytes, self._live_bytes)
         if row.attention and (mask := costs.mask_of(call.args, call.kwargs)) is not None:
@@ -254,7 +238,7 @@ class Recorder(TorchDispatchMode):
 
         That is in full, also where a block mask lets the kernel leave out blocks; what the function reads is left out.
         """
-        call = _Call.of(aten.scaled_dot_product_attention.default, "flex_attention", args[:3], {})
+        call = OperatorCall.of(aten.scaled_dot_product_attention.default, "flex_attention", args[:3], {})
         self._track(call.inputs)
         row = self._row(call)
         with self._label(row) if self._label else nullcontext():

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from mmchar.models.loading import ZOO, Component, build, get_spec, list_models, load, zoo_names
+from mmchar.models import loading
+from mmchar.models.loading import ZOO, Component, build, build_model, get_spec, list_models, load, zoo_names
 from mmchar.study.experiments import FAMILY_ORDER
 
 NAMES = zoo_names()
@@ -125,3 +126,38 @@ def test_a_model_file_of_your_own_counts_like_the_zoo(tmp_path):
 def test_an_unknown_class_in_a_library_is_refused_before_building():
     with pytest.raises(ValueError, match="mine, component 'x': mmchar has no class 'Nothing'"):
         build(Component("mmchar", "Nothing", {}, "made up"), role="x", model="mine", device="meta", dtype="float32")
+
+
+def test_networks_on_meta_are_built_once_and_given_as_they_were_built(monkeypatch):
+    spec = get_spec("stable-diffusion-1.5", tiny=True)
+    monkeypatch.setattr(loading, "_built", {})
+    first = loading.build_on_meta(spec, "float16")
+    monkeypatch.setattr(loading, "build_model", lambda *a, **k: pytest.fail("built again"))
+    first.components["unet"].conv_in = None  # what one does to them is not seen by the next
+    first.components["vae"].use_tiling = "changed"
+    again = loading.build_on_meta(get_spec("stable-diffusion-1.5", tiny=True), "float16")
+    fresh = build_model(spec, device="meta", dtype="float16")
+    assert (again.spec, again.device, again.dtype) == (spec, "meta", "float16")
+    for role, network in fresh.components.items():
+        copied = again.components[role]
+        assert repr(copied) == repr(network) and copied.config == network.config
+        assert [(name, each.shape, each.dtype, each.device) for name, each in copied.named_parameters()] == [
+            (name, each.shape, each.dtype, each.device) for name, each in network.named_parameters()
+        ]
+    with pytest.raises(pytest.fail.Exception, match="built again"):
+        loading.build_on_meta(spec, "float32")
+
+
+def test_networks_that_cannot_be_copied_are_built_anew(monkeypatch):
+    spec = get_spec("ddpm-cifar10-32", tiny=True)
+    built = []
+
+    def build_with_a_lambda(spec, **how):
+        built.append(build_model(spec, **how))
+        built[-1].components["unet"].own = lambda: None
+        return built[-1]
+
+    monkeypatch.setattr(loading, "_built", {})
+    monkeypatch.setattr(loading, "build_model", build_with_a_lambda)
+    models = [loading.build_on_meta(spec, "bfloat16") for _ in range(2)]
+    assert [id(model) for model in models] == [id(model) for model in built]
