@@ -32,7 +32,7 @@ def test_tensors_are_found_in_order_those_in_lists_and_by_name_too():
         (meta(4, 8),),
         ([meta(4, 8), 1],),
     ],
-    ids=str,
+    ids=["type", "strides", "device", "real", "truth", "nothing", "fewer", "nested"],
 )
 def test_another_look_or_another_number_is_another_question(other):
     assert question((meta(4, 8), 1), {})[0] != question(other, {})[0]
