@@ -89,7 +89,7 @@ def run(
     if not values and _selects_by_mask(name, args):
         return _pick_by_mask(func, args)
     if not all(on_meta):
-        (args, kwargs), asked = tree_map(given_if_tensor, (args, kwargs)), None
+        args, kwargs, asked = _each(given_if_tensor, args), _each(given_if_tensor, kwargs), None
     if kwargs.get("device") is not None:  # there is no copying from meta to anywhere
         kwargs, asked = {**kwargs, "device": torch.device("meta")}, None
     if name.endswith("_") and not name.startswith("_"):
@@ -100,6 +100,16 @@ def run(
     if (values or name in _LIKE) and _is_small(out):
         _keep(out, _compute(func, args, kwargs, like=name in _LIKE))
     return out
+
+
+def _each(change: Callable[[Any], Any], part: Any) -> Any:
+    """An operator's arguments with each part changed, those in lists too."""
+    if isinstance(part, dict):
+        return {name: _each(change, value) for name, value in part.items()}
+    if isinstance(part, list | tuple):
+        changed = [_each(change, value) for value in part]
+        return changed if isinstance(part, list) else tuple(changed)
+    return change(part)
 
 
 def given_if_tensor(value: Any) -> Any:
@@ -136,7 +146,7 @@ def _compute(func: Callable[..., Any], args: tuple, kwargs: dict, *, like: bool 
         found = known(part)
         return found if found is not None or not like else torch.empty(part.shape, dtype=part.dtype)
 
-    args, kwargs = tree_map(value, (args, kwargs))
+    args, kwargs = _each(value, args), _each(value, kwargs)
     try:
         return func(*args, **kwargs)
     except (RuntimeError, IndexError):  # the values make no sense there, e.g. an index out of reach

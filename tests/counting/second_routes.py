@@ -7,12 +7,12 @@ import pandas as pd
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from mmchar.counting.seqlen import COLUMNS, seen
 from mmchar.generation.on_device import realized
 from mmchar.tracing.known_values import readable, run
+from mmchar.tracing.question import question
 
 WITHOUT_CLOSED_FORM = [  # models of classes without a closed form
     "amused-256", "amused-512", "animatediff-v1.5.2", "audioldm2", "audioldm2-large", "blip2-opt-2.7b",
@@ -34,16 +34,19 @@ class KnownValues(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.flop = 0
+        self._known = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             values = getattr(args[0], "known", None)
             return values.item() if values is not None else args[0].dtype == torch.bool or 0
-        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        out = run(func, func.overloadpacket.__name__, args, kwargs, inputs)
+        asked, inputs = question(args, kwargs)
+        out = run(func, func.overloadpacket.__name__, args, kwargs, inputs, asked)
         if formula := flop_registry.get(func._overloadpacket):
-            self.flop += formula(*args, **kwargs, out_val=out)
+            if (func, asked) not in self._known:
+                self._known[func, asked] = formula(*args, **kwargs, out_val=out)
+            self.flop += self._known[func, asked]
         return out
 
 

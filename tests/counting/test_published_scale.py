@@ -6,14 +6,15 @@ from second_routes import WITHOUT_CLOSED_FORM, assert_same_lengths, ends, flop_o
 from mmchar.counting.operator_table import COLUMNS, count, summarize_count
 from mmchar.counting.planned_stages import stages
 from mmchar.counting.seqlen import closed_form_of, has_closed_form
-from mmchar.models.loading import load, zoo_names
+from mmchar.models.loading import build_on_meta, get_spec, zoo_names
 from mmchar.tracing.operators import ATTENTION_CORES, CATEGORIES
 
 
 @pytest.fixture(scope="module", params=zoo_names())
 def published(request):
     """A model of the zoo with its operator table at published scale: what is tested of it runs one after the other."""
-    return load(request.param), count(request.param)
+    table = count(request.param)
+    return build_on_meta(get_spec(request.param), "bfloat16"), table
 
 
 def test_published_scale_agrees_with_the_formulas_of_flop_counter_mode_to_the_integer(published):

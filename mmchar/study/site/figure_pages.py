@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+from PIL import Image
+
 from mmchar.files import atomic_write
 from mmchar.provenance import SOURCE
 
@@ -36,8 +38,13 @@ def stage_gallery(folder: Path) -> None:
 
 
 def image(name: str, way: str) -> str:
-    """A figure as an HTML image, described by its caption; ``way`` leads to the folder of figures."""
-    return f'<img src="{way}/{name}.png" alt="{_attribute(caption(name)[0])}" loading="lazy">'
+    """A figure as an HTML image, described by its caption; ``way`` leads to the folder of figures.
+
+    It says its size in pixels, so that nothing moves when it comes, and a phone shows it as large as its text needs.
+    """
+    width, height = Image.open(FIGURES / f"{name}.png").size
+    size = f'width="{width}" height="{height}" style="--natural: {width}px"'
+    return f'<img src="{way}/{name}.png" alt="{_attribute(caption(name)[0])}" {size} loading="lazy">'
 
 
 def shown(name: str, way: str) -> str:
