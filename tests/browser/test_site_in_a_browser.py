@@ -223,3 +223,15 @@ def test_the_name_of_an_index_stands_in_the_row_of_names(page, site):
     assert head.locator("th").first.inner_text().strip().startswith("id")
     names = page.locator("table:has(th:text-is('flash')):has-text('total_s') thead th").all_inner_texts()
     assert [name.split()[0] for name in names[:3]] == ["model", "attention", "Embedding"]
+
+
+def test_figures_have_their_place_at_once_and_text_of_a_size_to_read_on_a_phone(page, site):
+    page.goto((site / "figures" / "index.html").as_uri(), wait_until="commit")
+    sizes = "images => images.map(image => [image.width, image.height, image.getAttribute('width')].map(Number))"
+    figures = page.locator("figure.result img")
+    figures.last.wait_for()
+    for width, height, natural in figures.evaluate_all(sizes):
+        assert 0 < width <= natural and height > 0
+    page.set_viewport_size(PHONE)
+    shown = [width / natural for width, _, natural in figures.evaluate_all(sizes)]  # letters have 21 pixels of 150 dpi
+    assert len(shown) > 20 and min(shown) > 0.44
