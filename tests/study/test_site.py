@@ -211,7 +211,8 @@ def test_links_lead_to_pages_of_the_site(tmp_path):
     assert mended("[rows](../data/reference/claims.csv)") == "[rows](../data/reference/claims.csv)"
     assert (tmp_path / "data" / "reference" / "claims.csv").is_file()
     assert re.fullmatch(
-        r'<img src="../figures/02_projected.png" alt="[^"]{20,}" loading="lazy">',
+        r'<img src="../figures/02_projected.png" alt="[^"]{20,}" width="(\d{3,4})" height="\d{3,4}"'
+        r' style="--natural: \1px" loading="lazy">',
         mended("![x](../figures/02_projected.png)"),
     )
 
