@@ -30,7 +30,7 @@ def bench_run(folder: Path) -> None:
 
     notebook = folder / "00_empty.ipynb"
     notebook.write_text(_empty_notebook())
-    Stop.answer = timed  # type: ignore[method-assign]
+    Stop.answer = timed  # type: ignore[method-assign,assignment]
     took = []
     for number in range(ROUNDS):
         start = time.perf_counter()

@@ -40,9 +40,11 @@ def bench_import() -> None:
 def bench_stage() -> None:
     """Counting one call of a network against a plain meta forward of it."""
     import torch
+    from torch import nn
 
     from mmchar.counting.operator_table import rows_frame
     from mmchar.counting.planned_stages import stages
+    from mmchar.generation.recording import Stage
     from mmchar.models.loading import load
     from mmchar.tracing.trace import trace
 
@@ -51,10 +53,10 @@ def bench_stage() -> None:
         stage = max(stages(model.spec), key=lambda s: s.repeats)
         network = model.components[stage.component]
 
-        def counted(stage=stage, network=network) -> None:
+        def counted(stage: Stage = stage, network: nn.Module = network) -> None:
             rows_frame(trace(network, stage.work(network)))
 
-        def plain(stage=stage, network=network) -> None:
+        def plain(stage: Stage = stage, network: nn.Module = network) -> None:
             with torch.no_grad():
                 stage.work(network)()
 
@@ -97,7 +99,7 @@ def bench_zoo() -> None:
     """Time and memory of counting the paper's models, then the whole zoo, then reading it from the cache."""
     from mmchar.counting.operator_table import count
     from mmchar.models.loading import zoo_names
-    from mmchar.study.claims import PAPER
+    from mmchar.study.experiments import PAPER
 
     for what, names, cache, target in (
         ("the paper's models counted", zoo_names(PAPER), False, "60 s, 1.5 GB"),
