@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_map
 
 from mmchar.tracing import known_values, operators
-from mmchar.tracing.operator_flop import Costs, distinct_bytes, dtype_of, tensors
-from mmchar.tracing.question import question
+from mmchar.tracing.operator_flop import Costs, distinct_bytes, dtype_of
+from mmchar.tracing.question import question, tensors
 from mmchar.tracing.trace import Recorder, Row
 
 LARGE = 1 << 17  # elements from which a tensor outside the networks is not computed
@@ -73,8 +73,8 @@ class Outside(TorchDispatchMode):
         name = func.overloadpacket.__name__
         out = self._computed(func, name, args, kwargs, inputs)
         if not func.is_view and name not in operators.FREE:
-            outputs = [out] if isinstance(out, Tensor) else tensors((out,))
-            self._row(func, name, inputs).add(self._costs.of(name, asked, args, inputs, outputs))
+            answered, outputs = question((out,), {})
+            self._row(func, name, inputs).add(self._costs.of(name, (asked, answered), args, inputs, outputs))
         return out
 
     def _computed(self, func: Any, name: str, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:

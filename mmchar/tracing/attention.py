@@ -116,12 +116,12 @@ def use_backend(table: pd.DataFrame, backend: str) -> pd.DataFrame:
     rows = out[core]
     masked = rows["mask_bytes"] > 0
     was_eager = names[core].isin(("eager", "math"))
-    change = ((backend == "eager") * 1 - was_eager * 1) * rows["calls"]
+    turns = (backend == "eager") * 1 - was_eager * 1
     item = item_bytes(rows)
     similarity = rows["batch"] * rows["heads"] * rows["q_len"] * rows["kv_len"] * item
     # S and P = softmax(S) are written and read (Algorithm 0); adding a mask reads and writes S once more
     passes = masked.map({True: 3, False: 2}).astype("int64")
-    moved, held = change * passes * similarity, ((backend == "eager") * 1 - was_eager * 1) * 2 * similarity
+    moved, held = turns * rows["calls"] * passes * similarity, turns * 2 * similarity
     for name, more in (("read_bytes", moved), ("write_bytes", moved), ("live_bytes", held)):
         values = out[name].to_numpy().copy()
         values[core] += more.to_numpy()

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from mmchar.tracing import operators
 from mmchar.tracing.meta_outputs import remembered
-from mmchar.tracing.operator_flop import core_sizes, tensors
-from mmchar.tracing.question import Question
+from mmchar.tracing.operator_flop import core_sizes
+from mmchar.tracing.question import Question, tensors
 
 
 def is_answered(name: str, args: tuple) -> bool:
@@ -18,21 +18,17 @@ def is_answered(name: str, args: tuple) -> bool:
 
 def answer(name: str, args: tuple, kwargs: dict, asked: Question) -> Tensor:
     """The output of an attention core or of a grouped product, in its shape and in the layout that kernels give it."""
-    return remembered(_grouped if name in operators.GROUPED else _core, args, kwargs, asked)
+    return remembered(_grouped if name in operators.GROUPED else _attention, args, kwargs, asked)
 
 
 def flex_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The output of ``flex_attention``, and the log-sum-exp and the maximum of each query's scores, ``(b, h, q)``."""
-    out = _attention((q, k, v))
+    out = _attention(q, k, v)
     lse, most = (q.new_empty(out.shape[:-1], dtype=torch.float32) for _ in range(2))
     return out, lse, most
 
 
-def _core(*args: Any, **_: Any) -> Tensor:
-    return _attention(args)
-
-
-def _attention(args: tuple) -> Tensor:
+def _attention(*args: Any, **_more: Any) -> Tensor:
     q, k, v = args[:3]
     _, heads, q_len, _, _ = core_sizes(args)
     shape = (*torch.broadcast_shapes(q.shape[:-3], k.shape[:-3], v.shape[:-3]), heads, q_len, v.shape[-1])

@@ -13,7 +13,6 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_map
 
 from mmchar.tracing.meta_outputs import meta_output
 from mmchar.tracing.operators import words
@@ -85,7 +84,7 @@ def run(
     values = all_known(inputs)
     if values and (name in _SHAPED_BY_VALUES or (name == "index" and _has_mask(args[1]))):
         note_read()
-        return tree_map(given_if_tensor, _compute(func, args, kwargs))
+        return _each(given_if_tensor, _compute(func, args, kwargs))
     if not values and _selects_by_mask(name, args):
         return _pick_by_mask(func, args)
     if not all(on_meta):
@@ -103,7 +102,7 @@ def run(
 
 
 def _each(change: Callable[[Any], Any], part: Any) -> Any:
-    """An operator's arguments with each part changed, those in lists too."""
+    """An operator's arguments or results with each part changed, those in lists too."""
     if isinstance(part, dict):
         return {name: _each(change, value) for name, value in part.items()}
     if isinstance(part, list | tuple):
@@ -233,7 +232,7 @@ def _numpy(tensor: Tensor, **options: Any) -> Any:
 def _tensor(data: Any, *args: Any, device: Any = None, dtype: Any = None, **kwargs: Any) -> Tensor:
     if isinstance(data, Tensor):
         return data.to(device=device or data.device, dtype=dtype or data.dtype)
-    data = tree_map(_as_list, data)
+    data = _each(_as_list, data)
     if device is not None and torch.device(device).type == "meta":
         return given(_own_tensor(data, *args, device="cpu", dtype=dtype, **kwargs))
     return _own_tensor(data, *args, device=device, dtype=dtype, **kwargs)

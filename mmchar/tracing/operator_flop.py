@@ -1,7 +1,7 @@
 """What one operator call costs: FLOP and bytes, read off the shapes of its arguments and results."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmchar.tracing import attention, operators
-from mmchar.tracing.question import Question
+from mmchar.tracing.question import Question, tensors
 
 Size = Callable[[Tensor], int]  # the bytes of a tensor
 
@@ -26,16 +26,18 @@ class Cost(NamedTuple):
 class Costs:
     """Costs of calls, of which ``size`` gives the bytes of a tensor; of those that look alike the first is worked out.
 
-    They follow from what the call was asked (`question`, real numbers do not matter) and what its outputs look like.
+    They follow from what the call was asked and what it returned, as `question` says it; real numbers do not matter.
     """
 
     def __init__(self, size: Size) -> None:
         self._size = size
         self._known: dict[Any, Cost] = {}
 
-    def of(self, name: str, asked: Question, args: tuple, inputs: list[Tensor], outputs: list[Tensor]) -> Cost:
-        """The cost of one call, whose tensors are ``inputs`` and ``outputs``."""
-        key = name, asked, *[(tensor.shape, tensor.stride(), tensor.dtype) for tensor in outputs]
+    def of(
+        self, name: str, looks: tuple[Question, Question], args: tuple, inputs: list[Tensor], outputs: list[Tensor]
+    ) -> Cost:
+        """The cost of one call, of the tensors ``inputs`` and ``outputs``; ``looks`` are those of both."""
+        key = name, looks
         try:
             known = self._known.get(key)
         except TypeError:  # an argument that cannot be looked up
@@ -192,21 +194,3 @@ def distinct_bytes(tensor: Tensor) -> int:
         if stride != 0:
             size *= length
     return size
-
-
-def tensors(values: Iterable[object]) -> list[Tensor]:
-    """The tensors among an operator's arguments or results, those in lists too, in order.
-
-    Raises ValueError where one of them is nested.
-    """
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            if value.is_nested:  # its rows have lengths of their own, so shapes do not say what an operator does
-                raise ValueError(
-                    "nested tensors are not counted; pad the sequences to one length and pass a mask instead"
-                )
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found.extend(tensors(value))
-    return found

@@ -1,5 +1,6 @@
 """What an operator is asked: its arguments, with tensors as they look. Its output and its cost follow from that."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -37,6 +38,14 @@ def question(args: tuple, kwargs: dict[str, Any], *, reals: bool = True) -> tupl
     if kwargs:
         asked += (*kwargs, *_parts(tuple(kwargs.values()), found, reals))
     return asked, found
+
+
+def tensors(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among an operator's arguments or results, those in lists too, in order.
+
+    Raises ValueError where one of them is nested.
+    """
+    return question(tuple(values), {})[1]
 
 
 def _parts(parts: tuple | list, found: list[Tensor], reals: bool) -> Question:

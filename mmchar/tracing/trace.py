@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmchar.tracing import attention, by_shape, known_values, operator_flop as costs, operators
 from mmchar.tracing.plain_paths import plain_paths
-from mmchar.tracing.question import OperatorCall
+from mmchar.tracing.question import OperatorCall, question, tensors
 from mmchar.tracing.token_sources import CONTEXT, IMAGE, TokenSources
 
 aten = torch.ops.aten
@@ -139,7 +139,7 @@ class Recorder(TorchDispatchMode):
         self.rows: list[Row] = []
         self._index: dict[tuple, int] = {}
         self._stack = stack
-        self._label = label
+        self._label = label or (lambda _row: nullcontext())
         self._costs = costs.Costs(costs.distinct_bytes)
         own = (weight for part in modules for weight in (*part._parameters.values(), *part._buffers.values()))
         self._known = {weight.untyped_storage()._cdata for weight in own if weight is not None}
@@ -162,17 +162,16 @@ class Recorder(TorchDispatchMode):
         if is_free:
             out = self._answer(call)
             self._track(call.inputs)
-            self._track(costs.tensors((out,)))
+            self._track(tensors((out,)))
             return out
         self._track(call.inputs)
         row = self._row(call)
-        with self._label(row) if self._label else nullcontext():
+        with self._label(row):
             out = self._computed(call)
-        outputs = [out] if isinstance(out, Tensor) else costs.tensors((out,))
+        written = out
         if name == "_native_batch_norm_legit_no_training":
-            outputs = outputs[:1]  # out of training it keeps no statistics, though on meta they have their shapes
-        self._track(outputs)
-        self._add(self.rows[row], call, outputs)
+            written = out[0]  # out of training it keeps no statistics, though on meta they have their shapes
+        self._add(self.rows[row], call, written)
         return out
 
     def _answer(self, call: OperatorCall) -> Any:
@@ -227,8 +226,10 @@ class Recorder(TorchDispatchMode):
         sizes = dict(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len, head_dim=head_dim)
         return {"attention": kind, **sizes, "backend": fused}
 
-    def _add(self, row: Row, call: OperatorCall, outputs: list[Tensor]) -> None:
-        row.add(self._costs.of(call.name, call.asked, call.args, call.inputs, outputs))
+    def _add(self, row: Row, call: OperatorCall, out: Any) -> None:
+        answered, outputs = question((out,), {})
+        self._track(outputs)
+        row.add(self._costs.of(call.name, (call.asked, answered), call.args, call.inputs, outputs))
         row.live_bytes = max(row.live_bytes, self._live_bytes)
         if row.attention and (mask := costs.mask_of(call.args, call.kwargs)) is not None:
             row.mask_bytes += costs.distinct_bytes(mask)
@@ -241,16 +242,15 @@ class Recorder(TorchDispatchMode):
         call = OperatorCall.of(aten.scaled_dot_product_attention.default, "flex_attention", args[:3], {})
         self._track(call.inputs)
         row = self._row(call)
-        with self._label(row) if self._label else nullcontext():
+        with self._label(row):
             out = by_shape.flex_attention(*args[:3]) if args[0].is_meta else flex_attention_core(*args, **kwargs)
         self.token_sources.follow(call.name, call.args, call.inputs, out[0])
-        self._track([out[0]])
-        self._add(self.rows[row], call, [out[0]])
+        self._add(self.rows[row], call, out[0])
         return out
 
-    def _track(self, tensors: list[Tensor]) -> None:
+    def _track(self, found: list[Tensor]) -> None:
         """Count a storage as live from when it is first seen until nothing refers to it; weights are not counted."""
-        for tensor in tensors:
+        for tensor in found:
             storage = tensor.untyped_storage()
             key = storage._cdata
             if key in self._known or key in self._alive:

@@ -42,7 +42,8 @@ def image(name: str, way: str) -> str:
 
     It says its size in pixels, so that nothing moves when it comes, and a phone shows it as large as its text needs.
     """
-    width, height = Image.open(FIGURES / f"{name}.png").size
+    with Image.open(FIGURES / f"{name}.png") as figure:
+        width, height = figure.size
     size = f'width="{width}" height="{height}" style="--natural: {width}px"'
     return f'<img src="{way}/{name}.png" alt="{_attribute(caption(name)[0])}" {size} loading="lazy">'
 
