@@ -31,7 +31,6 @@ site: $(READY)  ## make the static site in site/, to be opened offline; the firs
 test: $(READY)  ## lint, format, types, imports, tests and small notebooks (PYTEST_ARGS='-m "not slow"', TEST_JOBS=2)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 

@@ -1,6 +1,8 @@
-"""The house: rooms of a size in which one finds one's way; import-linter keeps the floors."""
+"""The house: rooms of a size in which one finds one's way, and types that fit; import-linter keeps the floors."""
 
 import ast
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -39,3 +41,8 @@ def test_the_page_of_the_house_names_files_that_exist():
 def test_no_two_test_files_have_one_name():  # pytest imports them by it
     names = sorted(path.name for path in Path(__file__).parent.rglob("test_*.py"))
     assert names == sorted(set(names))
+
+
+def test_types_fit():  # a test among others, as it keeps one core busy for twenty seconds
+    ran = subprocess.run([sys.executable, "-m", "mypy"], cwd=SOURCE, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mmchar.counting.stage_sizes import sizes_at
-from mmchar.models.loading import DTYPES, Model, build_on_meta, get_spec
+from mmchar.models.loading import DTYPES, Model, build_model, get_spec
 from mmchar.request import FIELDS, Request
 from mmchar.tables.shown import whole
 from mmchar.tables.totals import executions
@@ -103,7 +103,7 @@ def _table(
         check_call(spec, more)
 
     def fresh() -> pd.DataFrame:
-        return _count(build_on_meta(spec, dtype), request, more)
+        return _count(build_model(spec, device="meta", dtype=dtype), request, more)
 
     return _cached(spec, full, more, dtype, fresh) if cache else fresh()
 

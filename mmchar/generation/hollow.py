@@ -4,7 +4,6 @@ Small tensors are computed for real, so that schedulers, masks and positions are
 known: it is *hollow*, zeros that take no memory. So is whatever is large; an operator on it takes no time.
 """
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map
 
+from mmchar.models.loading import uncollected
 from mmchar.tracing import known_values, operators
 from mmchar.tracing.operator_flop import Costs, distinct_bytes, dtype_of
 from mmchar.tracing.question import question, tensors
@@ -43,15 +43,13 @@ def _undisturbed() -> Iterator[None]:
 
     That would choose when memory is let go that something refers to in a circle, and so what is alive.
     """
-    threads, collects = torch.get_num_threads(), gc.isenabled()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    gc.disable()
     try:
-        yield
+        with uncollected():
+            yield
     finally:
         torch.set_num_threads(threads)
-        if collects:
-            gc.enable()
 
 
 class Outside(TorchDispatchMode):

@@ -18,7 +18,7 @@ from mmchar.generation.recording import Stage, Subject
 from mmchar.generation.run import record
 from mmchar.generation.subject import makes_of, subject_of
 from mmchar.models.folders import class_of
-from mmchar.models.loading import Model, ModelSpec, build_on_meta
+from mmchar.models.loading import Model, ModelSpec, build_model
 from mmchar.request import Request
 
 # A request's fields by the names that pipelines have for them, in the order in which they are looked for.
@@ -58,7 +58,7 @@ def plan(spec: ModelSpec, request: Request) -> tuple[Stage, ...]:
     """The stages of one generation, as its code was seen to make them on ``meta``; seen once per process."""
     key = _key(spec, request)
     if key not in _PLANS:
-        subject = subject_of_zoo(build_on_meta(spec, "bfloat16"), request)
+        subject = subject_of_zoo(build_model(spec, device="meta", dtype="bfloat16"), request)
         remember(spec, request, record(subject).stages)
     return _PLANS[key]
 

@@ -25,7 +25,7 @@ from mmchar.measuring.optimization.backends import byte_model, check_backend, ch
 from mmchar.measuring.optimization.chosen_stages import chosen
 from mmchar.measuring.optimization.ladder import Levers, check_levers
 from mmchar.measuring.timing import check_counts
-from mmchar.models.loading import Model, ModelSpec, build_on_meta, check_device, get_spec, load
+from mmchar.models.loading import Model, ModelSpec, build_model, check_device, get_spec, load
 from mmchar.request import Request
 from mmchar.tracing.attention import ITEM_BYTES
 
@@ -148,7 +148,7 @@ def _planned(spec: ModelSpec, request: Request, more: Mapping[str, Any]) -> tupl
     """The stages of a generation, as its code was seen to make them on ``meta``."""
     if not more:
         return stages(spec, request)
-    twin = build_on_meta(spec, str(PLANNED).removeprefix("torch."))
+    twin = build_model(spec, device="meta", dtype=str(PLANNED).removeprefix("torch."))
     subject = subject_of_zoo(twin, request, more)
     return record(subject).stages
 

@@ -1,17 +1,16 @@
 """Models as data: read a zoo file, build its components with random weights, or load saved weights."""
 
-import pickle
+import gc
 import re
 import warnings
-from collections.abc import Collection
-from contextlib import ExitStack, suppress
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import msgspec
+from unittest.mock import patch
 
 from mmchar.faults import did_you_mean, typed
-from mmchar.files import canonical_json
 from mmchar.models import hub
 from mmchar.models.folders import class_of
 from mmchar.models.network_folders import network_spec
@@ -29,7 +28,6 @@ OWN = {
     "OutputProjector": "mmchar.models.networks.projectors",
 }
 DTYPES = ("float32", "bfloat16", "float16")
-_built: dict[tuple[str, str], bytes] = {}  # networks on meta as they were made, a megabyte at most for each model
 
 
 def zoo_names(paper: str | None = None) -> list[str]:
@@ -135,23 +133,25 @@ def load(
 
 def build_model(spec: ModelSpec, *, device: str, dtype: str, roles: Collection[str] | None = None) -> Model:
     """The networks of a spec with random weights; all of them, or those of some roles."""
-    parts = {
-        role: build(part, role=role, model=spec.name, device=device, dtype=dtype)
-        for role, part in spec.components.items()
-        if roles is None or role in roles
-    }
+    with uncollected():
+        parts = {
+            role: build(part, role=role, model=spec.name, device=device, dtype=dtype)
+            for role, part in spec.components.items()
+            if roles is None or role in roles
+        }
     return Model(spec, parts, device, dtype)
 
 
-def build_on_meta(spec: ModelSpec, dtype: str) -> Model:
-    """`build_model` on ``meta``; of what was built before in this process a copy, in a tenth of the time."""
-    key = canonical_json(msgspec.to_builtins(spec)), dtype
-    if key in _built:
-        return Model(spec, pickle.loads(_built[key]), "meta", dtype)
-    model = build_model(spec, device="meta", dtype=dtype)
-    with suppress(pickle.PicklingError, AttributeError, TypeError):  # a class of one's own that cannot be copied so
-        _built[key] = pickle.dumps(model.components)
-    return model
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the garbage collector: it would look at all modules so far each time that some more were made."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def check_device(device: str, dtype: str) -> None:
@@ -181,11 +181,22 @@ def build(part: Component, *, role: str, model: str, device: str, dtype: str) ->
             stack.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(getattr(torch, dtype))
             stack.enter_context(torch.device(device))
+            for layer in _filled_layers() if device == "meta" else ():  # there is nothing to fill
+                stack.enter_context(patch.object(layer, "reset_parameters", lambda _: None))
             module = _from_config(cls, config, dtype) if hasattr(cls, "_from_config") else cls(**config)
     except Exception as error:
         raise ValueError(f"{model}, component {role!r}: {part.cls} rejects its config: {typed(error)}") from error
     module = module.to(device)  # parameters made with the legacy torch.Tensor([x]) ignore the device context
     return module.eval().requires_grad_(False)
+
+
+@cache
+def _filled_layers() -> list[Any]:
+    """The layers of torch that fill their weights as they are made."""
+    from torch import nn
+
+    kinds = {base for layer in vars(nn).values() if isinstance(layer, type) for base in layer.__mro__}
+    return [kind for kind in kinds if "reset_parameters" in vars(kind)]
 
 
 def _from_config(cls: Any, config: dict[str, Any], dtype: str) -> "torch.nn.Module":

@@ -132,10 +132,10 @@ def kill_marked(mark: str) -> None:
         except psutil.Error:
             return False
 
-    for _ in range(5):
+    for _ in range(50):
         left = [process for process in psutil.process_iter() if marked(process)]
         for process in left:
             process.kill()
         if not left:
             return
-        psutil.wait_procs(left, timeout=2)
+        psutil.wait_procs(left, timeout=0.2)  # what is killed and not yet waited for by its parent stays on the list

@@ -30,6 +30,7 @@ FOUND = """() => ({
   anchors: [...document.querySelectorAll("[id], a[name]")].map((e) => e.id || e.name),
 })"""
 WIDE = """() => document.scrollingElement.scrollWidth - innerWidth"""
+DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
 @dataclass
@@ -45,35 +46,40 @@ class Visit:
     pixels_too_wide: int = 0
 
 
-def listen(page, visit):
-    """Note everything that fails on a page, and everything it asks for that is no file."""
-    page.on("console", lambda message: visit.errors.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: visit.errors.append(str(error)))
-    page.on("requestfailed", lambda request: visit.errors.append(f"not loaded: {request.url[:200]}"))
+def listen(page, visits):
+    """Note of the last visit everything that fails on a page, and everything it asks for that is no file."""
+    page.on("console", lambda message: visits[-1].errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: visits[-1].errors.append(str(error)))
+    page.on("requestfailed", lambda request: visits[-1].errors.append(f"not loaded: {request.url[:200]}"))
     known = ("file:", "data:", "blob:")
-    page.on("request", lambda request: None if request.url.startswith(known) else visit.foreign.append(request.url))
+    page.on("request", lambda ask: None if ask.url.startswith(known) else visits[-1].foreign.append(ask.url))
 
 
-def look_at(context, path):
+def look_at(page, path, visit):
     """Open a page and look at all of it, wide and as on a phone."""
-    visit, page = Visit(), context.new_page()
-    listen(page, visit)
+    page.set_viewport_size(DESKTOP)
     page.goto(path.as_uri())
     visit.broken = page.evaluate(BROKEN)
     found = page.evaluate(FOUND)
     visit.links, visit.anchors, visit.unsorted = found["links"], set(found["anchors"]), found["unsorted"]
     page.set_viewport_size(PHONE)
-    page.wait_for_timeout(50 if path.name != "explore.html" else 1000)  # its chart is drawn anew
+    page.evaluate(DRAWN)
+    if path.name == "explore.html":
+        page.wait_for_timeout(1000)  # its chart is drawn anew
     visit.pixels_too_wide = page.evaluate(WIDE)
-    page.close()
-    return visit
 
 
 @pytest.fixture(scope="module")
 def visits(chromium, site):
     """What every page of the site did, by its name."""
-    context = chromium.new_context(offline=True, viewport=DESKTOP)
-    return {path.relative_to(site).as_posix(): look_at(context, path) for path in sorted(site.rglob("*.html"))}
+    paths, found = sorted(site.rglob("*.html")), []
+    page = chromium.new_context(offline=True).new_page()
+    listen(page, found)
+    for path in paths:
+        found.append(Visit())
+        look_at(page, path, found[-1])
+    page.context.close()
+    return {path.relative_to(site).as_posix(): visit for path, visit in zip(paths, found, strict=True)}
 
 
 @pytest.fixture
@@ -81,7 +87,7 @@ def page(chromium):
     """A page, offline, on which nothing may fail."""
     context = chromium.new_context(offline=True, viewport=DESKTOP)
     visit, page = Visit(), context.new_page()
-    listen(page, visit)
+    listen(page, [visit])
     yield page
     context.close()
     assert visit.errors + visit.foreign == []

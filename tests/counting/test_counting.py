@@ -120,7 +120,7 @@ def test_summary_totals_are_value_times_repeats():
 
 
 def test_a_bad_request_is_refused_before_torch_builds_anything(monkeypatch):
-    monkeypatch.setattr("mmchar.counting.operator_table.build_on_meta", lambda *a: pytest.fail("built a model"))
+    monkeypatch.setattr("mmchar.counting.operator_table.build_model", lambda *a, **k: pytest.fail("built a model"))
     with pytest.raises(ValueError, match="prompt_tokens=1024 is outside the reach"):
         count("stable-diffusion-1.5", Request(prompt_tokens=1024))
     with pytest.raises(ValueError, match="unknown dtype 'fp4'"):
@@ -131,7 +131,7 @@ def test_a_bad_request_is_refused_before_torch_builds_anything(monkeypatch):
 
 def test_the_cache_gives_the_same_table_and_is_bypassed_on_request(monkeypatch):
     first = count("stable-diffusion-1.5", Request(steps=3))
-    monkeypatch.setattr("mmchar.counting.operator_table.build_on_meta", lambda *a: pytest.fail("counted again"))
+    monkeypatch.setattr("mmchar.counting.operator_table.build_model", lambda *a, **k: pytest.fail("counted again"))
     again = count("stable-diffusion-1.5", Request(steps=3))
     pd.testing.assert_frame_equal(first, again, check_categorical=False)
     assert again.attrs == first.attrs

@@ -6,7 +6,7 @@ from second_routes import WITHOUT_CLOSED_FORM, assert_same_lengths, ends, flop_o
 from mmchar.counting.operator_table import COLUMNS, count, summarize_count
 from mmchar.counting.planned_stages import stages
 from mmchar.counting.seqlen import closed_form_of, has_closed_form
-from mmchar.models.loading import build_on_meta, get_spec, zoo_names
+from mmchar.models.loading import load, zoo_names
 from mmchar.tracing.operators import ATTENTION_CORES, CATEGORIES
 
 
@@ -14,7 +14,7 @@ from mmchar.tracing.operators import ATTENTION_CORES, CATEGORIES
 def published(request):
     """A model of the zoo with its operator table at published scale: what is tested of it runs one after the other."""
     table = count(request.param)
-    return build_on_meta(get_spec(request.param), "bfloat16"), table
+    return load(request.param, device="meta"), table
 
 
 def test_published_scale_agrees_with_the_formulas_of_flop_counter_mode_to_the_integer(published):

@@ -3,8 +3,8 @@
 import json
 
 import pytest
+import torch
 
-from mmchar.models import loading
 from mmchar.models.loading import ZOO, Component, build, build_model, get_spec, list_models, load, zoo_names
 from mmchar.study.experiments import FAMILY_ORDER
 
@@ -128,36 +128,20 @@ def test_an_unknown_class_in_a_library_is_refused_before_building():
         build(Component("mmchar", "Nothing", {}, "made up"), role="x", model="mine", device="meta", dtype="float32")
 
 
-def test_networks_on_meta_are_built_once_and_given_as_they_were_built(monkeypatch):
-    spec = get_spec("stable-diffusion-1.5", tiny=True)
-    monkeypatch.setattr(loading, "_built", {})
-    first = loading.build_on_meta(spec, "float16")
-    monkeypatch.setattr(loading, "build_model", lambda *a, **k: pytest.fail("built again"))
-    first.components["unet"].conv_in = None  # what one does to them is not seen by the next
-    first.components["vae"].use_tiling = "changed"
-    again = loading.build_on_meta(get_spec("stable-diffusion-1.5", tiny=True), "float16")
-    fresh = build_model(spec, device="meta", dtype="float16")
-    assert (again.spec, again.device, again.dtype) == (spec, "meta", "float16")
-    for role, network in fresh.components.items():
-        copied = again.components[role]
-        assert repr(copied) == repr(network) and copied.config == network.config
-        assert [(name, each.shape, each.dtype, each.device) for name, each in copied.named_parameters()] == [
-            (name, each.shape, each.dtype, each.device) for name, each in network.named_parameters()
-        ]
-    with pytest.raises(pytest.fail.Exception, match="built again"):
-        loading.build_on_meta(spec, "float32")
+@pytest.mark.parametrize("name", ["stable-diffusion-1.5", "llama-2-7b", "seamless-m4t-v2-large"])
+def test_on_meta_no_weight_is_filled_and_a_network_is_otherwise_the_same(name, monkeypatch):
+    filled = []
+    monkeypatch.setattr(torch.nn.init, "kaiming_uniform_", lambda tensor, **_: filled.append(tensor.device.type))
+    spec = get_spec(name, tiny=True)
+    on_meta, on_cpu = (build_model(spec, device=device, dtype="bfloat16") for device in ("meta", "cpu"))
+    assert "meta" not in filled and (filled or name != "stable-diffusion-1.5")
+    assert on_meta.params == on_cpu.params
+    for role, network in on_cpu.components.items():
+        assert repr(on_meta.components[role]) == repr(network)
+        assert of_each_tensor(on_meta.components[role]) == of_each_tensor(network)
 
 
-def test_networks_that_cannot_be_copied_are_built_anew(monkeypatch):
-    spec = get_spec("ddpm-cifar10-32", tiny=True)
-    built = []
-
-    def build_with_a_lambda(spec, **how):
-        built.append(build_model(spec, **how))
-        built[-1].components["unet"].own = lambda: None
-        return built[-1]
-
-    monkeypatch.setattr(loading, "_built", {})
-    monkeypatch.setattr(loading, "build_model", build_with_a_lambda)
-    models = [loading.build_on_meta(spec, "bfloat16") for _ in range(2)]
-    assert [id(model) for model in models] == [id(model) for model in built]
+def of_each_tensor(network):
+    """Name, shape and type of each parameter and buffer of a network."""
+    tensors = (*network.named_parameters(), *network.named_buffers())
+    return [(name, each.shape, each.dtype, each.requires_grad) for name, each in tensors]
