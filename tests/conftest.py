@@ -1,6 +1,7 @@
 """What every test runs under: no network, one thread per worker, a cache of its own, kernels one after the other."""
 
 import fcntl
+import gc
 import os
 from pathlib import Path
 
@@ -30,6 +31,13 @@ def pytest_runtest_protocol(item):
     with open(__file__) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return (yield)
+
+
+def pytest_collection_finish(session):
+    """What is imported by now stays: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(2000, 20, 40)
 
 
 def pytest_runtest_setup(item):

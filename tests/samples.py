@@ -76,10 +76,13 @@ SLEEP = "import os, pathlib, time; pathlib.Path('pid').write_text(str(os.getpid(
 
 
 def is_gone(pid_file):
-    """Whether the process whose number a sleeping notebook wrote has ended."""
+    """Whether the process whose number a sleeping notebook wrote has ended, buried by its parent or not."""
     import psutil
 
-    return not psutil.pid_exists(int(pid_file.read_text()))
+    try:
+        return psutil.Process(int(pid_file.read_text())).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def wait_for(path, seconds=60):

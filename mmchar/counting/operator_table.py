@@ -7,7 +7,7 @@ two steps give all of them.
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +16,7 @@ import pandas as pd
 
 from mmchar.counting.stage_sizes import sizes_at
 from mmchar.models.loading import DTYPES, Model, build_model, get_spec
+from mmchar.models.specs import ModelSpec
 from mmchar.request import FIELDS, Request
 from mmchar.tables.shown import whole
 from mmchar.tables.totals import executions
@@ -101,11 +102,7 @@ def _table(
         from mmchar.generation.programs import check_call
 
         check_call(spec, more)
-
-    def fresh() -> pd.DataFrame:
-        return _count(build_model(spec, device="meta", dtype=dtype), request, more)
-
-    return _cached(spec, full, more, dtype, fresh) if cache else fresh()
+    return count_spec(spec, full, more, dtype) if cache else _count_anew(spec, full, more, dtype)
 
 
 def split_call(inputs: tuple[Any, ...], call: Mapping[str, Any]) -> tuple[Request | None, dict[str, Any]]:
@@ -276,7 +273,14 @@ def as_categories(table: pd.DataFrame) -> pd.DataFrame:
     return table.astype(dict.fromkeys(TEXT, "category"))
 
 
-def _cached(spec: Any, request: Request, more: Mapping[str, Any], dtype: str, fresh: Any) -> pd.DataFrame:
+def _count_anew(spec: ModelSpec, request: Request, more: Mapping[str, Any], dtype: str) -> pd.DataFrame:
+    return _count(build_model(spec, device="meta", dtype=dtype), request, more)
+
+
+def count_spec(
+    spec: ModelSpec, request: Request, more: Mapping[str, Any] = MappingProxyType({}), dtype: str = "bfloat16"
+) -> pd.DataFrame:
+    """`count` of a spec and a request that is whole, with what else its pipeline is called with; kept on disk."""
     from mmchar.provenance import package_versions
     from mmchar.tables.cache import cached_table, source_hash
 
@@ -288,4 +292,4 @@ def _cached(spec: Any, request: Request, more: Mapping[str, Any], dtype: str, fr
         "versions": package_versions("torch", "diffusers", "transformers", "pandas"),
         "source": source_hash(),
     }
-    return cached_table(key, fresh)
+    return cached_table(key, lambda: _count_anew(spec, request, more, dtype))

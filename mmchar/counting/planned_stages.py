@@ -18,6 +18,9 @@ def stages(spec: ModelSpec, request: Request | None = None) -> "tuple[Stage, ...
         A request field that the model does not have or that is outside its limits; a generation that cannot be run.
     """
     full = spec.resolve(request)
-    from mmchar.generation.programs import plan
+    from mmchar.counting.operator_table import count_spec
+    from mmchar.generation.programs import is_planned, plan
 
+    if not is_planned(spec, full):
+        count_spec(spec, full)  # where it has no table yet, one run gives both
     return plan(spec, full)

@@ -145,7 +145,7 @@ def _size_asked(name: str, args: tuple) -> list[int] | None:
     """The size that a tensor is made with, where no other tensor says it."""
     if name not in _SIZED:
         return None
-    lists = [part for part in args if isinstance(part, list | tuple) and all(isinstance(n, int) for n in part)]
+    lists = [part for part in args if isinstance(part, (list, tuple)) and all(isinstance(n, int) for n in part)]
     return list(lists[0]) if lists else None
 
 

@@ -63,6 +63,11 @@ def plan(spec: ModelSpec, request: Request) -> tuple[Stage, ...]:
     return _PLANS[key]
 
 
+def is_planned(spec: ModelSpec, request: Request) -> bool:
+    """Whether the stages of a generation are known already in this process."""
+    return _key(spec, request) in _PLANS
+
+
 def remember(spec: ModelSpec, request: Request, stages: tuple[Stage, ...]) -> None:
     """Keep the stages of a generation in bfloat16, so that `plan` need not run it once more."""
     _PLANS[_key(spec, request)] = stages

@@ -105,7 +105,7 @@ def _each(change: Callable[[Any], Any], part: Any) -> Any:
     """An operator's arguments or results with each part changed, those in lists too."""
     if isinstance(part, dict):
         return {name: _each(change, value) for name, value in part.items()}
-    if isinstance(part, list | tuple):
+    if isinstance(part, (list, tuple)):
         changed = [_each(change, value) for value in part]
         return changed if isinstance(part, list) else tuple(changed)
     return change(part)
@@ -126,7 +126,7 @@ def _has_mask(indices: Iterable[Any]) -> bool:
 
 
 def _is_small(out: Any) -> bool:
-    found = [part for part in (out if isinstance(out, list | tuple) else [out]) if isinstance(part, Tensor)]
+    found = [part for part in (out if isinstance(out, (list, tuple)) else [out]) if isinstance(part, Tensor)]
     return bool(found) and all(part.is_meta and _is_few(part) for part in found)
 
 
@@ -164,7 +164,7 @@ def _update(func: Callable[..., Any], args: tuple, kwargs: dict, values: bool) -
 def _keep(out: Any, values: Any) -> None:
     if values is None:
         return
-    pairs = zip(out, values, strict=True) if isinstance(out, list | tuple) else [(out, values)]
+    pairs = zip(out, values, strict=True) if isinstance(out, (list, tuple)) else [(out, values)]
     for tensor, value in pairs:
         if isinstance(tensor, Tensor) and isinstance(value, Tensor):
             tensor.known = value

@@ -48,7 +48,7 @@ def remembered(func: Callable[..., Any], args: tuple, kwargs: dict, asked: Quest
 
 def _like(out: Any, args: tuple) -> list[_Like | None] | _Like | None:
     """What to make again; None for an output that is no new tensor, or no tensor at all."""
-    if isinstance(out, list | tuple):
+    if isinstance(out, (list, tuple)):
         parts = [_like(part, args) for part in out]
         good = all(isinstance(like, tuple) or part is None for like, part in zip(parts, out, strict=True))
         return parts if parts and good else None  # type: ignore[return-value]  # lists do not nest
@@ -61,7 +61,7 @@ def _like(out: Any, args: tuple) -> list[_Like | None] | _Like | None:
 
 
 def _flat(args: Any) -> list[Any]:
-    return [each for part in args for each in (_flat(part) if isinstance(part, list | tuple) else [part])]
+    return [each for part in args for each in (_flat(part) if isinstance(part, (list, tuple)) else [part])]
 
 
 def _made(like: _Like | None) -> Tensor | None:

@@ -1,11 +1,14 @@
 """What an operator is asked: its arguments, with tensors as they look. Its output and its cost follow from that."""
 
 from collections.abc import Iterable
+from types import NoneType
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 Question = tuple[Any, ...]
+_AS_THEY_ARE = frozenset([int, str, NoneType, torch.dtype, torch.device, torch.layout, torch.memory_format])
 
 
 class OperatorCall(NamedTuple):
@@ -51,14 +54,16 @@ def tensors(values: Iterable[Any]) -> list[Tensor]:
 def _parts(parts: tuple | list, found: list[Tensor], reals: bool) -> Question:
     asked: list[Any] = []
     for part in parts:
-        if isinstance(part, Tensor):
+        if type(part) in _AS_THEY_ARE:  # most are
+            asked.append(part)
+        elif isinstance(part, Tensor):
             if part.is_nested:  # its rows have lengths of their own, so shapes do not say what an operator does
                 raise ValueError(
                     "nested tensors are not counted; pad the sequences to one length and pass a mask instead"
                 )
             found.append(part)
             asked.append((part.shape, part.stride(), part.dtype, part.is_meta))
-        elif isinstance(part, list | tuple):
+        elif isinstance(part, (list, tuple)):
             asked.append(_parts(part, found, reals))
         elif isinstance(part, float | bool):
             asked.append((type(part), part if reals or part is True else None))

@@ -83,7 +83,7 @@ class TokenSources:
         known = [self.parts(tensor) for tensor in inputs]
         if not any(known):
             return
-        outputs = [part for part in (out if isinstance(out, list | tuple) else [out]) if isinstance(part, Tensor)]
+        outputs = [part for part in (out if isinstance(out, (list, tuple)) else [out]) if isinstance(part, Tensor)]
         if not outputs or operators.makes_new(name):
             return
         parts = _output_parts(operators.out_of_place(name), args, inputs, known, outputs[0])
@@ -199,6 +199,6 @@ def _sequences(value: Any, *, batched: bool = True) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         if value.dim() >= 1 + batched + value.is_floating_point():
             yield value
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, (list, tuple)):
         for part in value:
             yield from _sequences(part, batched=False)
