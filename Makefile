@@ -52,6 +52,6 @@ $(READY): requirements.txt pyproject.toml
 	  echo "mmchar needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1): try make PYTHON=python3.12" >&2; exit 2; }
 	@$(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --no-compile --requirement requirements.txt
-	$(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(VENV)/lib >/dev/null || true  # some are for a newer Python
+	$(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(VENV)/lib mmchar >/dev/null || true  # some are for a newer Python
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
