@@ -7,7 +7,7 @@ two steps give all of them.
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from types import MappingProxyType, NoneType
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -277,9 +277,7 @@ def _count_anew(spec: ModelSpec, request: Request, more: Mapping[str, Any], dtyp
     return _count(build_model(spec, device="meta", dtype=dtype), request, more)
 
 
-def count_spec(
-    spec: ModelSpec, request: Request, more: Mapping[str, Any] = MappingProxyType({}), dtype: str = "bfloat16"
-) -> pd.DataFrame:
+def count_spec(spec: ModelSpec, request: Request, more: Mapping[str, Any], dtype: str) -> pd.DataFrame:
     """`count` of a spec and a request that is whole, with what else its pipeline is called with; kept on disk."""
     from mmchar.provenance import package_versions
     from mmchar.tables.cache import cached_table, source_hash

@@ -22,5 +22,5 @@ def stages(spec: ModelSpec, request: Request | None = None) -> "tuple[Stage, ...
     from mmchar.generation.programs import is_planned, plan
 
     if not is_planned(spec, full):
-        count_spec(spec, full)  # where it has no table yet, one run gives both
+        count_spec(spec, full, {}, "bfloat16")  # where it has no table yet, one run gives both
     return plan(spec, full)

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from mmchar.tracing.meta_outputs import meta_output
 from mmchar.tracing.operators import words
-from mmchar.tracing.question import Question
+from mmchar.tracing.question import Question, tensors
 
 _LIMIT = 1 << 16  # whole numbers or truths in a tensor of which the values are kept
 _FEW = 1 << 12  # real numbers in such a tensor: times and scales, not activations
@@ -126,7 +126,7 @@ def _has_mask(indices: Iterable[Any]) -> bool:
 
 
 def _is_small(out: Any) -> bool:
-    found = [part for part in (out if isinstance(out, (list, tuple)) else [out]) if isinstance(part, Tensor)]
+    found = tensors((out,))
     return bool(found) and all(part.is_meta and _is_few(part) for part in found)
 
 

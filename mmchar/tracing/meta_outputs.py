@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmchar.tracing.question import Question, question
+from mmchar.tracing.question import Question, question, tensors
 
 _Like = tuple[torch.Size, tuple[int, ...], torch.dtype]  # shape, strides and type of a tensor
 _MOST = 1 << 16  # of these; a network has some hundreds
@@ -55,13 +55,9 @@ def _like(out: Any, args: tuple) -> list[_Like | None] | _Like | None:
     if not (type(out) is Tensor and out.is_meta):
         return None
     storage = out.untyped_storage()._cdata
-    if any(isinstance(given, Tensor) and given.untyped_storage()._cdata == storage for given in _flat(args)):
+    if any(given.untyped_storage()._cdata == storage for given in tensors(args)):
         return None
     return out.shape, out.stride(), out.dtype
-
-
-def _flat(args: Any) -> list[Any]:
-    return [each for part in args for each in (_flat(part) if isinstance(part, (list, tuple)) else [part])]
 
 
 def _made(like: _Like | None) -> Tensor | None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from mmchar.tracing import operators
+from mmchar.tracing.question import tensors
 
 Parts = tuple[tuple[str, int], ...]
 IMAGE, CONTEXT, OTHER = "image", "context", ""  # an image may also be sound or video; other: an embedding, a class
@@ -59,10 +60,10 @@ class TokenSources:
         roles = _roles(module)
         given = {**dict(zip(roles, args, strict=False)), **kwargs}
         found = {name: list(_sequences(given.get(name))) for name, role in roles.items() if role != OTHER}
-        if {roles[name] for name, tensors in found.items() if tensors} != {IMAGE, CONTEXT}:
+        if {roles[name] for name, sequences in found.items() if sequences} != {IMAGE, CONTEXT}:
             return
-        for name, tensors in found.items():
-            for tensor in tensors:
+        for name, sequences in found.items():
+            for tensor in sequences:
                 if not self.parts(tensor):  # an outer module knows better
                     self._note(tensor, ((roles[name], 0),))
 
@@ -83,7 +84,7 @@ class TokenSources:
         known = [self.parts(tensor) for tensor in inputs]
         if not any(known):
             return
-        outputs = [part for part in (out if isinstance(out, (list, tuple)) else [out]) if isinstance(part, Tensor)]
+        outputs = tensors((out,))
         if not outputs or operators.makes_new(name):
             return
         parts = _output_parts(operators.out_of_place(name), args, inputs, known, outputs[0])
